@@ -1,0 +1,133 @@
+"""Turns composed values into a `Config`, or into one error that names every problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from sweeper.config.schema import IDENTITY, Config
+from sweeper.config.space import Space, space_problems
+from sweeper.errors import ConfigError, unknown
+from sweeper.paths import StudyPaths, write_atomically
+
+
+def check(values: dict[str, Any]) -> Config:
+    """Validates composed configuration values.
+
+    Raises:
+        ConfigError: with every problem that was found, not only the first.
+    """
+    config: Config | None = None
+    problems: list[str] = []
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems = _problems(error)
+    try:
+        # Apart from the rest, so that a wrong key elsewhere does not hide a wrong range.
+        problems += space_problems(TypeAdapter(Space).validate_python(values["search"]["space"]))
+    except (ValidationError, KeyError, TypeError):
+        pass  # named above
+    if config is not None:
+        problems += _cross_problems(config)
+    if problems or config is None:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return config
+
+
+def _cross_problems(config: Config) -> list[str]:
+    """Problems of several values together."""
+    problems = []
+    if config.data.source != "tickets" and not config.data.path:
+        problems.append(f"data.path: must be set where data.source is {config.data.source}, but it is null")
+    if not config.model.path:
+        problems.append("model.path: must be a Hub id or a folder, but it is null; try model.path=FOLDER or model=tiny")
+    if config.train.examples is not None and config.train.examples < config.evaluation.count:
+        problems.append(
+            f"evaluation.count: at most train.examples={config.train.examples} evaluations fit, "
+            f"but got {config.evaluation.count}"
+        )
+    return problems
+
+
+def _problems(error: ValidationError) -> list[str]:
+    problems = []
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        where = ".".join(_readable(path))
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{where}: {unknown('key', path[-1], _keys_at(path[:-1]))}")
+        elif item["type"] == "missing":
+            problems.append(f"{where}: is required")
+        else:
+            problems.append(f"{where}: {item['msg']}, but got {item['input']!r}")
+    return problems
+
+
+def _readable(path: list[str]) -> list[str]:
+    """Leaves out the parts that pydantic adds for the members of a union."""
+    kept = [part for part in path if not part.startswith(("list[", "function-", "constrained-"))]
+    if len(kept) > 3 and kept[:2] == ["search", "space"]:
+        return kept[:3] + [part for part in kept[3:] if part in {"low", "high", "log", "step"}]
+    if len(kept) > 1 and kept[0] in {"sampler", "pruner"}:
+        return [kept[0], *kept[2:]]
+    return kept
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def known_keys() -> set[str]:
+    """Every dotted key of the schema; the members of open sections are not listed."""
+    keys: set[str] = set()
+
+    def walk(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            keys.add(prefix + name)
+            kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    walk(kind, f"{prefix}{name}.")
+
+    walk(Config, "")
+    return keys
+
+
+def save(config: Config, paths: StudyPaths) -> None:
+    """Writes the composed configuration into the study's folder."""
+    write_atomically(paths.config, dump(config))
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def load(paths: StudyPaths) -> Config:
+    """Reads the configuration of an existing study."""
+    return check(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """What makes `now` another study than `before`, a line each."""
+    lines = []
+    for section in IDENTITY:
+        lines += _differences(section, getattr(before, section).model_dump(), getattr(now, section).model_dump())
+    spaces = (config.search.model_dump(include={"space", "seed"}) for config in (before, now))
+    return lines + _differences("search", *spaces)
+
+
+def _differences(where: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = list(dict.fromkeys([*before, *now]))
+        return [line for name in names for line in _differences(f"{where}.{name}", before.get(name), now.get(name))]
+    return [] if before == now else [f"{where}: was {before!r}, is {now!r}"]

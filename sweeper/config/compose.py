@@ -1,0 +1,162 @@
+"""`sweeper launch` as a Hydra application.
+
+The groups lie in conf/; the group `study` is not a folder of YAML files there but the folders of
+studies/, each with its config.yaml, and any folder of the user's: `study=/own/folder`. A Hydra
+config source of ours presents them as the options of that group, so that Hydra's own listing,
+`--info` and error messages cover them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from sweeper.config.check import check, known_keys
+from sweeper.config.schema import Config
+from sweeper.errors import ConfigError, SweeperError, unknown
+
+GROUPS = ("study", "model", "data", "sampler", "pruner")
+_KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
+_own_folders: dict[str, Path] = {}
+
+
+def bundled_studies() -> dict[str, Traversable]:
+    """The studies that ship with the package, by name."""
+    folders = resources.files("sweeper.studies").iterdir()
+    return {folder.name: folder for folder in folders if folder.is_dir() and (folder / "config.yaml").is_file()}
+
+
+class StudySource(ConfigSource):
+    """Presents each study folder's config.yaml as an option of the group `study`."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "study"
+
+    def _file(self, config_path: str) -> Traversable | None:
+        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        folder = {**bundled_studies(), **_own_folders}.get(name)
+        return folder / "config.yaml" if group == "study" and folder is not None else None
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = self._file(config_path)
+        if file is None:
+            raise ConfigLoadError(f"Config not found: {config_path}")
+        text = file.read_text(encoding="utf-8")
+        header = self._get_header_dict(text)
+        header["package"] = header["package"] or "_global_"
+        return ConfigResult(
+            config=OmegaConf.create(text), path=self.full_path(), provider=self.provider, header=header
+        )
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.rstrip("/") == "study"
+
+    def is_config(self, config_path: str) -> bool:
+        return self._file(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path.strip("/") == "":
+            return [] if results_filter == ObjectType.CONFIG else ["study"]
+        if config_path.rstrip("/") != "study" or results_filter == ObjectType.GROUP:
+            return []
+        return sorted({**bundled_studies(), **_own_folders})
+
+
+class StudySearchPath(SearchPathPlugin):
+    """Adds the studies to Hydra's search path, and the groups that a user's study folder brings."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="sweeper", path="study://")
+        for folder in _own_folders.values():
+            search_path.append(provider="study folder", path=f"file://{folder}")
+
+
+def main(arguments: list[str], task: Callable[[Config], None]) -> None:
+    """Composes a configuration from command-line arguments and calls `task` with it, checked.
+
+    Hydra's own flags work (`--cfg job`, `--info`, `--config-dir`, `--help`); its composition errors
+    are printed as they are, with exit code 1.
+
+    Raises:
+        ConfigError: for values that compose but are not valid.
+    """
+    for plugin in (StudySource, StudySearchPath):
+        Plugins.instance().register(plugin)
+    arguments = [_own_study(argument) for argument in arguments]
+    _refuse(arguments)
+
+    @hydra.main(version_base="1.3", config_path="pkg://sweeper.conf", config_name="config")
+    def application(values: DictConfig) -> None:
+        plain: Any = OmegaConf.to_container(values, resolve=True)
+        try:
+            task(check(plain))
+        except SweeperError as error:  # Hydra would print it with a traceback
+            refused.append(error)
+
+    refused: list[SweeperError] = []
+
+    before = sys.argv
+    sys.argv = ["sweeper launch", *arguments]
+    try:
+        application()
+    finally:
+        sys.argv = before
+    if refused:
+        raise refused[0]
+
+
+def _own_study(argument: str) -> str:
+    """Turns `study=/own/folder` into an option of the group `study`."""
+    name, _, value = argument.partition("=")
+    if name != "study" or not ("/" in value or value.startswith((".", "~"))):
+        return argument
+    folder = Path(value).expanduser().resolve()
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"study: a study folder has a config.yaml, but {folder} has none")
+    _own_folders[folder.name] = folder
+    return f"study={folder.name}"
+
+
+def _refuse(arguments: list[str]) -> None:
+    """Says what Hydra would not say well: unknown keys, and why -m is not ours."""
+    problems = []
+    for argument in arguments:
+        if argument in {"-m", "--multirun"}:
+            problems.append(
+                f"{argument}: sweeper searches by itself, packing many trials over one model; "
+                "set the values under search.space instead of sweeping over overrides"
+            )
+        match = _KEY.match(argument)
+        if match:
+            problems += _unknown_key(match[1])
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unknown_key(key: str) -> list[str]:
+    keys = known_keys()
+    if key in GROUPS or key in keys or key.startswith(("hydra.", "search.space.")):
+        return []
+    parent = key.rpartition(".")[0]
+    while parent and parent not in keys:
+        parent = parent.rpartition(".")[0]
+    depth = parent.count(".") + 1 if parent else 0
+    near = {name for name in keys if name.startswith(f"{parent}." if parent else "") and name.count(".") == depth}
+    return [f"{key}: {unknown('key', key, near | (set() if parent else set(GROUPS)))}"]

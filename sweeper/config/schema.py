@@ -1,0 +1,193 @@
+"""The typed configuration: every key, its type and its limits.
+
+The defaults stand in conf/, each with a comment on its effect; none is repeated here, so a key
+that conf/ lacks is an error and not a silent second default.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sweeper.config.space import Space
+from sweeper.trial import (
+    Alpha,
+    BatchSize,
+    Beta,
+    LearningRate,
+    LoraPlusRatio,
+    MaxGradNorm,
+    Rank,
+    Rhythm,
+    Schedule,
+    TargetModules,
+    TrialParams,
+    WarmupRatio,
+    WeightDecay,
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudySection(_Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str
+
+
+class StoreSection(_Section):
+    home: str
+    keep_adapters: Annotated[int, Field(ge=1)]
+
+
+class ModelSection(_Section):
+    name: str
+    path: str | None
+    revision: str | None
+    gguf_package: str | None
+    quant: Literal["nf4", "none"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    trust_remote_code: bool
+
+
+class SplitsSection(_Section):
+    train: str
+    validation: str
+    test: str
+
+
+class ColumnsSection(_Section):
+    text: str
+    label: str
+
+
+class DataSection(_Section):
+    source: Literal["tickets", "files", "hub"]
+    path: str | None
+    splits: SplitsSection
+    columns: ColumnsSection
+
+
+class PromptSection(_Section):
+    system: str | None
+    template: str
+    max_tokens: Annotated[int, Field(ge=8)]
+
+
+class LoraSection(_Section):
+    rank: Rank
+    alpha: Alpha | None
+    alpha_ratio: Alpha
+    rslora: bool
+    target_modules: TargetModules
+    lora_plus_ratio: LoraPlusRatio
+
+
+class TrainSection(_Section):
+    examples: Annotated[int, Field(ge=1)] | None
+    epochs: Annotated[float, Field(gt=0)]
+    batch_size: BatchSize
+    learning_rate: LearningRate
+    weight_decay: WeightDecay
+    beta1: Beta
+    beta2: Beta
+    max_grad_norm: MaxGradNorm
+    schedule: Schedule
+    warmup_ratio: WarmupRatio
+    seed: int
+
+
+class EvaluationSection(_Section):
+    count: Annotated[int, Field(ge=1, le=1000)]
+    rows: Annotated[int, Field(ge=1)] | None
+
+
+class ObjectiveSection(_Section):
+    metric: Literal["accuracy", "macro_f1"]
+    value: Literal["best", "last"]
+
+
+class SearchSection(_Section):
+    trials: Annotated[int, Field(ge=1)]
+    seed: int
+    space: Space
+
+
+class TPESection(_Section):
+    name: Literal["tpe"]
+    startup_trials: Annotated[int, Field(ge=0)]
+
+
+class RandomSection(_Section):
+    name: Literal["random"]
+
+
+class MedianSection(_Section):
+    name: Literal["median"]
+    startup_trials: Annotated[int, Field(ge=0)]
+    warmup_evaluations: Annotated[int, Field(ge=0)]
+
+
+class NoPrunerSection(_Section):
+    name: Literal["none"]
+
+
+class EngineSection(_Section):
+    slots: Annotated[int, Field(ge=1, le=256)]
+    chunk_tokens: Annotated[int, Field(ge=16)]
+    threads: Annotated[int, Field(ge=1)] | None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class CheckpointSection(_Section):
+    every_s: Annotated[float, Field(gt=0)]
+
+
+class Config(_Section):
+    """One study, whole."""
+
+    study: StudySection
+    store: StoreSection
+    model: ModelSection
+    data: DataSection
+    prompt: PromptSection
+    lora: LoraSection
+    train: TrainSection
+    evaluation: EvaluationSection
+    objective: ObjectiveSection
+    search: SearchSection
+    sampler: Annotated[TPESection | RandomSection, Field(discriminator="name")]
+    pruner: Annotated[MedianSection | NoPrunerSection, Field(discriminator="name")]
+    engine: EngineSection
+    checkpoint: CheckpointSection
+
+    def trial_params(self, sampled: dict[str, object]) -> TrialParams:
+        """The fixed values of `lora` and `train` with the sampled ones in their place.
+
+        Raises:
+            pydantic.ValidationError: where a value is outside its limits.
+        """
+        names = TrialParams.model_fields
+        fixed = {**self.lora.model_dump(), **self.train.model_dump()}
+        values = {**fixed, **sampled}
+        # A sampled ratio wins over a fixed alpha; a sampled alpha over a fixed ratio.
+        is_ratio = "alpha_ratio" in sampled or values["alpha"] is None
+        if is_ratio and "alpha" not in sampled:
+            values["alpha"] = values["rank"] * values["alpha_ratio"]
+        return TrialParams.model_validate({name: values[name] for name in names})
+
+    def rhythm(self, params: TrialParams, train_rows: int) -> Rhythm:
+        """The steps and evaluations of a trial over `train_rows` rows."""
+        examples = self.train.examples or math.ceil(self.train.epochs * train_rows)
+        return Rhythm(
+            interval_examples=math.ceil(examples / self.evaluation.count),
+            evaluations=self.evaluation.count,
+            batch_size=params.batch_size,
+        )
+
+
+# What makes two launches the same study. Everything else may change between them.
+IDENTITY = ("model", "data", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner")

@@ -1,0 +1,150 @@
+"""From a row to tokens: the prompt, the answer, and where the one ends and the other begins.
+
+The model's chat template is applied once, by rendering the conversation up to the assistant's turn
+(the prompt) and with it (to find what ends a turn). A base without a template gets an instruction
+format. Prompt and answer are tokenised apart and joined, which is what generation sees, so the
+loss mask needs no search for a boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sweeper.config.schema import PromptSection
+from sweeper.data.rows import Row
+from sweeper.errors import PromptError
+
+_INSTRUCTION = "{system}### Instruction:\n{prompt}\n\n### Response:\n"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row as tokens; the loss is on `answer` alone."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+class Renderer:
+    """Renders rows for one tokenizer, one prompt and one set of labels.
+
+    Raises:
+        PromptError: if the template is not valid Jinja, or the chat template does not put the answer
+            behind the prompt unchanged.
+    """
+
+    def __init__(self, tokenizer: Any, section: PromptSection, labels: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.section = section
+        self.labels = list(labels)
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        try:
+            self._template = environment.from_string(section.template)
+        except TemplateError as error:
+            raise PromptError(f"prompt.template must be a Jinja template, but {error}: {section.template!r}") from None
+        if section.system and not tokenizer.chat_template and tokenizer.eos_token_id is None:
+            raise PromptError("the tokenizer has neither a chat template nor an end token, so no answer could end")
+        self._end = self._end_of_turn()
+        self._answers = {label: self._answer(label) for label in self.labels}
+        self._check_distinct()
+
+    def prompt_tokens(self, text: str) -> tuple[int, ...]:
+        """The tokens up to where the answer begins."""
+        # A chat template writes its own first token; the instruction format leaves it to the tokenizer.
+        is_chat = bool(self.tokenizer.chat_template)
+        return tuple(self.tokenizer(self.prompt(text), add_special_tokens=not is_chat)["input_ids"])
+
+    def answer_tokens(self, label: str) -> tuple[int, ...]:
+        """The tokens of a label, with the token that ends the turn."""
+        return self._answers[label]
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        """Tokenises training rows.
+
+        Raises:
+            PromptError: if any row is longer than `prompt.max_tokens`.
+        """
+        examples = [Example(self.prompt_tokens(row.text), self.answer_tokens(row.label)) for row in rows]
+        self._check_lengths(rows, [len(item.prompt) + len(item.answer) for item in examples])
+        return examples
+
+    def prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        """Tokenises the prompts of rows to be scored; the longest answer has to fit behind each.
+
+        Raises:
+            PromptError: if any row is longer than `prompt.max_tokens`.
+        """
+        prompts = [self.prompt_tokens(row.text) for row in rows]
+        longest = max(map(len, self._answers.values()))
+        self._check_lengths(rows, [len(prompt) + longest for prompt in prompts])
+        return prompts
+
+    def prompt(self, text: str) -> str:
+        """The rendered prompt, as the model will see it."""
+        try:
+            body = self._template.render(text=text, labels=self.labels)
+        except TemplateError as error:
+            raise PromptError(f"prompt.template could not be rendered: {error}; it knows `text` and `labels`") from None
+        if self.tokenizer.chat_template:
+            return self._chat(self._messages(body), add_generation_prompt=True)
+        system = f"{self.section.system}\n\n" if self.section.system else ""
+        return _INSTRUCTION.format(system=system, prompt=body)
+
+    def _messages(self, body: str) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.section.system}] if self.section.system else []
+        return [*system, {"role": "user", "content": body}]
+
+    def _chat(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except (TemplateError, ValueError) as error:
+            raise PromptError(f"the model's chat template refuses the conversation: {error}") from error
+        return str(text)
+
+    def _end_of_turn(self) -> int:
+        """The token behind an answer: what the chat template writes there, else the end-of-text token."""
+        if self.tokenizer.chat_template:
+            probe = self.labels[0]
+            prompt = self.prompt("Is this a probe?")
+            messages = [*self._messages(self._template.render(text="Is this a probe?", labels=self.labels))]
+            whole = self._chat([*messages, {"role": "assistant", "content": probe}], add_generation_prompt=False)
+            if not whole.startswith(prompt + probe):
+                raise PromptError(
+                    "the chat template must put the answer unchanged behind the prompt, but a conversation with an "
+                    f"answer is rendered as {whole!r}, which does not begin with {prompt + probe!r}"
+                )
+            rest = self.tokenizer(whole[len(prompt + probe) :], add_special_tokens=False)["input_ids"]
+            if rest and rest[0] in self.tokenizer.all_special_ids:
+                return int(rest[0])
+        if self.tokenizer.eos_token_id is None:
+            raise PromptError("the tokenizer has no end token (eos_token), so no answer could end")
+        return int(self.tokenizer.eos_token_id)
+
+    def _answer(self, label: str) -> tuple[int, ...]:
+        return (*self.tokenizer(label, add_special_tokens=False)["input_ids"], self._end)
+
+    def _check_distinct(self) -> None:
+        owners: dict[tuple[int, ...], str] = {}
+        for label, tokens in self._answers.items():
+            if tokens in owners:
+                raise PromptError(
+                    f"each label must have its own tokens, but {label!r} and {owners[tokens]!r} have the same"
+                )
+            owners[tokens] = label
+
+    def _check_lengths(self, rows: Sequence[Row], lengths: list[int]) -> None:
+        limit = self.section.max_tokens
+        long = [(length, row.place) for row, length in zip(rows, lengths, strict=True) if length > limit]
+        if long:
+            length, place = max(long)
+            raise PromptError(
+                f"each row must fit into prompt.max_tokens={limit}, but {len(long)} of {len(rows)} do not; the longest "
+                f"has {length} tokens ({place}). Raise prompt.max_tokens or shorten these rows"
+            )

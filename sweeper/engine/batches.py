@@ -1,0 +1,103 @@
+"""Which examples a trial sees when, and how a tick's rows are cut into chunks.
+
+The order depends on the seed and the epoch alone, so every trial of a study sees the same examples
+in the same order, and a trial that is resumed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweeper.data.prompt import Example
+from sweeper.engine.lora import Layout
+from sweeper.trial import Rhythm
+
+
+@lru_cache(maxsize=8)
+def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(int(row) for row in np.random.default_rng((seed, epoch)).permutation(rows))
+
+
+def batch_rows(rhythm: Rhythm, step: int, rows: int, seed: int) -> list[int]:
+    """The rows of the batch after `step` optimizer steps, out of `rows`, epoch after epoch."""
+    seen = range(rhythm.examples_at(step), rhythm.examples_at(step + 1))
+    return [_order(rows, seed, position // rows)[position % rows] for position in seen]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sequence of one slot."""
+
+    slot: int
+    tokens: tuple[int, ...]
+    key: int = 0  # the caller's: which row this is
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What goes through the model in one forward: items slot-major, padded on the right."""
+
+    items: list[Item]
+    layout: Layout
+    tokens: Tensor  # (rows, seq)
+    attention_mask: Tensor  # (rows, seq)
+
+
+def chunks(items: Sequence[Item], budget_tokens: int, pad: int, device: torch.device) -> list[Chunk]:
+    """Cuts items into chunks of at most `budget_tokens` with padding; a longer item is a chunk by itself.
+
+    Items of like length share a chunk, whatever their slot, so that one long row does not pad the
+    others. The cut does not change any result: losses are sums over rows.
+    """
+    groups: list[list[Item]] = []
+    for item in sorted(items, key=lambda item: -len(item.tokens)):
+        # Sorted by length, so a group's first item is its longest.
+        if groups and (len(groups[-1]) + 1) * len(groups[-1][0].tokens) <= budget_tokens:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return [_chunk(group, pad, device) for group in groups]
+
+
+def _chunk(group: list[Item], pad: int, device: torch.device) -> Chunk:
+    items = sorted(group, key=lambda item: (item.slot, item.key))
+    slots = sorted({item.slot for item in items})
+    longest = max(len(item.tokens) for item in items)
+    tokens = torch.full((len(items), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(items), longest), dtype=torch.long)
+    for row, item in enumerate(items):
+        tokens[row, : len(item.tokens)] = torch.tensor(item.tokens)
+        mask[row, : len(item.tokens)] = 1
+    counts = tuple(sum(item.slot == slot for item in items) for slot in slots)
+    layout = Layout(slots=tuple(slots), rows=counts)
+    return Chunk(items, layout, tokens.to(device), mask.to(device))
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Where the loss is: positions whose *next* token belongs to the answer."""
+
+    rows: Tensor  # (n,)
+    positions: Tensor  # (n,)
+    targets: Tensor  # (n,)
+    slots: Tensor  # (n,), of the stack
+
+
+def supervised(chunk: Chunk, examples: Sequence[Example]) -> Supervised:
+    """The supervised positions of a chunk whose items' keys are indices into `examples`."""
+    rows, positions, targets, slots = [], [], [], []
+    for row, item in enumerate(chunk.items):
+        example = examples[item.key]
+        for offset, target in enumerate(example.answer):
+            rows.append(row)
+            positions.append(len(example.prompt) + offset - 1)
+            targets.append(target)
+            slots.append(item.slot)
+    device = chunk.tokens.device
+    return Supervised(*(torch.tensor(values, device=device) for values in (rows, positions, targets, slots)))

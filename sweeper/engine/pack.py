@@ -1,0 +1,195 @@
+"""A pack: the trials that train together over one resident base.
+
+`tick` is one optimizer step of every slot. The loss of a slot is the sum of its token losses over
+the number of its supervised tokens in its effective batch; the losses of all slots are added and
+sent backward once a chunk. There is no term between slots, so each slot's gradient is its solo
+gradient, however the tick is cut.
+
+Slots come and go between ticks: `admit` and `remove` rebuild the stack, which happens once in a
+trial's life.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sweeper.data.prompt import Example
+from sweeper.engine import optimizer
+from sweeper.engine.batches import Item, batch_rows, chunks, supervised
+from sweeper.engine.head import Head
+from sweeper.engine.lora import AdapterStack, AdapterState, initial_state
+from sweeper.models.targets import resolve
+from sweeper.trial import Rhythm, TrialParams
+
+
+@dataclass
+class Slot:
+    """What a trial is while it trains, apart from its tensors in the stack."""
+
+    number: int
+    params: TrialParams
+    rhythm: Rhythm
+    step: int = 0
+    train_tokens: int = 0
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    best_evaluation: int | None = None
+    best_adapter: AdapterState | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step >= self.rhythm.total_steps
+
+    @property
+    def examples_seen(self) -> int:
+        return self.rhythm.examples_at(self.step)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one tick did to one slot."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    supervised_tokens: int
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Pack:
+    """Trains and scores adapters over one frozen base.
+
+    Args:
+        model: the base, frozen; quantised or not.
+        targets: names of every linear that any trial may adapt.
+        examples: the training rows as tokens.
+        pad: the padding token.
+        seed: of the initial weights and the data order, for every slot.
+        chunk_tokens: the most tokens, padding included, of one forward.
+        dtype: of the adapters' weights and moments.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        targets: Sequence[str],
+        examples: Sequence[Example],
+        *,
+        pad: int,
+        seed: int,
+        chunk_tokens: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self.head = Head(model)
+        self.stack = AdapterStack(model, targets, dtype)
+        self.examples = examples
+        self.pad = pad
+        self.seed = seed
+        self.chunk_tokens = chunk_tokens
+        self.slots: list[Slot] = []
+
+    def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm) -> tuple[Slot, AdapterState]:
+        """A trial at its beginning."""
+        targets = resolve(params.target_modules, list(self.stack.modules))
+        state = initial_state(self.stack, targets, params.rank, params.scale, self.seed)
+        return Slot(number=number, params=params, rhythm=rhythm), state
+
+    def admit(self, slot: Slot, state: AdapterState) -> None:
+        """Adds a trial, new or resumed, at the end of the pack."""
+        states = [self.stack.extract(index) for index in range(len(self.slots))]
+        self.stack.replace([*states, state])
+        self.slots.append(slot)
+
+    def remove(self, slot: Slot) -> AdapterState:
+        """Takes a trial out and returns its tensors; the others keep their order."""
+        states = [self.stack.extract(index) for index in range(len(self.slots))]
+        index = self.slots.index(slot)
+        removed = states.pop(index)
+        self.stack.replace(states)
+        del self.slots[index]
+        return removed
+
+    def state(self, slot: Slot) -> AdapterState:
+        """A copy of a trial's weights and moments."""
+        return self.stack.extract(self.slots.index(slot))
+
+    def keep_best(self, slot: Slot) -> None:
+        """Remembers the slot's weights as those of its best evaluation so far, its latest."""
+        slot.best_evaluation = len(slot.evaluations) - 1
+        slot.best_adapter = self.stack.extract(self.slots.index(slot), kinds=("weight",))
+
+    def tick(self) -> list[Tick]:
+        """One optimizer step of every slot; a slot that diverges is left as it was and reported so."""
+        self.model.train()
+        batches = [batch_rows(s.rhythm, s.step, len(self.examples), self.seed) for s in self.slots]
+        answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
+        items = [
+            Item(slot, self.examples[row].prompt + self.examples[row].answer, row)
+            for slot, batch in enumerate(batches)
+            for row in batch
+        ]
+        losses = self._backward(items, answers)
+        rates = [self._rates(slot) for slot in self.slots]
+        norms = optimizer.step(self.stack, rates)
+        ticks = []
+        for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True)):
+            tokens = sum(len(item.tokens) for item in items if item.slot == index)
+            slot.step += 1
+            slot.train_tokens += tokens
+            ticks.append(Tick(losses[index], norms[index], rates[index].learning_rate, tokens, answers[index]))
+            assert batch  # a rhythm has no empty step
+        return ticks
+
+    def _backward(self, items: list[Item], answers: list[int]) -> list[float]:
+        """Accumulates every slot's gradient; returns each slot's loss."""
+        self.stack.grad.zero_()
+        device, dtype = self.stack.device, self.stack.dtype
+        divisors = torch.tensor(answers, device=device, dtype=dtype)
+        total = torch.zeros(len(self.slots), device=device, dtype=dtype)
+        for chunk in chunks(items, self.chunk_tokens, self.pad, device):
+            where = supervised(chunk, self.examples)
+            with self.stack.using(chunk.layout):
+                hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
+                losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(dtype)
+                by_slot = torch.zeros_like(total).index_add(0, where.slots, losses) / divisors
+                by_slot.sum().backward()  # type: ignore[no-untyped-call]
+            total += by_slot.detach()
+        return [float(loss) for loss in total]
+
+    def _rates(self, slot: Slot) -> optimizer.SlotRates:
+        steps = slot.rhythm.total_steps
+        warmup = math.ceil(slot.params.warmup_ratio * steps)
+        multiplier = optimizer.schedule_multipliers(slot.params.schedule, warmup, steps)[slot.step]
+        return optimizer.SlotRates(slot.params, slot.params.learning_rate * multiplier, slot.step + 1)
+
+    @torch.no_grad()
+    def choose_next(
+        self, items: Sequence[Item], candidates: Sequence[Sequence[int]], with_adapters: bool = True
+    ) -> list[int]:
+        """The likeliest of each item's candidate tokens behind it.
+
+        An item's slot says whose adapter reads it; without adapters the base alone does. The
+        items of all slots go through the base together.
+        """
+        self.model.eval()
+        choices = {}
+        # Where each item is, in a key of our own: the caller's keys need not be distinct.
+        keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
+        for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device):
+            with self.stack.using(chunk.layout if with_adapters else None):
+                hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
+            last = chunk.attention_mask.sum(1) - 1
+            logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
+            for item, row in zip(chunk.items, logits, strict=True):
+                tokens = candidates[item.key]
+                choices[item.key] = tokens[int(row[list(tokens)].argmax())]
+        return [choices[index] for index in range(len(items))]

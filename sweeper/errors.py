@@ -1,0 +1,72 @@
+"""Every error that sweeper raises on purpose.
+
+    SweeperError
+    ├── ConfigError    a value, key or combination in the configuration
+    ├── DataError      a file, row or label
+    ├── PromptError    a row that cannot be rendered, masked or fitted
+    ├── ModelError     a base that cannot be found, loaded or adapted
+    ├── StoreError     the store: not writable, held by another launcher, no such study or trial
+    ├── WorkerError    the worker process ended without a result
+    └── ExportError    an adapter that cannot be written or read back
+
+A message says the rule, the value that broke it, where, and what to do. The command line prints
+it without a traceback and exits with 2; anything else that escapes is a defect and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SweeperError(Exception):
+    """The root of the tree; never raised itself."""
+
+
+class ConfigError(SweeperError):
+    """One or more problems in the configuration, all of them in one message."""
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else problems
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in the configuration:\n"
+        super().__init__(head + "\n".join(f"  - {problem}" for problem in self.problems))
+
+
+class DataError(SweeperError):
+    """A data file, row or label is not usable."""
+
+
+class PromptError(SweeperError):
+    """A row cannot be rendered, masked or fitted into the token limit."""
+
+
+class ModelError(SweeperError):
+    """The base model cannot be found, loaded or adapted."""
+
+
+class StoreError(SweeperError):
+    """The store is not usable, is held by another process, or lacks what was asked for."""
+
+
+class WorkerError(SweeperError):
+    """The worker process ended without a result."""
+
+
+class ExportError(SweeperError):
+    """An adapter cannot be exported or read back."""
+
+
+ERRORS = {
+    kind.__name__: kind
+    for kind in (ConfigError, DataError, PromptError, ModelError, StoreError, WorkerError, ExportError)
+}
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Words for a name that is not known: lists the known ones and the nearest of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    return f"unknown {kind} `{name}`{hint} Known: {', '.join(names) or 'none'}"

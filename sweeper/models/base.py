@@ -1,0 +1,187 @@
+"""Loads the base: a tokenizer and a frozen, quantised model.
+
+Two guards against a fault of bitsandbytes 0.50 on CPUs with AVX512-BF16: one forward in `eval()`
+under `no_grad` repacks a layer's 4-bit weights in place, and every later training forward takes a
+kernel without autograd, so that gradients vanish without an error. The layers' switch for that
+kernel is turned off here (`guard`), and `unguarded` names the layers where it is on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from sweeper.config.schema import ModelSection
+from sweeper.errors import ModelError
+from sweeper.paths import Home
+
+BUNDLED = "bundled:"
+
+
+def source(section: ModelSection, home: Home) -> str:
+    """The folder or Hub id that the model is loaded from; converts a packaged GGUF file on first use.
+
+    Raises:
+        ModelError: if a bundled model does not exist.
+    """
+    assert section.path is not None  # checked with the configuration
+    if section.path.startswith(BUNDLED):
+        name = section.path.removeprefix(BUNDLED)
+        folder = resources.files("sweeper.models") / name / "weights"
+        if not folder.is_dir():
+            raise ModelError(f"model.path: there is no bundled model {name!r}; bundled: tiny")
+        return str(folder)
+    if section.gguf_package and (file := _packaged_gguf(section.gguf_package)):
+        return str(_converted(file, home.models / section.name))
+    if Path(section.path).expanduser().is_dir():
+        return str(Path(section.path).expanduser().resolve())
+    return section.path
+
+
+def load_tokenizer(section: ModelSection, home: Home) -> Any:
+    """The model's tokenizer; pads with the end token where it has no padding token.
+
+    Raises:
+        ModelError: if it cannot be found.
+    """
+    with _mapped(section):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            source(section, home), revision=section.revision, trust_remote_code=section.trust_remote_code
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
+    """The frozen model on `device`, 4-bit where `model.quant` says so.
+
+    Raises:
+        ModelError: if it cannot be found or loaded.
+    """
+    dtype = compute_dtype(section, device)
+    arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
+    if section.quant == "nf4":
+        arguments["quantization_config"] = quantization(dtype)
+    with _mapped(section), _without_progress():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source(section, home),
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+            **arguments,
+        )
+    model.requires_grad_(False)
+    guard(model)
+    return model
+
+
+def quantization(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's 4-bit format: NF4 with double quantisation (arXiv:2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA and float32 on a CPU, unless `model.dtype` says otherwise."""
+    if section.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[section.dtype]
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `engine.device` means.
+
+    Raises:
+        ModelError: if it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"engine.device: {name} is not there; CUDA devices: {torch.cuda.device_count()}")
+    return device
+
+
+def guard(model: Any) -> None:
+    """Turns the kernel off that loses gradients, on every 4-bit layer."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def unguarded(model: Any) -> list[str]:
+    """The names of 4-bit layers that could lose gradients after an evaluation; empty when all is well."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Linear4bit) and module.support_avx512bf16_for_cpu
+    ]
+
+
+def _packaged_gguf(package: str) -> Path | None:
+    """The GGUF file of an installed PyPI package, or None where it is not installed."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    return found[0] if found else None
+
+
+def _converted(file: Path, folder: Path) -> Path:
+    """`file` as a folder of safetensors, converted once: GGUF weights would stay packed and slow."""
+    if (folder / "config.json").is_file():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"reading {file.name} needs the package gguf: pip install 'sweeper[gguf]'")
+    from transformers import GgufConfig
+
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with _without_progress():
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(file.parent),
+            gguf_file=file.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    os.replace(temporary, folder)
+    return folder
+
+
+@contextmanager
+def _mapped(section: ModelSection) -> Any:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"model.path: {section.path!r} could not be loaded ({type(error).__name__}: {error}). It must be a folder "
+            "with a transformers model, or a Hub id that is reachable or cached; model=tiny needs neither"
+        ) from error
+
+
+@contextmanager
+def _without_progress() -> Any:
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()

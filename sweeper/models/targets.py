@@ -1,0 +1,43 @@
+"""Which linear layers of a model an adapter goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sweeper.errors import ModelError, unknown
+
+PRESETS = {"all-linear": ("",), "attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn")}
+
+
+def linear_names(model: Any) -> list[str]:
+    """The names of a model's linear layers without its output head, in the model's order."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    if not names:
+        raise ModelError(f"a model must have linear layers to adapt, but {type(model).__name__} has none")
+    return names
+
+
+def resolve(targets: str | Iterable[str], names: Sequence[str]) -> list[str]:
+    """Which of `names` a preset, a module name or a list of module names means.
+
+    A module name matches as PEFT matches it: the whole dotted name, or its end (`q_proj`).
+
+    Raises:
+        ModelError: if a name matches nothing; lists what there is.
+    """
+    if isinstance(targets, str) and targets in PRESETS:
+        marks = PRESETS[targets]
+        found = [name for name in names if any(mark in part for part in name.split(".") for mark in marks)]
+        missing = [] if found else [targets]
+    else:
+        wanted = [targets] if isinstance(targets, str) else list(targets)
+        found = [name for name in names if any(name == w or name.endswith(f".{w}") for w in wanted)]
+        missing = [w for w in wanted if not any(name == w or name.endswith(f".{w}") for name in names)]
+    if missing:
+        endings = {name.rpartition(".")[2] for name in names}
+        raise ModelError(f"lora.target_modules: {unknown('module', missing[0], endings | set(PRESETS))}")
+    return found

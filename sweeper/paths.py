@@ -1,0 +1,150 @@
+"""Where everything lies: one object owns every file name under `SWEEPER_HOME`.
+
+    SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
+    ├── optuna.db                 every study's trials (Optuna's schema)
+    ├── mlflow.db                 every study's runs (MLflow's schema)
+    ├── artifacts/                what the runs point to: configs, adapters
+    ├── models/                   bases converted once
+    └── studies/NAME/
+        ├── config.yaml           the composed configuration
+        ├── launcher.lock, worker.lock
+        ├── worker.log            the worker's output
+        ├── events.jsonl          what happened, a line each, for progress display
+        ├── outcome.json          how the last worker ended; written once, always
+        └── trials/0007/          checkpoint.safetensors while it runs, adapter.safetensors after
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import StoreError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether `name` is safe as a folder, study and experiment name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` so that a reader sees the old file or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Home:
+    """The store's folder."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        return cls(Path(os.environ.get("SWEEPER_HOME", "sweeps")).absolute())
+
+    @property
+    def optuna_url(self) -> str:
+        return f"sqlite:///{self.root / 'optuna.db'}"
+
+    @property
+    def optuna_file(self) -> Path:
+        return self.root / "optuna.db"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    def study(self, name: str) -> StudyPaths:
+        """The paths of the study `name`; raises StoreError for a name that is not safe as a path."""
+        if not is_valid_name(name):
+            raise StoreError(
+                f"a study name has 1 to 64 letters, digits, dots, dashes or underscores, but got {name!r}"
+            )
+        return StudyPaths(self, name)
+
+    def create(self) -> None:
+        """Makes the folder; raises StoreError where it cannot be written."""
+        try:
+            for folder in (self.root, self.artifacts, self.models, self.root / "studies"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"the store must be a folder that can be written, but {self.root} is not: {error.strerror}. "
+                "Set SWEEPER_HOME or store.home=DIR to another folder"
+            ) from error
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of one study."""
+
+    home: Home
+    name: str
+
+    @property
+    def root(self) -> Path:
+        return self.home.root / "studies" / self.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def launcher_lock(self) -> Path:
+        return self.root / "launcher.lock"
+
+    @property
+    def worker_lock(self) -> Path:
+        return self.root / "worker.lock"
+
+    @property
+    def holder(self) -> Path:
+        return self.root / "launcher.json"
+
+    @property
+    def worker_log(self) -> Path:
+        return self.root / "worker.log"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def outcome(self) -> Path:
+        return self.root / "outcome.json"
+
+    def trial(self, number: int) -> Path:
+        return self.root / "trials" / f"{number:04d}"
+
+    def checkpoint(self, number: int) -> Path:
+        return self.trial(number) / "checkpoint.safetensors"
+
+    def adapter(self, number: int) -> Path:
+        return self.trial(number) / "adapter.safetensors"
+
+    def write_outcome(self, outcome: dict[str, Any]) -> None:
+        write_atomically(self.outcome, json.dumps(outcome, indent=2))

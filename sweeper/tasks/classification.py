@@ -1,0 +1,83 @@
+"""Classification: greedy decoding over the trie of the labels' tokens, then accuracy and macro-F1.
+
+A prediction is always one of the labels. It is what `generate` gives with
+`prefix_allowed_tokens_fn` over the same trie, but the model runs only where the trie branches: a
+label whose first token is its own costs one forward, without a cache.
+
+Rows whose label's remainder is forced are finished; the others are read again with the tokens chosen
+so far, which for prompts of a ticket's length is cheaper than keeping a cache for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sklearn.metrics import accuracy_score, f1_score
+
+from sweeper.engine.batches import Item
+from sweeper.engine.pack import Pack
+
+
+class LabelTrie:
+    """The labels as paths of tokens, each ended by the end-of-turn token."""
+
+    def __init__(self, answers: Mapping[str, Sequence[int]]) -> None:
+        self._labels = {tuple(tokens): label for label, tokens in answers.items()}
+        self._children: dict[tuple[int, ...], list[int]] = {}
+        for tokens in self._labels:
+            for depth, token in enumerate(tokens):
+                children = self._children.setdefault(tokens[:depth], [])
+                if token not in children:
+                    children.append(token)
+
+    def children(self, path: tuple[int, ...]) -> list[int]:
+        """The tokens that may follow `path`."""
+        return self._children[path]
+
+    def follow(self, path: tuple[int, ...]) -> tuple[int, ...]:
+        """Extends `path` while there is only one way to go on."""
+        while path not in self._labels and len(self._children[path]) == 1:
+            path = (*path, self._children[path][0])
+        return path
+
+    def label(self, path: tuple[int, ...]) -> str | None:
+        """The label that `path` spells, or None while it is not at an end."""
+        return self._labels.get(path)
+
+
+def predict(
+    pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], trie: LabelTrie, with_adapters: bool = True
+) -> list[list[str]]:
+    """Labels every prompt once for each slot; all slots share each forward.
+
+    Returns:
+        For each of `slots`, a label for each prompt.
+    """
+    paths = {(slot, row): trie.follow(()) for slot in slots for row in range(len(prompts))}
+    pending = [key for key, path in paths.items() if trie.label(path) is None]
+    while pending:
+        items = [Item(slot, prompts[row] + paths[slot, row]) for slot, row in pending]
+        choices = pack.choose_next(items, [trie.children(paths[key]) for key in pending], with_adapters)
+        for key, choice in zip(pending, choices, strict=True):
+            paths[key] = trie.follow((*paths[key], choice))
+        pending = [key for key in pending if trie.label(paths[key]) is None]
+    return [[str(trie.label(paths[slot, row])) for row in range(len(prompts))] for slot in slots]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How predictions compare with the truth; both metrics between 0 and 1, higher is better."""
+
+    accuracy: float
+    macro_f1: float
+
+    @classmethod
+    def of(cls, truth: Sequence[str], predictions: Sequence[str]) -> Scores:
+        # Over the labels that occur in the truth: the set is then the same for every trial.
+        labels = sorted(set(truth))
+        f1 = f1_score(truth, predictions, labels=labels, average="macro", zero_division=0.0)
+        return cls(accuracy=float(accuracy_score(truth, predictions)), macro_f1=float(f1))
+
+    def as_dict(self) -> dict[str, float]:
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}
