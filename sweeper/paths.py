@@ -1,17 +1,17 @@
 """Where everything lies: one object owns every file name under `SWEEPER_HOME`.
 
-    SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
-    ├── optuna.db                 every study's trials (Optuna's schema)
-    ├── mlflow.db                 every study's runs (MLflow's schema)
-    ├── artifacts/                what the runs point to: configs, adapters
-    ├── models/                   bases converted once
-    └── studies/NAME/
-        ├── config.yaml           the composed configuration
-        ├── launcher.lock, worker.lock
-        ├── worker.log            the worker's output
-        ├── events.jsonl          what happened, a line each, for progress display
-        ├── outcome.json          how the last worker ended; written once, always
-        └── trials/0007/          checkpoint.safetensors while it runs, adapter.safetensors after
+SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
+├── optuna.db                 every study's trials (Optuna's schema)
+├── mlflow.db                 every study's runs (MLflow's schema)
+├── artifacts/                what the runs point to: configs, adapters
+├── models/                   bases converted once
+└── studies/NAME/
+    ├── config.yaml           the composed configuration
+    ├── launcher.lock, worker.lock, launcher.json
+    ├── worker.log            the worker's output
+    ├── events.jsonl          what happened, a line each, for progress display
+    ├── outcome.json          how the last worker ended; written once, always
+    └── trials/0007/          checkpoint.safetensors while it runs, adapter/ if it is kept
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class Home:
     def study(self, name: str) -> StudyPaths:
         """The paths of the study `name`; raises StoreError for a name that is not safe as a path."""
         if not is_valid_name(name):
-            raise StoreError(
-                f"a study name has 1 to 64 letters, digits, dots, dashes or underscores, but got {name!r}"
-            )
+            raise StoreError(f"a study name has 1 to 64 letters, digits, dots, dashes or underscores, but got {name!r}")
         return StudyPaths(self, name)
 
     def create(self) -> None:
@@ -144,7 +142,7 @@ class StudyPaths:
         return self.trial(number) / "checkpoint.safetensors"
 
     def adapter(self, number: int) -> Path:
-        return self.trial(number) / "adapter.safetensors"
+        return self.trial(number) / "adapter"
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
         write_atomically(self.outcome, json.dumps(outcome, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import yaml
@@ -25,11 +26,10 @@ def check(values: dict[str, Any]) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         problems = _problems(error)
-    try:
-        # Apart from the rest, so that a wrong key elsewhere does not hide a wrong range.
+    # Apart from the rest, so that a wrong key elsewhere does not hide a wrong range; what is suppressed
+    # is a space of the wrong form, which is named above.
+    with contextlib.suppress(ValidationError, KeyError, TypeError):
         problems += space_problems(TypeAdapter(Space).validate_python(values["search"]["space"]))
-    except (ValidationError, KeyError, TypeError):
-        pass  # named above
     if config is not None:
         problems += _cross_problems(config)
     if problems or config is None:

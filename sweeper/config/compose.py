@@ -58,9 +58,7 @@ class StudySource(ConfigSource):
         text = file.read_text(encoding="utf-8")
         header = self._get_header_dict(text)
         header["package"] = header["package"] or "_global_"
-        return ConfigResult(
-            config=OmegaConf.create(text), path=self.full_path(), provider=self.provider, header=header
-        )
+        return ConfigResult(config=OmegaConf.create(text), path=self.full_path(), provider=self.provider, header=header)
 
     def available(self) -> bool:
         return True

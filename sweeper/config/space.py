@@ -5,7 +5,7 @@ A list is a choice between its values; `{low, high, log, step}` is a range.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -25,8 +25,8 @@ from sweeper.trial import Alpha, TrialParams
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
 INTEGERS = {name for name, field in TrialParams.model_fields.items() if field.annotation is int}
 PARAMETERS = frozenset(TrialParams.model_fields) | {"alpha_ratio"}
-_LIMITS: dict[str, TypeAdapter[object]] = {
-    name: TypeAdapter(Annotated[field.annotation, field]) for name, field in TrialParams.model_fields.items()
+_LIMITS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type] for name, field in TrialParams.model_fields.items()
 }
 _LIMITS["alpha_ratio"] = TypeAdapter(Alpha)
 

@@ -156,18 +156,17 @@ _SETTLED_AFTER = [
     "as for the other thing, {other}, that is done",
 ]
 
-_ITEMS = (
-    "the headphones,the blue lamp,a keyboard,my new router,the coffee grinder,the desk chair,a phone case,"
-    "the winter jacket,the camera,the running shoes,a water filter,the tablet,the speaker,my backpack,"
-    "the monitor,a charger,the smart watch,the printer"
-).split(",")
-_DEVICES = "my phone,my tablet,an older laptop,the work computer,my TV,the browser".split(",")
-_TIMES = (
-    "last Monday,two weeks ago,yesterday,on the 3rd,ten days ago,last night,at the start of the month,in March".split(
-        ","
-    )
-)
-_GREETINGS = "Hello,Hi there,Good morning,Dear team,Hey,To whom it may concern".split(",")
+_ITEMS = [
+    *("the headphones", "the blue lamp", "a keyboard", "my new router", "the coffee grinder", "the desk chair"),
+    *("a phone case", "the winter jacket", "the camera", "the running shoes", "a water filter", "the tablet"),
+    *("the speaker", "my backpack", "the monitor", "a charger", "the smart watch", "the printer"),
+]
+_DEVICES = ["my phone", "my tablet", "an older laptop", "the work computer", "my TV", "the browser"]
+_TIMES = [
+    *("last Monday", "two weeks ago", "yesterday", "on the 3rd"),
+    *("ten days ago", "last night", "at the start of the month", "in March"),
+]
+_GREETINGS = ["Hello", "Hi there", "Good morning", "Dear team", "Hey", "To whom it may concern"]
 _CONTEXT = [
     "I have been a customer for {count} years",
     "I bought {item} {time}",

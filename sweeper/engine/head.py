@@ -77,7 +77,9 @@ class Head:
         return torch.cat(
             [
                 torch.as_tensor(checkpoint(self._losses, part, target, use_reentrant=False))
-                for part, target in zip(hidden.split(CHUNK_POSITIONS), targets.split(CHUNK_POSITIONS), strict=True)
+                for part, target in zip(
+                    torch.split(hidden, CHUNK_POSITIONS), torch.split(targets, CHUNK_POSITIONS), strict=True
+                )
             ]
         )
 

@@ -70,7 +70,9 @@ class PackedLoRA(nn.Module):
         return y + self._delta(x, layout).view_as(y)
 
     def _delta(self, x: Tensor, layout: Layout) -> Tensor:
-        a, b, scale = self.lora_A, self.lora_B, self.scale
+        a: Tensor = self.lora_A
+        b: Tensor = self.lora_B
+        scale = self.scale
         if layout.slots != tuple(range(len(a))):
             index = torch.tensor(layout.slots, device=a.device)
             a, b, scale = a[index], b[index], scale[index]
@@ -231,9 +233,7 @@ class AdapterStack:
             self._active.layout = before
 
 
-def initial_state(
-    stack: AdapterStack, targets: Sequence[str], rank: int, scale: float, seed: int
-) -> AdapterState:
+def initial_state(stack: AdapterStack, targets: Sequence[str], rank: int, scale: float, seed: int) -> AdapterState:
     """A fresh adapter as PEFT initialises it: A uniform in ±1/√in, B zero.
 
     A's values depend on the seed, the module and the rank alone: not on the slot or its neighbours.

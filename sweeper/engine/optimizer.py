@@ -34,9 +34,7 @@ class SlotRates:
 def schedule_multipliers(schedule: str, warmup_steps: int, total_steps: int) -> tuple[float, ...]:
     """The learning rate of each step as a multiple of the peak, from transformers' own schedules."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler: Any = get_scheduler(
-        schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps
-    )
+    scheduler: Any = get_scheduler(schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
     multipliers = []
     for _ in range(total_steps):
         multipliers.append(float(scheduler.get_last_lr()[0]))

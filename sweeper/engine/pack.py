@@ -12,6 +12,7 @@ trial's life.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ from sweeper.engine.lora import AdapterStack, AdapterState, initial_state
 from sweeper.models.targets import resolve
 from sweeper.trial import Rhythm, TrialParams
 
+# The gradients are slices of one flat buffer; autograd would like each in a tensor of its own.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+
 
 @dataclass
 class Slot:
@@ -36,6 +40,7 @@ class Slot:
     rhythm: Rhythm
     step: int = 0
     train_tokens: int = 0
+    duration_s: float = 0.0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None

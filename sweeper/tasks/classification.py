@@ -31,6 +31,10 @@ class LabelTrie:
                 if token not in children:
                     children.append(token)
 
+    @property
+    def labels(self) -> list[str]:
+        return list(self._labels.values())
+
     def children(self, path: tuple[int, ...]) -> list[int]:
         """The tokens that may follow `path`."""
         return self._children[path]

@@ -1,0 +1,203 @@
+"""The command line. Each command imports what it needs when it runs, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+
+from sweeper import __version__
+from sweeper.errors import SweeperError
+from sweeper.paths import Home
+
+Parameters = ParamSpec("Parameters")
+USAGE_ERROR = 2
+
+
+def _plainly(command: Callable[Parameters, int | None]) -> Callable[Parameters, None]:
+    """Prints our own errors without a traceback, and exits with the command's code."""
+
+    @wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except SweeperError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(USAGE_ERROR)
+        sys.exit(code or 0)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sweeper")
+def main() -> None:
+    """Finds the best QLoRA adapter for a task, on the GPU you have.
+
+    The store is the folder SWEEPER_HOME (default ./sweeps).
+    """
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@_plainly
+def launch(arguments: tuple[str, ...]) -> int:
+    """Launch a search: sweeper launch study=demo search.trials=40
+
+    A Hydra application: GROUP=OPTION and KEY=VALUE overrides, --cfg job, --info, --config-dir, --help.
+    """
+    from sweeper.config import compose
+    from sweeper.config.schema import Config
+
+    codes: list[int] = []
+
+    def run(config: Config) -> None:
+        from sweeper.launch.launcher import launch as launch_study
+
+        codes.append(launch_study(config))
+        home = Home(Path(config.store.home).expanduser().absolute())
+        _print_result(home, config.study.name, is_finished=codes[0] == 0)
+
+    compose.main(list(arguments), run)
+    return codes[0] if codes else 0
+
+
+def _print_result(home: Home, name: str, is_finished: bool) -> None:
+    from rich.console import Console
+
+    from sweeper.config import check
+    from sweeper.launch.tables import study_table
+    from sweeper.search.study import view
+
+    console = Console()
+    if is_finished:
+        console.print(study_table(view(home, name), check.load(home.study(name))))
+    variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
+    then = (
+        [("look at the runs", "sweeper ui"), ("export the winner", f"sweeper export {name} --to DIR")]
+        if is_finished
+        else [("go on", "the same command again"), ("look", f"sweeper status {name}")]
+    )
+    for purpose, command in then:
+        console.print(f"{purpose}: {variable if command.startswith('sweeper') else ''}{command}", highlight=False)
+
+
+@main.command()
+@click.argument("study")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def status(study: str, as_json: bool) -> None:
+    """Show a study's trials and their states."""
+    from rich.console import Console
+
+    from sweeper.config import check
+    from sweeper.launch.tables import study_json, study_table
+    from sweeper.search.study import view
+
+    home = Home.from_environment()
+    seen = view(home, study)
+    config = check.load(home.study(study))
+    if as_json:
+        click.echo(json.dumps(study_json(seen, config), indent=2))
+    else:
+        Console().print(study_table(seen, config))
+
+
+@main.command()
+@click.argument("study")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def best(study: str, as_json: bool) -> None:
+    """Show a study's best trial and what it scored."""
+    from rich.console import Console
+
+    from sweeper.config import check
+    from sweeper.errors import StoreError
+    from sweeper.launch.tables import answer, trial_json
+    from sweeper.search.study import view
+
+    home = Home.from_environment()
+    seen = view(home, study)
+    config = check.load(home.study(study))
+    if seen.best is None:
+        raise StoreError(f"study {study!r} has no complete trial yet ({seen.counts() or 'no trials'})")
+    if as_json:
+        extra = {"baseline": seen.attributes.get("baseline"), "test": seen.attributes.get("test")}
+        click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
+    else:
+        Console().print(answer(seen, config))
+
+
+@main.command()
+@click.argument("study")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--trial", "number", type=int, help="Another trial than the best.")
+@click.option("--force", is_flag=True, help="Replace the folder if it is there.")
+@_plainly
+def export(study: str, folder: Path, number: int | None, force: bool) -> None:
+    """Export the best adapter as a PEFT folder."""
+    from sweeper.export.export import export as export_adapter
+
+    manifest = export_adapter(Home.from_environment(), study, folder, number, force)
+    scores = manifest["scores"]
+    click.echo(f"trial {manifest['trial']} of {study} is in {folder} (validation {scores['validation']})")
+    if scores["test"]:
+        click.echo(f"test: {scores['test']}")
+    click.echo(f'try it: sweeper predict {folder} "some text"')
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@_plainly
+def predict(folder: Path, texts: tuple[str, ...]) -> None:
+    """Label texts with an exported adapter: as arguments, or as JSONL on standard input.
+
+    Each line of JSONL comes back with a field `prediction` added.
+    """
+    from sweeper.export.predict import Predictor, read_jsonl
+
+    if texts:
+        for label in Predictor.load(folder, Home.from_environment()).predict(list(texts)):
+            click.echo(label)
+        return
+    predictor = Predictor.load(folder, Home.from_environment())
+    rows = read_jsonl(sys.stdin, predictor.text_column)
+    for row, label in zip(rows, predictor.predict([row[predictor.text_column] for row in rows]), strict=True):
+        click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True)
+@_plainly
+def ui(port: int) -> None:
+    """Open the MLflow UI on the store, for this machine alone."""
+    from sweeper.cli.ui import serve
+
+    serve(Home.from_environment(), port)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def doctor(as_json: bool) -> int:
+    """Check this machine: versions, GPU, 4-bit training, the store."""
+    from sweeper.cli.doctor import examine
+
+    findings = examine(Home.from_environment())
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.what}: {finding.detail}")
+            if finding.cure:
+                click.echo(f"     {finding.cure}")
+    return 0 if all(finding.is_ok for finding in findings) else 1

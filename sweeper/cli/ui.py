@@ -1,0 +1,58 @@
+"""`sweeper ui`: MLflow's server on the store, bound to this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import click
+
+from sweeper.errors import StoreError
+from sweeper.paths import Home
+
+HOST = "127.0.0.1"
+
+
+def server_command(home: Home, port: int) -> list[str]:
+    """MLflow's server, told where this store's runs and artifacts lie now."""
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        home.mlflow_url,
+        "--artifacts-destination",
+        home.artifacts.as_uri(),
+        "--serve-artifacts",
+        "--default-artifact-root",
+        "mlflow-artifacts:/",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+
+
+def serve(home: Home, port: int) -> None:
+    """Replaces this process with the server; Ctrl-C ends it.
+
+    Raises:
+        StoreError: if there is no store, or the port is taken.
+    """
+    if not (home.root / "mlflow.db").is_file():
+        raise StoreError(f"there are no runs at {home.root}; launch a study there, or set SWEEPER_HOME")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise StoreError(f"port {port} must be free, but {error.strerror}; try --port {port + 1}") from None
+    click.echo(f"MLflow on http://{HOST}:{port} (store: {home.root}); Ctrl-C ends it")
+    sys.stdout.flush()
+    command = server_command(home, port)
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    os.execve(command[0], command, environment)

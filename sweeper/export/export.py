@@ -1,0 +1,107 @@
+"""Writes the best adapter as a folder that plain PEFT loads, with what is needed to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sweeper import __version__
+from sweeper.config import check
+from sweeper.errors import ExportError
+from sweeper.paths import Home, write_atomically
+from sweeper.search.study import StudyView, TrialView, view
+
+MANIFEST = "sweeper.json"
+_VERSIONED = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+def export(home: Home, study: str, folder: Path, number: int | None, force: bool) -> dict[str, Any]:
+    """Exports one trial's adapter, the best by default.
+
+    The folder appears whole or not at all: PEFT's two files, the tokenizer with its chat template, and
+    a manifest with the prompt, the labels, the scores and the hash of every file.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ExportError: if there is nothing to export, or `folder` exists and `force` is not set.
+    """
+    seen = view(home, study)
+    paths = home.study(study)
+    config = check.load(paths)
+    trial = _chosen(seen, number)
+    source = paths.adapter(trial.number)
+    if not source.is_dir():
+        kept = ", ".join(map(str, seen.attributes.get("adapters", []))) or "none"
+        raise ExportError(
+            f"the adapter of trial {trial.number} must still be there, but only those of the best "
+            f"{config.store.keep_adapters} trials are kept (store.keep_adapters): {kept}"
+        )
+    folder = folder.expanduser().absolute()
+    if folder.exists() and not force:
+        raise ExportError(f"the folder must not exist yet, but {folder} does; --force replaces it")
+    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        raise ExportError(f"--force replaces an earlier export, but {folder} has no {MANIFEST}; choose another folder")
+
+    test: dict[str, Any] = seen.attributes.get("test", {})
+    is_tested = test.get("trial") == trial.number
+    manifest: dict[str, Any] = {
+        "sweeper": __version__,
+        "study": study,
+        "trial": trial.number,
+        "params": trial.params,
+        "model": config.model.model_dump(mode="json"),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "text_column": config.data.columns.text,
+        "labels": seen.attributes["labels"],
+        "data_sha256": seen.attributes["data_sha256"],
+        "scores": {
+            "validation": trial.metrics,
+            "test": test["winner"] if is_tested else None,
+            "test_rows": test["rows"] if is_tested else None,
+        },
+        "lora": config.trial_params(trial.params).model_dump(mode="json"),
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+    _write(folder, source, manifest, config.model.model_dump(), home)
+    return manifest
+
+
+def _chosen(seen: StudyView, number: int | None) -> TrialView:
+    if number is None:
+        if seen.best is None:
+            raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.counts() or 'no trials'}")
+        return seen.best
+    found = [trial for trial in seen.trials if trial.number == number]
+    if not found:
+        raise ExportError(f"{seen.name!r} has the trials 0 to {len(seen.trials) - 1}, but not {number}")
+    if found[0].state != "COMPLETE":
+        raise ExportError(f"only a complete trial has an adapter, but trial {number} is {found[0].state}")
+    return found[0]
+
+
+def _write(folder: Path, source: Path, manifest: dict[str, Any], model: dict[str, Any], home: Home) -> None:
+    from sweeper.config.schema import ModelSection
+    from sweeper.models.base import load_tokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary)
+        load_tokenizer(ModelSection.model_validate(model), home).save_pretrained(temporary)
+        manifest["sha256"] = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(temporary.iterdir())
+        }
+        write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,84 @@
+"""Labels texts with an exported adapter, the way that it was scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.schema import ModelSection, PromptSection
+from sweeper.data.prompt import Renderer
+from sweeper.engine import adapter
+from sweeper.engine.pack import Pack
+from sweeper.errors import DataError, ExportError
+from sweeper.export.export import MANIFEST
+from sweeper.models import base
+from sweeper.models.targets import linear_names
+from sweeper.paths import Home
+from sweeper.tasks.classification import LabelTrie, predict
+from sweeper.trial import Rhythm, TrialParams
+
+CHUNK_TOKENS = 4096
+
+
+@dataclass
+class Predictor:
+    """A base with one adapter, ready to label."""
+
+    pack: Pack
+    rendered: Renderer
+    trie: LabelTrie
+    text_column: str
+
+    @classmethod
+    def load(cls, folder: Path, home: Home) -> Predictor:
+        """Loads an exported folder and its base.
+
+        Raises:
+            ExportError: if the folder is not an export.
+        """
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExportError(
+                f"an exported folder has a readable {MANIFEST}, but {folder} has not ({error}); "
+                "write one with `sweeper export STUDY --to DIR`"
+            ) from None
+        section = ModelSection.model_validate(manifest["model"])
+        params = TrialParams.model_validate(manifest["lora"])
+        tokenizer: Any = base.load_tokenizer(section, home)
+        rendered = Renderer(tokenizer, PromptSection.model_validate(manifest["prompt"]), manifest["labels"])
+        model = base.load_base(section, home, base.pick_device("auto"))
+        pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, seed=0, chunk_tokens=CHUNK_TOKENS)
+        slot, _ = pack.new_slot(0, params, Rhythm(interval_examples=1, evaluations=1, batch_size=1))
+        pack.admit(slot, adapter.read(folder, params))
+        trie = LabelTrie({label: rendered.answer_tokens(label) for label in manifest["labels"]})
+        return cls(pack, rendered, trie, manifest["text_column"])
+
+    def predict(self, texts: list[str]) -> list[str]:
+        """The label of each text."""
+        prompts = [self.rendered.prompt_tokens(text) for text in texts]
+        [labels] = predict(self.pack, [0], prompts, self.trie)
+        return labels
+
+
+def read_jsonl(lines: Iterable[str], column: str) -> list[dict[str, Any]]:
+    """Rows of standard input.
+
+    Raises:
+        DataError: naming the line that is not an object with the text column.
+    """
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
+        if not isinstance(row, dict) or not isinstance(row.get(column), str):
+            raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line:.80}")
+        rows.append(row)
+    return rows

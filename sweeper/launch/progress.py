@@ -1,0 +1,149 @@
+"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass
+class InFlight:
+    """One trial that is training."""
+
+    name: str
+    step: int
+    steps: int
+    loss: float | None = None
+    score: float | None = None
+
+
+@dataclass
+class Progress:
+    """The state of a study as its events tell it."""
+
+    study: str
+    metric: str
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    phase: str = "starting the worker"
+    baseline: float | None = None
+    in_flight: dict[int, InFlight] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+    best: tuple[float, int] | None = None
+
+    def apply(self, event: dict[str, Any]) -> str | None:
+        """Takes one event in; returns a line worth printing where there is no live table."""
+        kind = event["event"]
+        number = event.get("number", -1)
+        match kind:
+            case "loading":
+                self.phase = f"loading {event['model']}"
+                return self.phase
+            case "baseline_started":
+                self.phase = "scoring the untuned base"
+            case "baseline":
+                self.baseline = event[self.metric]
+                return f"untuned base: validation {self.metric} {self.baseline:.3f}"
+            case "trial_started":
+                self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
+                self.phase = "training"
+                return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
+            case "tick":
+                self.phase = "training"
+                for slot in event["slots"]:
+                    if slot["number"] in self.in_flight:
+                        trial = self.in_flight[slot["number"]]
+                        trial.step, trial.loss = slot["step"], slot["loss"]
+            case "evaluating":
+                self.phase = "evaluating"
+            case "evaluation":
+                self.in_flight[number].score = event[self.metric]
+                return (
+                    f"{self.in_flight[number].name}: validation {self.metric} {event[self.metric]:.3f} "
+                    f"after {event['examples']} examples"
+                )
+            case "trial_ended":
+                return self._end(event)
+            case "testing":
+                self.phase = f"scoring the winner, trial {number}, and the base on the test split"
+                return self.phase
+            case "suspended":
+                self.phase = "interrupted"
+                return "interrupted: run the same command again to go on"
+        return None
+
+    def _end(self, event: dict[str, Any]) -> str:
+        trial = self.in_flight.pop(event["number"], None)
+        state = event["state"]
+        self.ended[state] = self.ended.get(state, 0) + 1
+        value = event["value"]
+        if state == "COMPLETE" and value is not None and (self.best is None or value > self.best[0]):
+            self.best = (value, event["number"])
+        name = trial.name if trial else f"t{event['number']:02d}"
+        reason = f" ({event['reason']})" if event["reason"] else ""
+        score = f" at {self.metric} {value:.3f}" if value is not None else ""
+        return f"{name}: {state.lower()}{reason}{score}; {sum(self.ended.values())} ended in this session"
+
+    def table(self) -> RenderableType:
+        """The live view."""
+        elapsed_s = int(time.monotonic() - self.started)
+        ended = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self.ended.items())) or "none yet"
+        best = f"{self.best[0]:.3f} (trial {self.best[1]})" if self.best else "–"
+        base = f"{self.baseline:.3f}" if self.baseline is not None else "–"
+        head = Text(f"{self.study}  {elapsed_s // 60}:{elapsed_s % 60:02d}  {self.phase}", style="bold")
+        line = Text(f"ended: {ended}   best {self.metric}: {best}   untuned base: {base}")
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("trial", "step", "loss", f"last {self.metric}"):
+            table.add_column(column, justify="left" if column == "trial" else "right", style="none")
+        for trial in self.in_flight.values():
+            loss = f"{trial.loss:.3f}" if trial.loss is not None else "–"
+            score = f"{trial.score:.3f}" if trial.score is not None else "–"
+            table.add_row(trial.name, f"{trial.step}/{trial.steps}", loss, score)
+        return Group(head, line, table)
+
+
+class Screen(Protocol):
+    """Shows events as they come."""
+
+    def update(self, events: Iterable[dict[str, Any]]) -> None:
+        """Takes events in and shows what changed."""
+
+
+class _Plain:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def update(self, events: Iterable[dict[str, Any]]) -> None:
+        for event in events:
+            line = self._progress.apply(event)
+            if line:
+                print(line, flush=True)
+
+
+class _Live:
+    def __init__(self, progress: Progress, live: Live) -> None:
+        self._progress, self._live = progress, live
+
+    def update(self, events: Iterable[dict[str, Any]]) -> None:
+        for event in events:
+            self._progress.apply(event)
+        self._live.update(self._progress.table())
+
+
+@contextmanager
+def show(progress: Progress) -> Iterator[Screen]:
+    """A live table where the output is a terminal, plain lines where it is not."""
+    console = Console()
+    if not console.is_terminal:
+        yield _Plain(progress)
+        return
+    with Live(progress.table(), console=console, refresh_per_second=4) as live:
+        yield _Live(progress, live)

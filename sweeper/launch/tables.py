@@ -1,0 +1,101 @@
+"""A study in words and tables: what `status`, `best` and the end of `launch` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.config.schema import Config
+from sweeper.search.study import StudyView, TrialView
+from sweeper.trial import Reason, run_name
+
+
+def study_json(study: StudyView, config: Config) -> dict[str, Any]:
+    """`status --json`."""
+    return {
+        "study": study.name,
+        "direction": "maximize",
+        "metric": config.objective.metric,
+        "total": config.search.trials,
+        "counts": study.counts(),
+        "informed": sum(trial.is_informed for trial in study.trials),
+        "baseline": study.attributes.get("baseline"),
+        "test": study.attributes.get("test"),
+        "best": study.best.number if study.best else None,
+        "trials": [trial_json(trial) for trial in study.trials],
+    }
+
+
+def trial_json(trial: TrialView) -> dict[str, Any]:
+    """One trial of `status --json`."""
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "params": trial.params,
+        "value": trial.value,
+        "metrics": trial.metrics,
+        "duration_s": trial.duration_s,
+        "reason": trial.reason,
+        "is_informed": trial.is_informed,
+        "evaluations": list(trial.evaluations),
+    }
+
+
+def study_table(study: StudyView, config: Config) -> RenderableType:
+    """`status`: every trial, the best first, then the others by number."""
+    best = study.best
+    table = Table(
+        padding=(0, 1, 0, 0),
+        title=f"{study.name}: {_counts(study, config)}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+    )
+    for column in ("trial", "state", "params", config.objective.metric, "evaluations", "s"):
+        table.add_column(column, justify="left" if column in ("state", "params") else "right")
+    ranked = sorted(study.trials, key=lambda trial: (-(trial.value if trial.value is not None else -1), trial.number))
+    for trial in ranked:
+        is_plain = trial.reason in (None, Reason.PRUNER)
+        state = trial.state.lower() + ("" if is_plain else f" ({trial.reason})")
+        value = f"{trial.value:.3f}" if trial.value is not None else "–"
+        course = " ".join(f"{score:.2f}" for score in trial.evaluations) or "–"
+        seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
+        style = "bold" if best is not None and trial.number == best.number else None
+        params = run_name(trial.number, trial.params).partition(" ")[2]
+        table.add_row(str(trial.number), state, params, value, course, seconds, style=style)
+    return Group(table, answer(study, config))
+
+
+def answer(study: StudyView, config: Config) -> RenderableType:
+    """The result in sentences: the winner, the base and the majority on the same rows."""
+    best = study.best
+    metric = config.objective.metric
+    if best is None:
+        return Text("No trial is complete yet, so there is no winner.")
+    params = ", ".join(f"{name} {_number(value)}" for name, value in best.params.items())
+    lines = [f"Best: trial {best.number} ({params}), validation {metric} {best.value:.3f}"]
+    baseline = study.attributes.get("baseline")
+    if baseline:
+        lines[0] += f"; untuned base {baseline[metric]:.3f}"
+    test = study.attributes.get("test")
+    if test and test["trial"] == best.number:
+        winner, base, majority = (test[who][metric] for who in ("winner", "base", "majority"))
+        lines.append(
+            f"Test {metric} over {test['rows']} rows: winner {winner:.3f}, untuned base {base:.3f}, "
+            f"majority class {majority:.3f}"
+        )
+    return Text("\n".join(lines))
+
+
+def _counts(study: StudyView, config: Config) -> str:
+    counts = ", ".join(f"{count} {state.lower()}" for state, count in study.counts().items()) or "no trials yet"
+    informed = sum(trial.is_informed for trial in study.trials)
+    return f"{counts}; total {config.search.trials}; {informed} asks informed by the sampler"
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

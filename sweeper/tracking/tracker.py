@@ -1,0 +1,123 @@
+"""What is tracked, as a contract; MLflow is one store of it, a dictionary in memory another.
+
+| key | what | step |
+|---|---|---|
+| accuracy, macro_f1 | validation scores, 0 to 1 | training examples seen |
+| train/loss | the slot's mean loss over its supervised tokens | training examples seen |
+| train/grad_norm | before clipping | training examples seen |
+| train/learning_rate | of A | training examples seen |
+| train/tokens | tokens read so far, prompt and answer | training examples seen |
+| duration_s | wall seconds in the pack, shared with its neighbours | training examples seen |
+| best_value | the objective's value, on trials that are complete | – |
+| test/accuracy, test/macro_f1 | on the test split, winner and base | – |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from sweeper.trial import RunKind
+
+
+class RunState(StrEnum):
+    """MLflow's run states, and what each means for a trial in Optuna."""
+
+    RUNNING = "RUNNING"  # RUNNING
+    SCHEDULED = "SCHEDULED"  # WAITING: interrupted, will go on
+    FINISHED = "FINISHED"  # COMPLETE
+    KILLED = "KILLED"  # PRUNED
+    FAILED = "FAILED"  # FAIL
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run is meant: there is one for a study, one for its baseline, one for each trial."""
+
+    kind: RunKind
+    number: int | None = None
+
+
+STUDY = RunKey(RunKind.STUDY)
+BASELINE = RunKey(RunKind.BASELINE)
+
+
+class Tracker(ABC):
+    """Records the runs of one study: one parent, and a child for each trial and for the baseline."""
+
+    @abstractmethod
+    def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
+        """Opens a run, or opens it again where it exists: params stay, tags are overwritten."""
+
+    @abstractmethod
+    def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
+        """Adds a point to each metric. Points may be kept back until `flush` or `end`."""
+
+    @abstractmethod
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
+        """Copies a file, or a folder's files, to the run's artifacts."""
+
+    @abstractmethod
+    def drop_files(self, key: RunKey, folder: str) -> None:
+        """Deletes a folder of the run's artifacts; nothing where there is none."""
+
+    @abstractmethod
+    def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
+        """Closes a run; SCHEDULED means that it will be started again."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Writes what was kept back."""
+
+    @abstractmethod
+    def states(self) -> dict[RunKey, RunState]:
+        """The state of every run of the study, from the store."""
+
+
+@dataclass
+class MemoryRun:
+    """One run of a MemoryTracker."""
+
+    name: str
+    state: RunState
+    params: dict[str, object]
+    tags: dict[str, str]
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+
+class MemoryTracker(Tracker):
+    """Keeps the runs in a dictionary, for tests and for what needs no record."""
+
+    def __init__(self) -> None:
+        self.runs: dict[RunKey, MemoryRun] = {}
+
+    def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
+        if key in self.runs:
+            self.runs[key].state = RunState.RUNNING
+            self.runs[key].tags.update(tags)
+        else:
+            self.runs[key] = MemoryRun(name, RunState.RUNNING, dict(params), dict(tags))
+
+    def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self.runs[key].metrics.setdefault(name, []).append((step, value))
+
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
+        names = sorted(item.name for item in file.iterdir()) if file.is_dir() else [file.name]
+        self.runs[key].files.setdefault(folder or "", []).extend(names)
+
+    def drop_files(self, key: RunKey, folder: str) -> None:
+        self.runs[key].files.pop(folder, None)
+
+    def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
+        self.runs[key].state = state
+        self.runs[key].tags.update(tags)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def states(self) -> dict[RunKey, RunState]:
+        return {key: run.state for key, run in self.runs.items()}

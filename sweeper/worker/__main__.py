@@ -1,0 +1,71 @@
+"""`python -m sweeper.worker STUDY`: the process that holds the device; started by the launcher.
+
+It stops, with its trials checkpointed, on SIGTERM, or when its standard input closes: that is how it
+learns that the launcher is gone, however that ended. It always writes an outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from sweeper.paths import Home
+
+HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to checkpoint
+
+
+def main() -> None:
+    paths = Home.from_environment().study(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to pass on
+    threading.Thread(target=_watch_launcher, args=(stopping,), daemon=True).start()
+    try:
+        with FileLock(paths.worker_lock, timeout=HANDOVER_S):
+            # Imported here, so that the signal handlers stand before the seconds that this takes.
+            from sweeper.tracking.mlflow_tracker import MlflowTracker
+            from sweeper.worker.session import Session
+
+            session = Session(paths, MlflowTracker(paths.home, paths.name), stopping.is_set)
+            outcome = session.run()
+    except Timeout:
+        outcome = {
+            "status": "error",
+            "kind": "StoreError",
+            "message": f"another worker of {paths.name!r} still runs after {HANDOVER_S} s; stop it, then launch again",
+            "trace": None,
+        }
+    except Exception as error:  # the outcome must be written whatever happened
+        outcome = {
+            "status": "error",
+            "kind": type(error).__name__,
+            "message": str(error),
+            "trace": traceback.format_exc(),
+        }
+    paths.write_outcome(outcome)
+    if outcome.get("trace"):
+        print(outcome["trace"], file=sys.stderr, flush=True)
+    sys.exit(0 if outcome["status"] != "error" else 1)
+
+
+def _watch_launcher(stopping: threading.Event) -> None:
+    """Ends when standard input does."""
+    while os.read(0, 1024):
+        pass
+    stopping.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What a worker sets up once: the data as tokens, the base on its device, and the pack on the base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sweeper.config.schema import Config
+from sweeper.data import rows
+from sweeper.data.prompt import Renderer
+from sweeper.data.rows import Row
+from sweeper.engine.pack import Pack
+from sweeper.models import base
+from sweeper.models.targets import linear_names
+from sweeper.paths import Home
+from sweeper.tasks.classification import LabelTrie, Scores, predict
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to score, as prompts and true labels."""
+
+    prompts: list[tuple[int, ...]]
+    truth: list[str]
+
+    @classmethod
+    def of(cls, rendered: Renderer, selected: list[Row]) -> Split:
+        return cls(prompts=rendered.prompts(selected), truth=[row.label for row in selected])
+
+
+@dataclass
+class Workbench:
+    """The base with its pack, and the task to train and score on."""
+
+    base_name: str
+    pack: Pack
+    trie: LabelTrie
+    validation: Split
+    test: Split
+    majority: Scores
+    linears: list[str]
+    data_sha256: str
+
+    def score(self, split: Split, slots: list[int]) -> list[Scores]:
+        """Scores the adapters of `slots`, all in the same forwards."""
+        predictions = predict(self.pack, slots, split.prompts, self.trie)
+        return [Scores.of(split.truth, labels) for labels in predictions]
+
+    def score_base(self, split: Split) -> Scores:
+        """Scores the base without any adapter."""
+        [labels] = predict(self.pack, [0], split.prompts, self.trie, with_adapters=False)
+        return Scores.of(split.truth, labels)
+
+
+def set_up(config: Config, home: Home) -> Workbench:
+    """Loads data and base; everything that can be wrong with the data is found before the base is loaded.
+
+    Raises:
+        DataError, PromptError, ModelError: what is wrong, and where.
+    """
+    data = rows.load(config.data)
+    tokenizer = base.load_tokenizer(config.model, home)
+    rendered = Renderer(tokenizer, config.prompt, data.labels)
+    examples = rendered.examples(data.train)
+    selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
+    validation, test = Split.of(rendered, selected), Split.of(rendered, data.test)
+
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    model = base.load_base(config.model, home, base.pick_device(config.engine.device))
+    linears = linear_names(model)
+    pack = Pack(
+        model,
+        linears,
+        examples,
+        pad=tokenizer.pad_token_id,
+        seed=config.train.seed,
+        chunk_tokens=config.engine.chunk_tokens,
+    )
+    pack.head.verify(model)
+    labels = [row.label for row in data.train]
+    most_common = max(data.labels, key=labels.count)
+    return Workbench(
+        base_name=base.source(config.model, home),
+        pack=pack,
+        trie=LabelTrie({label: rendered.answer_tokens(label) for label in data.labels}),
+        validation=validation,
+        test=test,
+        majority=Scores.of(test.truth, [most_common] * len(test.truth)),
+        linears=linears,
+        data_sha256=data.sha256,
+    )
