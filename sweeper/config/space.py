@@ -26,7 +26,8 @@ Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
 INTEGERS = {name for name, field in TrialParams.model_fields.items() if field.annotation is int}
 PARAMETERS = frozenset(TrialParams.model_fields) | {"alpha_ratio"}
 _LIMITS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type] for name, field in TrialParams.model_fields.items()
+    name: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+    for name, field in TrialParams.model_fields.items()
 }
 _LIMITS["alpha_ratio"] = TypeAdapter(Alpha)
 
