@@ -19,6 +19,9 @@ class EventLog:
         self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
         self._file.flush()
 
+    def close(self) -> None:
+        self._file.close()
+
 
 class EventReader:
     """Reads the events that were written since it was made."""

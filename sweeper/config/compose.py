@@ -64,7 +64,7 @@ class StudySource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        return config_path.rstrip("/") == "study"
+        return config_path.strip("/") in ("", "study")
 
     def is_config(self, config_path: str) -> bool:
         return self._file(config_path) is not None
@@ -95,10 +95,13 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
     Raises:
         ConfigError: for values that compose but are not valid.
     """
+    _own_folders.clear()
     for plugin in (StudySource, StudySearchPath):
         Plugins.instance().register(plugin)
     arguments = [_own_study(argument) for argument in arguments]
     _refuse(arguments)
+    if {"-h", "--help"} & set(arguments) and not any(argument.startswith("study=") for argument in arguments):
+        arguments.append("study=demo")  # Hydra's help shows a whole configuration
 
     @hydra.main(version_base="1.3", config_path="pkg://sweeper.conf", config_name="config")
     def application(values: DictConfig) -> None:

@@ -121,7 +121,9 @@ class Renderer:
                     f"answer is rendered as {whole!r}, which does not begin with {prompt + probe!r}"
                 )
             rest = self.tokenizer(whole[len(prompt + probe) :], add_special_tokens=False)["input_ids"]
-            if rest and rest[0] in self.tokenizer.all_special_ids:
+            # Not `all_special_ids`, which knows the roles (eos, pad, …) but not every marker of a turn.
+            added = self.tokenizer.added_tokens_decoder
+            if rest and rest[0] in added and added[rest[0]].special:
                 return int(rest[0])
         if self.tokenizer.eos_token_id is None:
             raise PromptError("the tokenizer has no end token (eos_token), so no answer could end")

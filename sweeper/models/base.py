@@ -1,9 +1,10 @@
 """Loads the base: a tokenizer and a frozen, quantised model.
 
-Two guards against a fault of bitsandbytes 0.50 on CPUs with AVX512-BF16: one forward in `eval()`
+Guards against a fault of bitsandbytes 0.50 on CPUs with AVX512-BF16: one forward in `eval()`
 under `no_grad` repacks a layer's 4-bit weights in place, and every later training forward takes a
 kernel without autograd, so that gradients vanish without an error. The layers' switch for that
-kernel is turned off here (`guard`), and `unguarded` names the layers where it is on.
+kernel is turned off here (`guard`), and `unguarded` names the layers where it is on. Torch warns when
+it goes backward through such a kernel; that warning is an error here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import warnings
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,7 @@ from sweeper.errors import ModelError
 from sweeper.paths import Home
 
 BUNDLED = "bundled:"
+warnings.filterwarnings("error", message="bitsandbytes.*autograd kernel was not registered")
 
 
 def source(section: ModelSection, home: Home) -> str:

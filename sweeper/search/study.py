@@ -90,7 +90,6 @@ class Search:
             load_if_exists=True,
         )
         self._study.sampler = sampler(config, len(self._study.get_trials(deepcopy=False)))
-        self._study.set_metric_names([config.objective.metric])
         self._distributions = {name: distribution(name, parameter) for name, parameter in config.search.space.items()}
         self._running: dict[int, optuna.Trial] = {}
 

@@ -86,6 +86,7 @@ class Session:
             }
         finally:
             self.tracker.flush()
+            self.events.close()
 
     def _open_study(self, bench: Workbench) -> None:
         """Opens the parent run and scores the untuned base, once in a study's life."""

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sweeper.cli.main import main
+from sweeper.paths import Home
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_importing_sweeper_loads_neither_torch_nor_mlflow() -> None:
+    code = "import sys, sweeper; print([m for m in ('torch', 'mlflow', 'optuna', 'transformers') if m in sys.modules])"
+    assert python(code).stdout.strip() == "[]"
+
+
+def test_help_loads_nothing_heavy_and_names_every_command() -> None:
+    code = (
+        "import sys\nfrom sweeper.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'mlflow', 'optuna', 'hydra', 'rich') if m in sys.modules])"
+    )
+    out = python(code).stdout
+    assert out.strip().endswith("[]")
+    for command in ("launch", "status", "best", "export", "predict", "ui", "doctor"):
+        assert f"  {command} " in out
+
+
+def test_launch_is_a_hydra_application(home: Home) -> None:
+    result = CliRunner().invoke(main, ["launch", "study=demo", "--cfg", "job"])
+    assert result.exit_code == 0
+    assert "name: demo" in result.output
+    result = CliRunner().invoke(main, ["launch", "study=demo", "--info", "searchpath"])
+    assert "study://" in result.output
+    result = CliRunner().invoke(main, ["launch", "--help"])
+    assert "study: banking77, demo, tickets" in result.output
+
+
+# Each is refused before a model is loaded: in a second, with words, without a traceback.
+BAD_INPUT = [
+    (["data=files", "data.path=/nowhere"], r"/nowhere is not a folder"),
+    (["data=files", "data.path={files}", "data.columns.text=body"], r"unknown column `body`.*Known: label, text"),
+    (["data=files", "data.path={files}", "data.splits.test=missing"], r"`missing` is missing in"),
+    (["search.space.rank=[0]"], r"search.space.rank: .*greater than or equal to 1, but got 0"),
+    (["train.learning_rate=-1"], r"train.learning_rate: .*but got -1"),
+    (["search.trials=many"], r"search.trials: .*'many'"),
+    (["trains.seed=1"], r"unknown key `trains.seed`"),
+    (["store.home=/proc/store"], r"must be a folder that can be written, but /proc/store is not"),
+    (["study=/nowhere/folder"], r"a study folder has a config.yaml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])
+def test_bad_input_is_refused_in_words(home: Home, ticket_files: Path, arguments: list[str], expected: str) -> None:
+    given = [argument.format(files=ticket_files) for argument in arguments]
+    started = time.monotonic()
+    result = CliRunner().invoke(main, ["launch", "study=demo", *given])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert re.search(expected, result.stderr, re.DOTALL), result.stderr
+    assert "Traceback" not in result.output
+    assert time.monotonic() - started < 30
+    assert not (home.root / "mlflow.db").exists()  # no worker was started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["status", "demo"], "there is no store"),
+        (["best", "demo"], "there is no store"),
+        (["export", "demo", "--to", "x"], "there is no store"),
+        (["status", "../demo"], "there is no store"),
+        (["ui"], "there are no runs"),
+        (["predict", "/nowhere", "text"], "an exported folder has a readable sweeper.json"),
+    ],
+)
+def test_nothing_to_show_is_said(home: Home, arguments: list[str], expected: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+def test_doctor_finds_this_machine_fit(home: Home) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeper", "doctor"],
+        env={**os.environ, "SWEEPER_HOME": str(home.root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok   4-bit training: on c" in done.stdout
+    assert "torch 2." in done.stdout
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_HOME", "/proc/store")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "FAIL store" in result.output
+    assert "set SWEEPER_HOME to a folder that can be written" in result.output

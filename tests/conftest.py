@@ -1,0 +1,129 @@
+"""Shared by all tests: an environment without network or telemetry, small models, small configurations."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false"
+)
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sweeper.config import compose
+from sweeper.config.schema import Config
+from sweeper.data import tickets
+from sweeper.data.prompt import Example
+from sweeper.paths import Home
+from sweeper.trial import TrialParams
+
+# A whole study in seconds; it learns next to nothing.
+SHORT = [
+    "study=demo",
+    "data=files",
+    "train.examples=32",
+    "train.batch_size=8",
+    "evaluation.count=2",
+    "evaluation.rows=24",
+    "search.trials=3",
+    "engine.slots=2",
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty store, which SWEEPER_HOME names."""
+    folder = tmp_path / "store"
+    monkeypatch.setenv("SWEEPER_HOME", str(folder))
+    made = Home(folder)
+    made.create()
+    return made
+
+
+@pytest.fixture
+def composed() -> Callable[..., Config]:
+    """Composes a configuration from overrides, as `sweeper launch` does."""
+
+    def compose_config(*overrides: str) -> Config:
+        configs: list[Config] = []
+        compose.main(list(overrides), configs.append)
+        return configs[0]
+
+    return compose_config
+
+
+@pytest.fixture(scope="session")
+def few_tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small part of the bundled tickets, for studies that take seconds."""
+    folder = tmp_path_factory.mktemp("tickets")
+    for split, rows in tickets.splits().items():
+        lines = [json.dumps(row) for row in rows[: 96 if split == "train" else 36]]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def ticket_files(tmp_path: Path) -> Path:
+    """A folder with the three splits of a tiny task, valid as it is; tests break it."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    row = '{{"text": "please {verb} the {number}th order", "label": "{verb}"}}\n'
+    for split in ("train", "validation", "test"):
+        lines = [row.format(verb=verb, number=number) for number in range(4) for verb in ("cancel", "return")]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def small_model(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """A Llama of some thousand random weights, frozen."""
+    torch.manual_seed(seed)
+    values = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**{**values, **changes})).to(dtype)
+    return model.requires_grad_(False)
+
+
+def random_examples(count: int, seed: int = 0, longest: int = 20) -> list[Example]:
+    """Token sequences of different lengths, with answers of one to four tokens."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high + 1, (1,), generator=generator))
+        return tuple(torch.randint(2, 96, (length,), generator=generator).tolist())
+
+    return [Example(prompt=tokens(3, longest), answer=tokens(1, 4)) for _ in range(count)]
+
+
+def trial_params(**changes: Any) -> TrialParams:
+    """A trial's hyperparameters."""
+    values: dict[str, Any] = {
+        "rank": 8,
+        "alpha": 16.0,
+        "rslora": False,
+        "target_modules": "all-linear",
+        "learning_rate": 1e-2,
+        "lora_plus_ratio": 1.0,
+        "weight_decay": 0.0,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "max_grad_norm": 1.0,
+        "batch_size": 4,
+        "schedule": "cosine",
+        "warmup_ratio": 0.1,
+    }
+    return TrialParams.model_validate({**values, **changes})

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sweeper.config.schema import Config, PromptSection
+from sweeper.data.prompt import Renderer
+from sweeper.data.rows import Row
+from sweeper.errors import PromptError
+from sweeper.models.base import load_tokenizer
+from sweeper.paths import Home
+
+LABELS = ["refund", "late delivery"]
+
+
+@pytest.fixture
+def tokenizer(composed: Callable[..., Config], home: Home) -> Any:
+    return load_tokenizer(composed("study=demo").model, home)
+
+
+def section(**changes: Any) -> PromptSection:
+    return PromptSection.model_validate({"system": None, "template": "{{ text }}", "max_tokens": 64, **changes})
+
+
+def test_a_chat_template_is_applied_once(tokenizer: Any) -> None:
+    rendered = Renderer(tokenizer, section(system="Be brief."), LABELS)
+    [example] = rendered.examples([Row("where is it?", "late delivery", "x:1")])
+    assert tokenizer.decode(example.prompt) == (
+        "<|system|>\nBe brief.<|end|>\n<|user|>\nwhere is it?<|end|>\n<|assistant|>\n"
+    )
+    assert tokenizer.decode(example.answer) == "late delivery<|end|>"
+
+
+def test_a_base_without_a_chat_template_gets_an_instruction_format(tokenizer: Any) -> None:
+    tokenizer.chat_template = None
+    rendered = Renderer(tokenizer, section(), LABELS)
+    [example] = rendered.examples([Row("where is it?", "refund", "x:1")])
+    assert tokenizer.decode(example.prompt) == "### Instruction:\nwhere is it?\n\n### Response:\n"
+    assert example.answer[-1] == tokenizer.eos_token_id
+
+
+def test_the_end_of_the_turn_comes_from_the_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>")
+    rendered = Renderer(tokenizer, section(), LABELS)
+    assert tokenizer.decode(rendered.answer_tokens("refund")) == "refund<|system|>"
+
+
+def test_the_template_sees_text_and_labels(tokenizer: Any) -> None:
+    rendered = Renderer(tokenizer, section(template="{{ labels | join('; ') }}: {{ text }}"), LABELS)
+    assert "refund; late delivery: hm" in rendered.prompt("hm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "template", "expected"),
+    [
+        ({"template": "{{ text"}, None, "prompt.template must be a Jinja template"),
+        ({"template": "{{ body }}"}, None, "could not be rendered: 'body' is undefined"),
+        ({}, "{{ raise_exception('no system role') }}", "chat template refuses the conversation: no system role"),
+        ({}, "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "must put the answer unchanged behind"),
+    ],
+)
+def test_a_template_that_would_train_nonsense_is_refused(
+    tokenizer: Any, changes: dict[str, Any], template: str | None, expected: str
+) -> None:
+    if template:
+        tokenizer.chat_template = template
+    with pytest.raises(PromptError) as caught:
+        Renderer(tokenizer, section(**changes), LABELS).examples([Row("x", "refund", "x:1")])
+    assert re.search(expected, str(caught.value)), str(caught.value)
+
+
+def test_a_row_that_is_too_long_is_refused(tokenizer: Any) -> None:
+    rendered = Renderer(tokenizer, section(max_tokens=20), LABELS)
+    long = [Row("short", "refund", "x:1"), Row("very " * 30, "refund", "x:2")]
+    for call in (rendered.examples, rendered.prompts):
+        with pytest.raises(PromptError, match=r"1 of 2 do not; the longest has \d+ tokens \(x:2\)"):
+            call(long)
+
+
+def test_labels_with_the_same_tokens_are_refused(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Lowercase()
+    with pytest.raises(PromptError, match="each label must have its own tokens"):
+        Renderer(tokenizer, section(), ["Refund", "refund"])

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from sweeper.config.schema import DataSection
+from sweeper.data import rows
+from sweeper.errors import DataError
+
+
+def section(folder: Path, text: str = "text", label: str = "label", **splits: str) -> DataSection:
+    names = {"train": "train", "validation": "validation", "test": "test", **splits}
+    return DataSection.model_validate(
+        {"source": "files", "path": str(folder), "splits": names, "columns": {"text": text, "label": label}}
+    )
+
+
+def test_jsonl_csv_and_parquet_give_the_same_rows(ticket_files: Path, tmp_path: Path) -> None:
+    expected = rows.load(section(ticket_files))
+    plain = [json.loads(line) for line in (ticket_files / "train.jsonl").read_text().splitlines()]
+    with (ticket_files / "train.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(plain)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["cancel", "return"])})
+    Dataset.from_list(plain, features=features).to_parquet(str(ticket_files / "train.parquet"))
+    (ticket_files / "train.jsonl").rename(tmp_path / "gone")
+    for name in ("train.csv", "train.parquet"):
+        loaded = rows.load(section(ticket_files, train=name))
+        assert [(row.text, row.label) for row in loaded.train] == [(row.text, row.label) for row in expected.train]
+        assert loaded.sha256 == expected.sha256
+
+
+def test_other_column_names_and_numbers_as_labels(ticket_files: Path) -> None:
+    for split in rows.SPLITS:
+        lines = [json.dumps({"Body": "x", "class": n}) for n in (1, 2)]
+        (ticket_files / f"{split}.jsonl").write_text("\n".join(lines))
+    assert rows.load(section(ticket_files, text="Body", label="class")).labels == ["1", "2"]
+
+
+def replace(split: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / f"{split}.jsonl").write_text(text, encoding="utf-8") and None
+
+
+def append(split: str, text: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with (folder / f"{split}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    return change
+
+
+GOOD = '{"text": "a", "label": "cancel"}\n'
+BREAKS: list[tuple[str, Callable[[Path], object], str]] = [
+    ("broken JSON", append("train", '{"text": "a", "label"\n'), r"train.jsonl, line 9: must be one JSON object"),
+    ("not an object", append("train", "[1]\n"), r"train.jsonl, line 9: must be a JSON object, but is a list"),
+    ("missing file", lambda folder: (folder / "test.jsonl").unlink(), r"`test` is missing.*looked for test.jsonl"),
+    ("empty split", replace("validation", ""), r"`validation` is empty"),
+    ("one label", replace("train", GOOD), r"at least two labels.*only \['cancel'\]"),
+    ("new label", append("validation", '{"text": "a", "label": "refund"}\n'), r"validation.jsonl:9: 'refund'"),
+    ("empty text", append("train", '{"text": " ", "label": "cancel"}\n'), r"train.jsonl:9: `text` must be text"),
+    ("no label", append("train", '{"text": "a", "label": null}\n'), r"train.jsonl:9: `label` must be text"),
+    ("lost column", append("train", '{"text": "a"}\n'), r"train.jsonl:9: data.columns.label: unknown column `label`"),
+    ("bytes", lambda folder: (folder / "test.jsonl").write_bytes(b'{"text": "\xff"}\n'), r"line 1: must be UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), [case[1:] for case in BREAKS], ids=[case[0] for case in BREAKS])
+def test_what_is_wrong_is_named_with_its_line(
+    ticket_files: Path, change: Callable[[Path], object], expected: str
+) -> None:
+    change(ticket_files)
+    with pytest.raises(DataError) as caught:
+        rows.load(section(ticket_files))
+    assert re.search(expected, str(caught.value), re.DOTALL), str(caught.value)
+
+
+def test_a_csv_row_with_a_comma_too_many(ticket_files: Path) -> None:
+    (ticket_files / "train.csv").write_text("text,label\nhello,cancel\nhello, you,cancel\n")
+    with pytest.raises(DataError, match=r"train.csv, line 3: must have 2 fields"):
+        rows.load(section(ticket_files, train="train.csv"))
+
+
+def test_a_wrong_column_lists_the_columns(ticket_files: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown column `txt`; did you mean `text`\? Known: label, text"):
+        rows.load(section(ticket_files, text="txt"))
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        rows.load(section(tmp_path / "nowhere"))
+
+
+def test_a_stratified_draw_keeps_the_shares() -> None:
+    all_rows = [rows.Row(str(n), "common" if n % 4 else "rare", f"x:{n}") for n in range(400)]
+    drawn = rows.stratified(all_rows, 40, seed=1)
+    assert Counter(row.label for row in drawn) == {"common": 30, "rare": 10}
+    assert drawn == rows.stratified(all_rows, 40, seed=1)
+    assert drawn != rows.stratified(all_rows, 40, seed=2)
+    assert rows.stratified(all_rows, None, seed=1) == all_rows

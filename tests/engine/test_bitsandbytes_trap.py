@@ -1,0 +1,73 @@
+"""bitsandbytes 0.50 loses gradients after an evaluation on CPUs with AVX512-BF16; see sweeper/models/base.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.functional import has_avx512bf16
+from bitsandbytes.nn import Linear4bit
+
+from sweeper.config.schema import Config
+from sweeper.engine.batches import Item
+from sweeper.engine.pack import Pack
+from sweeper.models import base
+from sweeper.models.targets import linear_names
+from sweeper.paths import Home
+from sweeper.trial import Rhythm
+from tests.conftest import random_examples, trial_params
+
+
+def quantised(composed: Any, home: Home) -> Any:
+    config: Config = composed("study=demo")
+    return base.load_base(config.model, home, torch.device("cpu"))
+
+
+def gradient_norms(model: Any, evaluations: int) -> list[float]:
+    """The gradient norm of one step, repeated from the same weights, with evaluations in between."""
+    pack = Pack(model, linear_names(model), random_examples(20), pad=0, seed=0, chunk_tokens=4096)
+    norms = []
+    for _ in range(2):
+        params = trial_params(learning_rate=1e-9)
+        slot, state = pack.new_slot(0, params, Rhythm(interval_examples=4, evaluations=1, batch_size=4))
+        # With B at zero no gradient would pass through the 4-bit layers to the A of earlier ones.
+        generator = torch.Generator().manual_seed(1)
+        for name, tensor in state.tensors["weight"].items():
+            if name.endswith("B"):
+                tensor.normal_(std=0.02, generator=generator)
+        pack.admit(slot, state)
+        norms.append(pack.tick()[0].grad_norm)
+        for _ in range(evaluations):
+            pack.choose_next([Item(0, (5, 6, 7))], [[1, 2]])
+        pack.remove(slot)
+    pack.stack.detach()
+    return norms
+
+
+def test_every_quantised_layer_is_guarded(composed: Any, home: Home) -> None:
+    model = quantised(composed, home)
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 28
+    assert base.unguarded(model) == []
+    layers[3].support_avx512bf16_for_cpu = True
+    assert len(base.unguarded(model)) == 1
+
+
+@pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so the fault cannot occur")
+def test_gradients_are_the_same_before_and_after_an_evaluation(composed: Any, home: Home) -> None:
+    first, second = gradient_norms(quantised(composed, home), evaluations=2)
+    assert first > 0
+    assert second == pytest.approx(first, rel=1e-6)
+
+
+@pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so the fault cannot occur")
+@pytest.mark.filterwarnings("ignore:bitsandbytes")
+def test_without_the_guard_gradients_are_lost(composed: Any, home: Home) -> None:
+    """If this fails, bitsandbytes has mended the fault and the guard may go."""
+    model = quantised(composed, home)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = True
+    first, second = gradient_norms(model, evaluations=1)
+    assert second < 0.9 * first

@@ -1,0 +1,235 @@
+"""The whole story in real processes: launch, look, export, use; then interruptions and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.launch.launcher import INTERRUPTED
+from sweeper.paths import Home
+from sweeper.search.study import view
+from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.worker.session import RUN_STATES
+from tests.conftest import SHORT
+
+
+def start(home: Home, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweeper", *arguments],
+        env={**os.environ, "SWEEPER_HOME": str(home.root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def sweeper(home: Home, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sweeper", *arguments],
+        env={**os.environ, "SWEEPER_HOME": str(home.root)},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def json_of(home: Home, *arguments: str) -> Any:
+    done = sweeper(home, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def has_event(home: Home, pattern: str) -> Callable[[], bool]:
+    file = home.study("demo").events
+    return lambda: file.is_file() and re.search(pattern, file.read_text(encoding="utf-8")) is not None
+
+
+# What a stranger would run: it knows the adapter's folder and nothing of sweeper.
+PLAIN = """
+    import json, sys
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    folder, rows = sys.argv[1], [json.loads(line) for line in open(sys.argv[2])]
+    labels = sorted({json.loads(line)["label"] for line in open(sys.argv[3])})
+    base = json.load(open(f"{folder}/adapter_config.json"))["base_model_name_or_path"]
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                             bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    end = tokenizer.eos_token_id
+    answers = {tuple(tokenizer(label, add_special_tokens=False)["input_ids"]) + (end,): label for label in labels}
+    right = 0
+    for row in rows:
+        chat = [{"role": "user", "content": row["text"]}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        start = prompt["input_ids"].shape[1]
+        allowed = lambda _, ids: sorted({a[len(ids) - start] for a in answers
+                                         if a[: len(ids) - start] == tuple(ids[start:].tolist()) and len(a) > len(ids) - start})
+        out = model.generate(**prompt, max_new_tokens=16, do_sample=False, eos_token_id=end,
+                             prefix_allowed_tokens_fn=allowed)
+        right += answers[tuple(out[0, start:].tolist())] == row["label"]
+    assert "sweeper" not in sys.modules
+    print(right / len(rows))
+"""
+
+
+def test_launch_look_export_use(home: Home, few_tickets: Path, tmp_path: Path) -> None:
+    path = f"data.path={few_tickets}"
+    # Long enough to learn something, or the export would be compared at chance level.
+    done = sweeper(home, "launch", *SHORT, path, "train.examples=480", "search.space.rank=[32]",
+                   "search.space.learning_rate={low:0.003,high:0.004,log:true}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "untuned base: validation accuracy" in done.stdout
+    assert "sweeper export demo --to DIR" in done.stdout
+
+    status = json_of(home, "status", "demo")
+    assert (status["study"], status["direction"], status["total"]) == ("demo", "maximize", 3)
+    assert sum(status["counts"].values()) == 3
+    for trial in status["trials"]:
+        assert {"number", "state", "params", "value", "metrics", "duration_s", "reason"} <= set(trial)
+        assert trial["state"] in ("COMPLETE", "PRUNED")
+        assert trial["duration_s"] > 0
+    best = json_of(home, "best", "demo")
+    assert best["number"] == status["best"]
+    assert best["value"] == max(trial["value"] for trial in status["trials"] if trial["value"] is not None)
+    assert best["test"]["winner"]["accuracy"] > 0.2  # chance is 0.08
+    assert "Test accuracy over 36 rows: winner" in sweeper(home, "best", "demo").stdout
+    assert "complete" in sweeper(home, "status", "demo").stdout
+
+    # MLflow says the same.
+    states = MlflowTracker(home, "demo").states()
+    assert {t["number"]: RUN_STATES[t["state"]] for t in status["trials"]} == {
+        key.number: state for key, state in states.items() if key.number is not None
+    }
+
+    folder = tmp_path / "exported"
+    done = sweeper(home, "export", "demo", "--to", str(folder))
+    assert done.returncode == 0, done.stderr
+    again = sweeper(home, "export", "demo", "--to", str(folder))
+    assert again.returncode == 2
+    assert "--force replaces it" in again.stderr
+    assert sweeper(home, "export", "demo", "--to", str(folder), "--force").returncode == 0
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
+
+    script = tmp_path / "plain.py"
+    script.write_text(textwrap.dedent(PLAIN))
+    test, train = few_tickets / "test.jsonl", few_tickets / "train.jsonl"
+    plain = subprocess.run(
+        [sys.executable, str(script), str(folder), str(test), str(train)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert plain.returncode == 0, plain.stderr
+    assert float(plain.stdout) == pytest.approx(best["test"]["winner"]["accuracy"], abs=1e-9)
+
+    # `predict` gives the same again, from JSONL.
+    done = sweeper(home, "predict", str(folder), stdin=test.read_text())
+    predicted = [json.loads(line) for line in done.stdout.splitlines()]
+    right = sum(row["prediction"] == row["label"] for row in predicted) / len(predicted)
+    assert right == pytest.approx(best["test"]["winner"]["accuracy"], abs=1e-9)
+    labels = {row["label"] for row in predicted}
+    assert sweeper(home, "predict", str(folder), predicted[0]["text"]).stdout.strip() == predicted[0]["prediction"]
+    assert len(labels) > 2
+
+    # A finished study is finished: the same command says so at once, another setting is refused.
+    finished = sweeper(home, "launch", *SHORT, path, "train.examples=480", "search.space.rank=[32]",
+                       "search.space.learning_rate={low:0.003,high:0.004,log:true}")  # fmt: skip
+    assert finished.returncode == 0
+    assert "started" not in finished.stdout
+    other = sweeper(home, "launch", *SHORT, path)
+    assert other.returncode == 2
+    assert "train.examples: was 480, is 32" in other.stderr
+    assert "study.name=NEW starts another" in other.stderr
+
+
+def test_interruptions_and_kills_lose_nothing(home: Home, few_tickets: Path) -> None:
+    launch = ["launch", *SHORT, f"data.path={few_tickets}", "train.examples=192", "checkpoint.every_s=0.2"]
+    # Ctrl-C: the trials in flight are checkpointed and wait.
+    first = start(home, *launch)
+    wait_for(has_event(home, '"event": "tick".*"step": 3'))
+    second = sweeper(home, *launch)
+    assert second.returncode == 2
+    assert f"held by process {first.pid}" in second.stderr
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == INTERRUPTED, err
+    assert "stopping: the trials in flight are checkpointed" in err
+    assert "the same command again" in out
+    assert view(home, "demo").counts() == {"WAITING": 2}
+    assert home.study("demo").checkpoint(0).is_file()
+
+    # The launcher is killed: its worker notices, checkpoints and ends.
+    first = start(home, *launch)
+    events = home.study("demo").events
+    seen = events.stat().st_size
+    wait_for(lambda: '"event": "tick"' in events.read_text(encoding="utf-8")[seen:])
+    first.kill()
+    first.communicate(timeout=60)
+    wait_for(lambda: view(home, "demo").counts() == {"WAITING": 2})
+
+    # The worker is killed: the launcher says so.
+    first = start(home, *launch)
+    seen = events.stat().st_size
+    wait_for(lambda: '"event": "tick"' in events.read_text(encoding="utf-8")[seen:])
+    worker = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(worker[0]), signal.SIGKILL)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 2
+    assert "ended with code -9 and none" in err
+    assert view(home, "demo").counts() == {"RUNNING": 2}
+
+    # The same command again brings the study to its end, each trial under its own number.
+    done = sweeper(home, *launch)
+    assert done.returncode == 0, done.stderr
+    status = json_of(home, "status", "demo")
+    assert [trial["number"] for trial in status["trials"]] == [0, 1, 2]
+    assert set(status["counts"]) <= {"COMPLETE", "PRUNED"}
+    started = re.findall(r'"number": (\d), "name": "[^"]*", "step": (\d+)', events.read_text(encoding="utf-8"))
+    assert [int(step) for number, step in started if number == "0"][0] == 0
+    assert [int(step) for number, step in started if number == "0"][-1] > 0  # went on, did not begin again
+
+
+def test_a_second_interruption_ends_at_once(home: Home, few_tickets: Path) -> None:
+    first = start(home, "launch", *SHORT, f"data.path={few_tickets}", "train.examples=20000")
+    wait_for(has_event(home, '"event": "tick"'))
+    worker = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(worker[0]), signal.SIGSTOP)  # a worker that does not react
+    first.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=10)
+    assert first.returncode == INTERRUPTED
+    assert not Path(f"/proc/{worker[0]}").exists()
+
+
+def test_a_moved_store_opens_whole(home: Home, few_tickets: Path, tmp_path: Path) -> None:
+    done = sweeper(home, "launch", *SHORT, f"data.path={few_tickets}", "search.trials=1")
+    assert done.returncode == 0, done.stderr
+    moved = Home(tmp_path / "elsewhere" / "store")
+    moved.root.parent.mkdir()
+    home.root.rename(moved.root)
+    assert json_of(moved, "best", "demo")["number"] == 0
+    assert sweeper(moved, "export", "demo", "--to", str(tmp_path / "out")).returncode == 0
+    assert len(MlflowTracker(moved, "demo").states()) == 3

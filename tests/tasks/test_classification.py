@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.engine.pack import Pack
+from sweeper.models.targets import linear_names
+from sweeper.tasks.classification import LabelTrie, Scores, predict
+from sweeper.trial import Rhythm
+from tests.conftest import random_examples, small_model, trial_params
+
+END = 1
+ANSWERS = {
+    "card": (10, END),
+    "card payment": (10, 11, END),
+    "card payment fee": (10, 11, 12, END),
+    "cash": (13, 14, END),
+    "cheque": (13, 15, END),
+    "refund": (16, 17, 18, END),
+}
+
+
+def test_forced_tokens_are_skipped() -> None:
+    trie = LabelTrie(ANSWERS)
+    assert sorted(trie.children(())) == [10, 13, 16]
+    assert trie.label(trie.follow((16,))) == "refund"
+    assert trie.label(trie.follow((10,))) is None
+    assert sorted(trie.children((10,))) == [END, 11]
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.none(), min_size=1, max_size=8))
+def test_every_label_is_reached_by_its_own_tokens(labels: dict[str, None]) -> None:
+    answers = {label: (*(ord(letter) for letter in label), END) for label in labels}
+    trie = LabelTrie(answers)
+    for label, tokens in answers.items():
+        path = trie.follow(())
+        while trie.label(path) is None:
+            path = trie.follow((*path, tokens[len(path)]))
+        assert trie.label(path) == label
+
+
+def test_predictions_equal_constrained_generation() -> None:
+    """The oracle is transformers' own greedy decoding under the same constraint, one prompt at a time."""
+    model = small_model(torch.float32)
+    model.generation_config.pad_token_id = 0
+    prompts = [example.prompt for example in random_examples(40)]
+    trie = LabelTrie(ANSWERS)
+    by_tokens = {tokens: label for label, tokens in ANSWERS.items()}
+    expected = []
+    for prompt in prompts:
+        generated = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=5,
+            do_sample=False,
+            eos_token_id=END,
+            prefix_allowed_tokens_fn=lambda _, ids, start=len(prompt): trie.children(tuple(ids[start:].tolist())),
+        )
+        expected.append(by_tokens[tuple(generated[0, len(prompt) :].tolist())])
+    pack = Pack(model, linear_names(model), [], pad=0, seed=0, chunk_tokens=200)
+    [labels] = predict(pack, [0], prompts, trie, with_adapters=False)
+    assert labels == expected
+    assert len(set(labels)) > 2  # or it would be a weak comparison
+
+
+def test_packed_predictions_equal_those_of_each_adapter_alone() -> None:
+    model = small_model(torch.float32)
+    prompts = [example.prompt for example in random_examples(40)]
+    trie = LabelTrie(ANSWERS)
+    pack = Pack(model, linear_names(model), [], pad=0, seed=0, chunk_tokens=300)
+    states, alone = [], []
+    rhythm = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
+    for number, rank in enumerate((4, 16, 32)):
+        slot, state = pack.new_slot(number, trial_params(rank=rank), rhythm)
+        generator = torch.Generator().manual_seed(number)
+        for tensor in state.tensors["weight"].values():
+            tensor.normal_(std=0.3, generator=generator)
+        states.append((slot, state))
+        pack.admit(slot, state)
+        alone += predict(pack, [0], prompts, trie)
+        pack.remove(slot)
+    for slot, state in states:
+        pack.admit(slot, state)
+    assert predict(pack, [0, 1, 2], prompts, trie) == alone
+    assert predict(pack, [2], prompts, trie) == alone[2:]
+    assert alone[0] != alone[1]
+
+
+def test_scores() -> None:
+    scores = Scores.of(["a", "a", "b", "c"], ["a", "b", "b", "b"])
+    assert scores.accuracy == 0.5
+    # f1: a 2/3, b 1/2, c 0
+    assert scores.macro_f1 == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)

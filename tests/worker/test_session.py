@@ -1,0 +1,183 @@
+"""A worker's session in this process: the real base, real data, a real Optuna store, runs in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper.config import check
+from sweeper.engine import checkpoint
+from sweeper.engine.pack import Pack
+from sweeper.errors import DataError
+from sweeper.paths import Home, StudyPaths
+from sweeper.search.study import StudyView, view
+from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunState
+from sweeper.worker.session import RUN_STATES, Session, trial_key
+from tests.conftest import SHORT
+
+Prepare = Callable[..., StudyPaths]
+
+
+@pytest.fixture
+def prepare(composed: Any, home: Home, few_tickets: Path) -> Prepare:
+    """Writes a short study's configuration, as the launcher does."""
+
+    def write(*overrides: str) -> StudyPaths:
+        config = composed(*SHORT, f"data.path={few_tickets}", *overrides)
+        paths = home.study(config.study.name)
+        paths.root.mkdir(parents=True, exist_ok=True)
+        check.save(config, paths)
+        return paths
+
+    return write
+
+
+class StopAfter:
+    """Asks to stop from the n-th question on."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def run(paths: StudyPaths, tracker: MemoryTracker, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    return Session(paths, tracker, stop).run()
+
+
+def assert_stores_agree(seen: StudyView, tracker: MemoryTracker) -> None:
+    states = tracker.states()
+    for trial in seen.trials:
+        assert states[trial_key(trial.number)] is RUN_STATES[trial.state]
+        assert tracker.runs[trial_key(trial.number)].tags["sweeper.state"] == trial.state
+
+
+def test_a_study_from_start_to_end(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("search.trials=5", "store.keep_adapters=2", "pruner.startup_trials=2"), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert len(seen.trials) == 5
+    assert set(seen.counts()) <= {"COMPLETE", "PRUNED"}
+    assert_stores_agree(seen, tracker)
+    assert tracker.states()[STUDY] is RunState.FINISHED
+    assert tracker.states()[BASELINE] is RunState.FINISHED
+
+    complete = sorted((t for t in seen.trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
+    for trial in complete:
+        evaluations = [value for _, value in tracker.runs[trial_key(trial.number)].metrics["accuracy"]]
+        assert trial.value == max(evaluations)
+        steps = [step for step, _ in tracker.runs[trial_key(trial.number)].metrics["accuracy"]]
+        assert steps == [16, 32]
+    # The disk keeps the best two adapters, and so do the runs; no checkpoint is left.
+    kept = {trial.number for trial in complete[:2]}
+    assert {t.number for t in seen.trials if paths.adapter(t.number).is_dir()} == kept
+    assert {t.number for t in seen.trials if "adapter" in tracker.runs[trial_key(t.number)].files} == kept
+    assert list(paths.root.glob("trials/*/checkpoint*")) == []
+    test = seen.attributes["test"]
+    assert test["trial"] == complete[0].number
+    assert test["rows"] == 36
+    assert test["looks"] == 1
+    params = tracker.runs[trial_key(0)].params
+    assert set(params) == {"rank", "alpha_ratio", "learning_rate"}
+
+
+def test_an_interrupted_study_gives_what_an_uninterrupted_one_gives(prepare: Prepare, home: Home) -> None:
+    whole, tracker = prepare("study.name=whole", "train.examples=64"), MemoryTracker()
+    run(whole, tracker)
+    parts, tracker = prepare("study.name=parts", "train.examples=64"), MemoryTracker()
+    assert run(parts, tracker, StopAfter(7)) == {"status": "stopped"}
+    seen = view(home, "parts")
+    assert seen.counts()["WAITING"] == 2
+    assert_stores_agree(seen, tracker)
+    assert tracker.states()[STUDY] is RunState.KILLED
+    slot, _ = checkpoint.load(parts.checkpoint(0))
+    assert 0 < slot.step < slot.rhythm.total_steps
+    assert run(parts, tracker) == {"status": "finished"}
+
+    def results(name: str) -> list[Any]:
+        return [(t.number, t.state, t.params, t.value, t.evaluations) for t in view(home, name).trials[:2]]
+
+    assert results("parts") == results("whole")
+    assert_stores_agree(view(home, "parts"), tracker)
+
+
+def test_a_trial_that_diverges_is_pruned_with_its_reason(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = Pack.admit
+
+    def admit_broken(pack: Pack, slot: Any, state: Any) -> None:
+        if slot.number == 1 and slot.step == 0:
+            state.tensors["weight"] = {k: torch.full_like(v, float("inf")) for k, v in state.tensors["weight"].items()}
+        admit(pack, slot, state)
+
+    monkeypatch.setattr(Pack, "admit", admit_broken)
+    paths, tracker = prepare(), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert [(t.state, t.reason) for t in seen.trials] == [
+        ("COMPLETE", None),
+        ("PRUNED", "diverged"),
+        ("COMPLETE", None),
+    ]
+    assert tracker.runs[trial_key(1)].tags["sweeper.reason"] == "diverged"
+    assert_stores_agree(seen, tracker)
+
+
+def test_a_defect_loses_nothing_and_cannot_loop_for_ever(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    with monkeypatch.context() as patched:
+        patched.setattr(Pack, "tick", lambda _: 1 / 0)
+        for _ in range(3):
+            outcome = run(paths, tracker)
+            assert (outcome["status"], outcome["kind"]) == ("error", "ZeroDivisionError")
+            assert "ZeroDivisionError" in outcome["trace"]
+            assert view(home, "demo").counts() == {"WAITING": 2}
+            assert_stores_agree(view(home, "demo"), tracker)
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert [(trial.state, trial.reason) for trial in seen.trials] == [("FAIL", "defect")] * 2
+    assert_stores_agree(seen, tracker)
+
+
+def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    run(paths, tracker)
+    tracker.runs[trial_key(1)].state = RunState.RUNNING  # as if killed between Optuna and MLflow
+    paths.checkpoint(1).write_bytes(b"left over")
+    assert run(paths, tracker) == {"status": "finished"}
+    assert_stores_agree(view(home, "demo"), tracker)
+    assert not paths.checkpoint(1).exists()
+
+
+def test_more_trials_score_the_test_split_again_only_for_a_new_winner(prepare: Prepare, home: Home) -> None:
+    run(prepare("search.trials=1"), MemoryTracker())
+    before = view(home, "demo")
+    run(prepare("search.trials=2"), MemoryTracker())
+    after = view(home, "demo")
+    assert after.trials[0] == before.trials[0]
+    assert after.best is not None
+    assert after.attributes["test"]["looks"] == (1 if after.best.number == 0 else 2)
+
+
+def test_the_last_value_can_be_the_objective(prepare: Prepare, home: Home) -> None:
+    run(prepare("search.trials=2", "objective.value=last", "objective.metric=macro_f1"), MemoryTracker())
+    for trial in view(home, "demo").trials:
+        assert trial.value == trial.evaluations[-1] == trial.metrics["macro_f1"]
+
+
+def test_an_error_in_the_data_is_ours_and_has_no_trace(prepare: Prepare, tmp_path: Any) -> None:
+    paths = prepare(f"data.path={tmp_path / 'nowhere'}")
+    outcome = run(paths, MemoryTracker())
+    assert outcome["kind"] == DataError.__name__
+    assert outcome["trace"] is None
+    json.dumps(outcome)
