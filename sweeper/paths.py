@@ -11,7 +11,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── worker.log            the worker's output
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
-    └── trials/0007/          checkpoint.safetensors while it runs, adapter/ if it is kept
+    └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept
 """
 
 from __future__ import annotations
@@ -137,6 +137,9 @@ class StudyPaths:
 
     def trial(self, number: int) -> Path:
         return self.root / "trials" / f"{number:04d}"
+
+    def trial_config(self, number: int) -> Path:
+        return self.trial(number) / "config.yaml"
 
     def checkpoint(self, number: int) -> Path:
         return self.trial(number) / "checkpoint.safetensors"

@@ -179,6 +179,20 @@ class Config(_Section):
             values["alpha"] = values["rank"] * values["alpha_ratio"]
         return TrialParams.model_validate({name: values[name] for name in names})
 
+    def for_trial(self, sampled: dict[str, object]) -> Config:
+        """The configuration of one trial: its own values of `lora` and `train`, and nothing left to search."""
+        params = self.trial_params(sampled).model_dump()
+        lora = {name: params.get(name, value) for name, value in self.lora.model_dump().items()}
+        lora["alpha_ratio"] = params["alpha"] / params["rank"]
+        train = {name: params.get(name, value) for name, value in self.train.model_dump().items()}
+        return self.model_copy(
+            update={
+                "lora": LoraSection.model_validate(lora),
+                "train": TrainSection.model_validate(train),
+                "search": self.search.model_copy(update={"space": {}}),
+            }
+        )
+
     def rhythm(self, params: TrialParams, train_rows: int) -> Rhythm:
         """The steps and evaluations of a trial over `train_rows` rows."""
         examples = self.train.examples or math.ceil(self.train.epochs * train_rows)

@@ -74,8 +74,8 @@ def _chunk(group: list[Item], pad: int, device: torch.device) -> Chunk:
     for row, item in enumerate(items):
         tokens[row, : len(item.tokens)] = torch.tensor(item.tokens)
         mask[row, : len(item.tokens)] = 1
-    counts = tuple(sum(item.slot == slot for item in items) for slot in slots)
-    layout = Layout(slots=tuple(slots), rows=counts)
+    rows = [sum(item.slot == slot for item in items) for slot in slots]
+    layout = Layout(slots=tuple(slots), tokens=tuple(count * longest for count in rows))
     return Chunk(items, layout, tokens.to(device), mask.to(device))
 
 

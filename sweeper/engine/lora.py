@@ -33,21 +33,23 @@ RANK_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """Which slots the rows of a batch belong to: `rows[i]` rows of slot `slots[i]`, in that order."""
+    """Which slots the tokens of a batch belong to: `tokens[i]` tokens of slot `slots[i]`, in that order."""
 
-    slots: tuple[int, ...]
-    rows: tuple[int, ...]
+    slots: tuple[int, ...]  # ascending
+    tokens: tuple[int, ...]  # padding included
 
     @property
     def is_even(self) -> bool:
-        return len(set(self.rows)) == 1
+        return len(set(self.tokens)) == 1
 
 
 @dataclass
 class _Active:
-    """The layout that the layers read during a forward; shared by all layers of a stack."""
+    """What the layers read during a forward; shared by all layers of a stack, made once for all of them."""
 
     layout: Layout | None = None
+    slots: Tensor | None = None  # None: all slots of the stack
+    ends: Tensor | None = None  # of each slot's tokens; int32, as grouped_mm wants it
 
 
 class PackedLoRA(nn.Module):
@@ -64,45 +66,47 @@ class PackedLoRA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `(rows, seq, in)` to `(rows, seq, out)`."""
         y: Tensor = self.base(x)
-        layout = self._active.layout
-        if layout is None:
+        if self._active.layout is None:
             return y
-        return y + self._delta(x, layout).view_as(y)
+        # Training in the base's precision, as under autocast; scoring in the adapters', as PEFT does it
+        # for the user of an export: what is scored is then what that user gets.
+        dtype = x.dtype if self.training else self.lora_A.dtype
+        return y + self._delta(x.to(dtype)).view_as(y).to(y.dtype)
 
-    def _delta(self, x: Tensor, layout: Layout) -> Tensor:
+    def _delta(self, x: Tensor) -> Tensor:
+        layout, slots, ends = self._active.layout, self._active.slots, self._active.ends
+        assert layout is not None
+        assert ends is not None
         a: Tensor = self.lora_A
         b: Tensor = self.lora_B
         scale = self.scale
-        if layout.slots != tuple(range(len(a))):
-            index = torch.tensor(layout.slots, device=a.device)
-            a, b, scale = a[index], b[index], scale[index]
+        if slots is not None:
+            a, b, scale = a[slots], b[slots], scale[slots]
         a, b = a.to(x.dtype), (b * scale[:, None, None]).to(x.dtype)
         if layout.is_even:
             stacked = x.reshape(len(layout.slots), -1, x.shape[-1])
             return torch.bmm(torch.bmm(stacked, a.transpose(1, 2)), b.transpose(1, 2))
         tokens = x.reshape(-1, x.shape[-1])
-        counts = [rows * x.shape[1] for rows in layout.rows]
-        return ragged_matmul(ragged_matmul(tokens, a, counts), b, counts)
+        return ragged_matmul(ragged_matmul(tokens, a, ends), b, ends)
 
 
-def ragged_matmul(x: Tensor, weights: Tensor, counts: Sequence[int]) -> Tensor:
+def ragged_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """Multiplies consecutive runs of rows with one matrix each.
 
     Args:
-        x: `(sum(counts), in)`.
+        x: `(rows, in)`.
         weights: `(K, out, in)`.
-        counts: the number of rows for each of the K matrices.
+        ends: `(K,)`, int32: where the run of each of the K matrices ends; the last is `rows`.
 
     Returns:
-        `(sum(counts), out)`.
+        `(rows, out)`.
     """
-    ends = torch.tensor(counts, device=x.device).cumsum(0)
     if x.dtype is not torch.float64:  # grouped_mm has no float64
-        return functional.grouped_mm(x, weights.transpose(1, 2), offs=ends.to(torch.int32))
-    longest = max(counts)
-    column = torch.arange(longest, device=x.device)
-    starts = ends - torch.tensor(counts, device=x.device)
-    is_real = column < torch.tensor(counts, device=x.device)[:, None]  # (K, longest)
+        return functional.grouped_mm(x, weights.transpose(1, 2), offs=ends)
+    counts = torch.diff(ends, prepend=ends.new_zeros(1))
+    starts = ends - counts
+    column = torch.arange(int(counts.max()), device=x.device)
+    is_real = column < counts[:, None]  # (K, longest)
     index = torch.where(is_real, starts[:, None] + column, len(x))
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])[index]  # (K, longest, in)
     return torch.bmm(padded, weights.transpose(1, 2))[is_real]
@@ -225,12 +229,16 @@ class AdapterStack:
     @contextmanager
     def using(self, layout: Layout | None) -> Iterator[None]:
         """Within this context the base's forward applies the adapters to the rows as `layout` says."""
-        before = self._active.layout
-        self._active.layout = layout
+        active = self._active
+        if layout is not None:
+            active.layout = layout
+            is_whole = len(layout.slots) == self.slots
+            active.slots = None if is_whole else torch.tensor(layout.slots, device=self.device)
+            active.ends = torch.tensor(layout.tokens, device=self.device).cumsum(0).to(torch.int32)
         try:
             yield
         finally:
-            self._active.layout = before
+            active.layout = active.slots = active.ends = None
 
 
 def initial_state(stack: AdapterStack, targets: Sequence[str], rank: int, scale: float, seed: int) -> AdapterState:

@@ -80,4 +80,4 @@ def step(stack: AdapterStack, rates: Sequence[SlotRates]) -> list[float]:
     if kept is not None:
         for tensor, rows in zip((weight, exp_avg, exp_avg_sq), kept, strict=True):
             tensor[~is_finite] = rows
-    return [float(norm) for norm in norms]
+    return [float(norm) for norm in norms.tolist()]

@@ -168,7 +168,7 @@ class Pack:
                 by_slot = torch.zeros_like(total).index_add(0, where.slots, losses) / divisors
                 by_slot.sum().backward()  # type: ignore[no-untyped-call]
             total += by_slot.detach()
-        return [float(loss) for loss in total]
+        return [float(loss) for loss in total.tolist()]
 
     def _rates(self, slot: Slot) -> optimizer.SlotRates:
         steps = slot.rhythm.total_steps
@@ -194,7 +194,11 @@ class Pack:
                 hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
             last = chunk.attention_mask.sum(1) - 1
             logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
-            for item, row in zip(chunk.items, logits, strict=True):
-                tokens = candidates[item.key]
-                choices[item.key] = tokens[int(row[list(tokens)].argmax())]
+            allowed = [list(candidates[item.key]) for item in chunk.items]
+            width = max(map(len, allowed))
+            # Padded with the first candidate, so that a padded place is a valid choice too.
+            index = torch.tensor([tokens + tokens[:1] * (width - len(tokens)) for tokens in allowed])
+            index = index.to(logits.device)
+            best = index.gather(1, logits.gather(1, index).argmax(1, keepdim=True))
+            choices.update(zip([item.key for item in chunk.items], best[:, 0].tolist(), strict=True))
         return [choices[index] for index in range(len(items))]

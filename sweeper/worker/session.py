@@ -19,7 +19,7 @@ from sweeper.engine import adapter, checkpoint
 from sweeper.engine.pack import Slot, Tick
 from sweeper.errors import SweeperError
 from sweeper.events import EventLog
-from sweeper.paths import StudyPaths
+from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked, Search, TrialView, best_of
 from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import Reason, RunKind, TrialParams, run_name
@@ -162,6 +162,10 @@ class Session:
         name = run_name(asked.number, asked.params)
         tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed)}
         self.tracker.start(trial_key(asked.number), name, asked.params, tags)
+        config_file = self.paths.trial_config(asked.number)
+        config_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(config_file, check.dump(self.config.for_trial(asked.params)))
+        self.tracker.log_file(trial_key(asked.number), config_file)
         bench.pack.admit(slot, state)
         self._saved_at[asked.number] = time.monotonic()
         self.events.write(

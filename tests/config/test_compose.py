@@ -19,7 +19,7 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/config.
 def test_the_counts_are_known() -> None:
     """A file that is added without being composed by the tests below changes these."""
     assert len(GROUP_FILES) == 10
-    assert STUDIES == ["banking77", "demo", "tickets"]
+    assert STUDIES == ["banking77", "demo"]
     assert sorted(compose.bundled_studies()) == STUDIES
 
 
@@ -101,7 +101,7 @@ def test_all_problems_come_in_one_message(composed: Callable[..., Config]) -> No
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["study=nope"], "Available options in 'study':\n\tbanking77\n\tdemo\n\ttickets"),
+        (["study=nope"], "Available options in 'study':\n\tbanking77\n\tdemo"),
         (["study=demo", "model=nope"], "Available options in 'model':\n\thub\n\tsmollm2-135m\n\ttiny"),
         (["study=demo", "sampler=nope"], "Available options in 'sampler':\n\trandom\n\ttpe"),
         ([], "You must specify 'study'"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +50,10 @@ def test_predictions_equal_constrained_generation() -> None:
     prompts = [example.prompt for example in random_examples(40)]
     trie = LabelTrie(ANSWERS)
     by_tokens = {tokens: label for label, tokens in ANSWERS.items()}
+
+    def allowed_behind(start: int) -> Callable[[int, torch.Tensor], list[int]]:
+        return lambda _, ids: trie.children(tuple(ids[start:].tolist()))
+
     expected = []
     for prompt in prompts:
         generated = model.generate(
@@ -56,7 +62,7 @@ def test_predictions_equal_constrained_generation() -> None:
             max_new_tokens=5,
             do_sample=False,
             eos_token_id=END,
-            prefix_allowed_tokens_fn=lambda _, ids, start=len(prompt): trie.children(tuple(ids[start:].tolist())),
+            prefix_allowed_tokens_fn=allowed_behind(len(prompt)),
         )
         expected.append(by_tokens[tuple(generated[0, len(prompt) :].tolist())])
     pack = Pack(model, linear_names(model), [], pad=0, seed=0, chunk_tokens=200)

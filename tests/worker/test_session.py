@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from sweeper.config import check
 from sweeper.engine import checkpoint
@@ -86,6 +87,12 @@ def test_a_study_from_start_to_end(prepare: Prepare, home: Home) -> None:
     assert test["looks"] == 1
     params = tracker.runs[trial_key(0)].params
     assert set(params) == {"rank", "alpha_ratio", "learning_rate"}
+    assert tracker.runs[trial_key(0)].files[""] == ["config.yaml"]
+    composed = yaml.safe_load(paths.trial_config(0).read_text())
+    assert composed["lora"]["rank"] == params["rank"]
+    assert composed["lora"]["alpha"] == seen.trials[0].params["rank"] * seen.trials[0].params["alpha_ratio"]
+    assert composed["train"]["learning_rate"] == params["learning_rate"]
+    assert composed["search"]["space"] == {}
 
 
 def test_an_interrupted_study_gives_what_an_uninterrupted_one_gives(prepare: Prepare, home: Home) -> None:
