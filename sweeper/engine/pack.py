@@ -186,7 +186,7 @@ class Pack:
         items of all slots go through the base together.
         """
         self.model.eval()
-        choices = {}
+        choices: dict[int, int] = {}
         # Where each item is, in a key of our own: the caller's keys need not be distinct.
         keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
         for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device):
