@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | fmt. Each does its own set-up in .venv; PYTHON picks another interpreter.
+# make demo | test | check | fmt. Each does its own set-up in .venv; PYTHON picks another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check fmt clean
+.PHONY: demo test check fmt clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,9 +20,6 @@ demo: $(VENV)/installed
 	@echo "Now: source $(BIN)/activate; sweeper ui   (then open http://127.0.0.1:5000)"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
-
-test-all: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed

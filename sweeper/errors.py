@@ -68,5 +68,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Words for a name that is not known: lists the known ones and the nearest of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean `{near[0]}`?" if near else ""
+    hint = f"; did you mean `{near[0]}`?" if near else "."
     return f"unknown {kind} `{name}`{hint} Known: {', '.join(names) or 'none'}"

@@ -46,6 +46,18 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"the store must be a folder that can be written, but {folder} is not: {error.strerror}. "
+            "Set SWEEPER_HOME or store.home=DIR to another folder"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Home:
     """The store's folder."""
@@ -84,16 +96,8 @@ class Home:
 
     def create(self) -> None:
         """Makes the folder; raises StoreError where it cannot be written."""
-        try:
-            for folder in (self.root, self.artifacts, self.models, self.root / "studies"):
-                folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise StoreError(
-                f"the store must be a folder that can be written, but {self.root} is not: {error.strerror}. "
-                "Set SWEEPER_HOME or store.home=DIR to another folder"
-            ) from error
+        for folder in (self.root, self.artifacts, self.models, self.root / "studies"):
+            _make(folder)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,10 @@ class StudyPaths:
     @property
     def root(self) -> Path:
         return self.home.root / "studies" / self.name
+
+    def create(self) -> None:
+        """Makes the study's folder; raises StoreError where it cannot be written."""
+        _make(self.root)
 
     @property
     def config(self) -> Path:

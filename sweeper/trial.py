@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 TargetModules = str | tuple[str, ...]
 Rank = Annotated[int, Field(ge=1, le=1024)]
-Alpha = Annotated[float, Field(gt=0)]
+Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, lt=10)]
-LoraPlusRatio = Annotated[float, Field(ge=1)]
+LoraPlusRatio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 WeightDecay = Annotated[float, Field(ge=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-MaxGradNorm = Annotated[float, Field(gt=0)]
+MaxGradNorm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BatchSize = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 WarmupRatio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -111,10 +112,6 @@ class Rhythm(BaseModel):
     @property
     def total_steps(self) -> int:
         return self.steps_per_interval * self.evaluations
-
-    @property
-    def total_examples(self) -> int:
-        return self.interval_examples * self.evaluations
 
     def examples_at(self, step: int) -> int:
         """Training examples seen after `step` optimizer steps."""

@@ -24,6 +24,8 @@ from sweeper.data.prompt import Example
 from sweeper.paths import Home
 from sweeper.trial import TrialParams
 
+torch.set_num_threads(1)  # the models here are too small for more, and threads that wait for each other cost minutes
+
 # A whole study in seconds; it learns next to nothing.
 SHORT = [
     "study=demo",

@@ -170,13 +170,13 @@ def predict(folder: Path, texts: tuple[str, ...]) -> None:
             click.echo(label)
         return
     predictor = Predictor.load(folder, Home.from_environment())
-    rows = read_jsonl(sys.stdin, predictor.text_column)
+    rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
     for row, label in zip(rows, predictor.predict([row[predictor.text_column] for row in rows]), strict=True):
         click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
 
 
 @main.command()
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @_plainly
 def ui(port: int) -> None:
     """Open the MLflow UI on the store, for this machine alone."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sweeper.config.schema import IDENTITY, Config
+from sweeper.config.schema import IDENTITY, Config, DataSection, ModelSection
 from sweeper.config.space import Space, space_problems
-from sweeper.errors import ConfigError, unknown
+from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
+
+Section = TypeVar("Section", ModelSection, DataSection)
 
 
 def check(values: dict[str, Any]) -> Config:
@@ -112,8 +115,26 @@ def dump(config: Config) -> str:
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """Makes folders absolute, so that a study does not depend on where it is launched from."""
+
+    def absolute(section: Section) -> Section:
+        folder = Path(section.path or "").expanduser()
+        return (
+            section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.is_dir() else section
+        )
+
+    return config.model_copy(update={"model": absolute(config.model), "data": absolute(config.data)})
+
+
 def load(paths: StudyPaths) -> Config:
-    """Reads the configuration of an existing study."""
+    """Reads the configuration of an existing study.
+
+    Raises:
+        StoreError: if its file is gone.
+    """
+    if not paths.config.is_file():
+        raise StoreError(f"a study has its settings in {paths.config}, but that file is gone")
     return check(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
 
 

@@ -22,6 +22,7 @@ from sweeper.trial import (
     Rank,
     Rhythm,
     Schedule,
+    Seed,
     TargetModules,
     TrialParams,
     WarmupRatio,
@@ -33,8 +34,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]  # becomes a path
+
+
 class StudySection(_Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Name
     description: str
 
 
@@ -44,7 +48,7 @@ class StoreSection(_Section):
 
 
 class ModelSection(_Section):
-    name: str
+    name: Name
     path: str | None
     revision: str | None
     gguf_package: str | None
@@ -97,7 +101,7 @@ class TrainSection(_Section):
     max_grad_norm: MaxGradNorm
     schedule: Schedule
     warmup_ratio: WarmupRatio
-    seed: int
+    seed: Seed
 
 
 class EvaluationSection(_Section):
@@ -112,7 +116,7 @@ class ObjectiveSection(_Section):
 
 class SearchSection(_Section):
     trials: Annotated[int, Field(ge=1)]
-    seed: int
+    seed: Seed
     space: Space
 
 
@@ -180,7 +184,7 @@ class Config(_Section):
         return TrialParams.model_validate({name: values[name] for name in names})
 
     def for_trial(self, sampled: dict[str, object]) -> Config:
-        """The configuration of one trial: its own values of `lora` and `train`, and nothing left to search."""
+        """The configuration of one trial alone: its own values of `lora` and `train`, and nothing left to choose."""
         params = self.trial_params(sampled).model_dump()
         lora = {name: params.get(name, value) for name, value in self.lora.model_dump().items()}
         lora["alpha_ratio"] = params["alpha"] / params["rank"]
@@ -189,7 +193,9 @@ class Config(_Section):
             update={
                 "lora": LoraSection.model_validate(lora),
                 "train": TrainSection.model_validate(train),
-                "search": self.search.model_copy(update={"space": {}}),
+                "search": self.search.model_copy(
+                    update={"trials": 1, "space": {name: [value] for name, value in sampled.items()}}
+                ),
             }
         )
 

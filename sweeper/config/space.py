@@ -69,7 +69,7 @@ def space_problems(space: dict[str, list[Scalar] | Range]) -> list[str]:
 
 def _limit_problems(name: str, value: Scalar) -> list[str]:
     try:
-        _LIMITS[name].validate_python(value)
+        _LIMITS[name].validate_python(value, strict=True)
     except ValidationError as error:
         return [f"{item['msg']}, but got {value!r}" for item in error.errors()]
     return []

@@ -1,9 +1,9 @@
 """From a row to tokens: the prompt, the answer, and where the one ends and the other begins.
 
 The model's chat template is applied once, by rendering the conversation up to the assistant's turn
-(the prompt) and with it (to find what ends a turn). A base without a template gets an instruction
-format. Prompt and answer are tokenised apart and joined, which is what generation sees, so the
-loss mask needs no search for a boundary.
+(the prompt) and with it (to find what stands between prompt and answer, and what ends a turn). A base
+without a template gets an instruction format. Prompt and answer are tokenised apart and joined, which is
+what generation sees, so the loss mask needs no search for a boundary.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from sweeper.config.schema import PromptSection
 from sweeper.data.rows import Row
 from sweeper.errors import PromptError
 
+# Qwen 3 would think before each answer; Llama 3 would write today's date into each prompt.
+_TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 _INSTRUCTION = "{system}### Instruction:\n{prompt}\n\n### Response:\n"
 
 
@@ -47,14 +49,21 @@ class Renderer:
             self._template = environment.from_string(section.template)
         except TemplateError as error:
             raise PromptError(f"prompt.template must be a Jinja template, but {error}: {section.template!r}") from None
-        if section.system and not tokenizer.chat_template and tokenizer.eos_token_id is None:
-            raise PromptError("the tokenizer has neither a chat template nor an end token, so no answer could end")
-        self._end = self._end_of_turn()
+        self._check_template()
+        # Special tokens that are text in a row would be read as the end of a turn, or the begin of one.
+        self._specials = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._lead, self._end = self._around_answer()
         self._answers = {label: self._answer(label) for label in self.labels}
         self._check_distinct()
 
     def prompt_tokens(self, text: str) -> tuple[int, ...]:
-        """The tokens up to where the answer begins."""
+        """The tokens up to where the answer begins.
+
+        Raises:
+            PromptError: if the text has one of the tokenizer's special tokens in it.
+        """
+        if found := [special for special in self._specials if special in text]:
+            raise PromptError(f"a text must not have special tokens of the model in it, but has {found[0]!r}")
         # A chat template writes its own first token; the instruction format leaves it to the tokenizer.
         is_chat = bool(self.tokenizer.chat_template)
         return tuple(self.tokenizer(self.prompt(text), add_special_tokens=not is_chat)["input_ids"])
@@ -69,7 +78,8 @@ class Renderer:
         Raises:
             PromptError: if any row is longer than `prompt.max_tokens`.
         """
-        examples = [Example(self.prompt_tokens(row.text), self.answer_tokens(row.label)) for row in rows]
+        prompts = self._prompts(rows)
+        examples = [Example(prompt, self.answer_tokens(row.label)) for prompt, row in zip(prompts, rows, strict=True)]
         self._check_lengths(rows, [len(item.prompt) + len(item.answer) for item in examples])
         return examples
 
@@ -79,21 +89,41 @@ class Renderer:
         Raises:
             PromptError: if any row is longer than `prompt.max_tokens`.
         """
-        prompts = [self.prompt_tokens(row.text) for row in rows]
+        prompts = self._prompts(rows)
         longest = max(map(len, self._answers.values()))
         self._check_lengths(rows, [len(prompt) + longest for prompt in prompts])
         return prompts
 
+    def _prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        prompts = []
+        for row in rows:
+            try:
+                prompts.append(self.prompt_tokens(row.text))
+            except PromptError as error:
+                raise PromptError(f"{row.place}: {error}") from None
+        return prompts
+
     def prompt(self, text: str) -> str:
         """The rendered prompt, as the model will see it."""
-        try:
-            body = self._template.render(text=text, labels=self.labels)
-        except TemplateError as error:
-            raise PromptError(f"prompt.template could not be rendered: {error}; it knows `text` and `labels`") from None
+        body = self._body(text)
         if self.tokenizer.chat_template:
             return self._chat(self._messages(body), add_generation_prompt=True)
         system = f"{self.section.system}\n\n" if self.section.system else ""
         return _INSTRUCTION.format(system=system, prompt=body)
+
+    def _body(self, text: str) -> str:
+        try:
+            return self._template.render(text=text, labels=self.labels)
+        except Exception as error:  # the template is the user's code, and may raise anything
+            raise PromptError(
+                f"prompt.template could not be rendered: {type(error).__name__}: {error}; it knows `text` and `labels`"
+            ) from None
+
+    def _check_template(self) -> None:
+        if self._body("one text") == self._body("another"):
+            raise PromptError(
+                f"prompt.template must use the row's text, {{{{ text }}}}, but is {self.section.template!r}"
+            )
 
     def _messages(self, body: str) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.section.system}] if self.section.system else []
@@ -102,35 +132,40 @@ class Renderer:
     def _chat(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **_TEMPLATE_ARGUMENTS
             )
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise PromptError(f"the model's chat template refuses the conversation: {error}") from error
         return str(text)
 
-    def _end_of_turn(self) -> int:
-        """The token behind an answer: what the chat template writes there, else the end-of-text token."""
+    def _around_answer(self) -> tuple[str, int]:
+        """The space that the chat template writes before an answer, and the token that ends it."""
         if self.tokenizer.chat_template:
             probe = self.labels[0]
             prompt = self.prompt("Is this a probe?")
-            messages = [*self._messages(self._template.render(text="Is this a probe?", labels=self.labels))]
-            whole = self._chat([*messages, {"role": "assistant", "content": probe}], add_generation_prompt=False)
-            if not whole.startswith(prompt + probe):
+            turns = [*self._messages(self._body("Is this a probe?")), {"role": "assistant", "content": probe}]
+            whole = self._chat(turns, add_generation_prompt=False)
+            behind = whole.removeprefix(prompt)
+            if not whole.startswith(prompt) or not behind.lstrip().startswith(probe):
                 raise PromptError(
                     "the chat template must put the answer unchanged behind the prompt, but a conversation with an "
                     f"answer is rendered as {whole!r}, which does not begin with {prompt + probe!r}"
                 )
-            rest = self.tokenizer(whole[len(prompt + probe) :], add_special_tokens=False)["input_ids"]
+            lead = behind[: behind.index(probe)]
+            rest = behind[len(lead) + len(probe) :].lstrip()
+            tokens = self.tokenizer(rest, add_special_tokens=False)["input_ids"]
             # Not `all_special_ids`, which knows the roles (eos, pad, …) but not every marker of a turn.
             added = self.tokenizer.added_tokens_decoder
-            if rest and rest[0] in added and added[rest[0]].special:
-                return int(rest[0])
+            if tokens and tokens[0] in added and added[tokens[0]].special:
+                return lead, int(tokens[0])
+        else:
+            lead = ""
         if self.tokenizer.eos_token_id is None:
             raise PromptError("the tokenizer has no end token (eos_token), so no answer could end")
-        return int(self.tokenizer.eos_token_id)
+        return lead, int(self.tokenizer.eos_token_id)
 
     def _answer(self, label: str) -> tuple[int, ...]:
-        return (*self.tokenizer(label, add_special_tokens=False)["input_ids"], self._end)
+        return (*self.tokenizer(self._lead + label, add_special_tokens=False)["input_ids"], self._end)
 
     def _check_distinct(self) -> None:
         owners: dict[tuple[int, ...], str] = {}

@@ -28,7 +28,7 @@ def write(folder: Path, state: AdapterState, params: TrialParams, base: str, lin
         base: what the adapter's config names as its base model.
         linears: every linear of the base, to write the targets as short as they can be.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     targets = resolve(params.target_modules, linears)

@@ -32,12 +32,13 @@ def save(file: Path, slot: Slot, state: AdapterState) -> None:
         "rhythm": slot.rhythm.model_dump(),
         "step": slot.step,
         "train_tokens": slot.train_tokens,
+        "supervised_tokens": slot.supervised_tokens,
         "duration_s": slot.duration_s,
         "evaluations": slot.evaluations,
         "best_evaluation": slot.best_evaluation,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = file.with_name(f".{file.name}.tmp")  # one name, so that a killed writer leaves one file at most
     save_file(tensors, temporary, metadata={"sweeper": json.dumps(header)})
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
@@ -61,6 +62,7 @@ def load(file: Path) -> tuple[Slot, AdapterState]:
         rhythm=Rhythm.model_validate(header["rhythm"]),
         step=header["step"],
         train_tokens=header["train_tokens"],
+        supervised_tokens=header["supervised_tokens"],
         duration_s=header["duration_s"],
         evaluations=header["evaluations"],
         best_evaluation=header["best_evaluation"],

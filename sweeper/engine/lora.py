@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# grouped_mm needs strides in multiples of 16 bytes, so ranks are padded to eight elements.
+# Of eight elements, for grouped_mm: see `ragged_matmul`.
 RANK_MULTIPLE = 8
 
 
@@ -101,7 +101,9 @@ def ragged_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     Returns:
         `(rows, out)`.
     """
-    if x.dtype is not torch.float64:  # grouped_mm has no float64
+    # grouped_mm has no float64, and wants strides in multiples of 16 bytes.
+    is_aligned = all(width * x.element_size() % 16 == 0 for width in weights.shape[1:])
+    if x.dtype is not torch.float64 and is_aligned:
         return functional.grouped_mm(x, weights.transpose(1, 2), offs=ends)
     counts = torch.diff(ends, prepend=ends.new_zeros(1))
     starts = ends - counts

@@ -40,6 +40,7 @@ class Slot:
     rhythm: Rhythm
     step: int = 0
     train_tokens: int = 0
+    supervised_tokens: int = 0
     duration_s: float = 0.0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_evaluation: int | None = None
@@ -61,8 +62,6 @@ class Tick:
     loss: float
     grad_norm: float
     learning_rate: float
-    tokens: int
-    supervised_tokens: int
 
     @property
     def is_finite(self) -> bool:
@@ -146,12 +145,11 @@ class Pack:
         rates = [self._rates(slot) for slot in self.slots]
         norms = optimizer.step(self.stack, rates)
         ticks = []
-        for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True)):
-            tokens = sum(len(item.tokens) for item in items if item.slot == index)
+        for index, slot in enumerate(self.slots):
             slot.step += 1
-            slot.train_tokens += tokens
-            ticks.append(Tick(losses[index], norms[index], rates[index].learning_rate, tokens, answers[index]))
-            assert batch  # a rhythm has no empty step
+            slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
+            slot.supervised_tokens += answers[index]
+            ticks.append(Tick(losses[index], norms[index], rates[index].learning_rate))
         return ticks
 
     def _backward(self, items: list[Item], answers: list[int]) -> list[float]:

@@ -17,6 +17,7 @@ from sweeper.paths import Home, write_atomically
 from sweeper.search.study import StudyView, TrialView, view
 
 MANIFEST = "sweeper.json"
+CONFIG = "adapter_config.json"  # PEFT's name
 _VERSIONED = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -36,8 +37,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     paths = home.study(study)
     config = check.load(paths)
     trial = _chosen(seen, number)
-    source = paths.adapter(trial.number)
-    if not source.is_dir():
+    adapter = paths.adapter(trial.number)
+    if not adapter.is_dir():
         kept = ", ".join(map(str, seen.attributes.get("adapters", []))) or "none"
         raise ExportError(
             f"the adapter of trial {trial.number} must still be there, but only those of the best "
@@ -46,7 +47,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     folder = folder.expanduser().absolute()
     if folder.exists() and not force:
         raise ExportError(f"the folder must not exist yet, but {folder} does; --force replaces it")
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+    is_ours = folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not is_ours:
         raise ExportError(f"--force replaces an earlier export, but {folder} has no {MANIFEST}; choose another folder")
 
     test: dict[str, Any] = seen.attributes.get("test", {})
@@ -69,7 +71,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "lora": config.trial_params(trial.params).model_dump(mode="json"),
         "versions": {name: version(name) for name in _VERSIONED},
     }
-    _write(folder, source, manifest, config.model.model_dump(), home)
+    _write(folder, adapter, manifest, config.model.model_dump(), home)
     return manifest
 
 
@@ -86,16 +88,21 @@ def _chosen(seen: StudyView, number: int | None) -> TrialView:
     return found[0]
 
 
-def _write(folder: Path, source: Path, manifest: dict[str, Any], model: dict[str, Any], home: Home) -> None:
+def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[str, Any], home: Home) -> None:
     from sweeper.config.schema import ModelSection
-    from sweeper.models.base import load_tokenizer
+    from sweeper.models.base import load_tokenizer, source
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        shutil.copytree(source, temporary)
-        load_tokenizer(ModelSection.model_validate(model), home).save_pretrained(temporary)
+        shutil.copytree(adapter, temporary)
+        section = ModelSection.model_validate(model)
+        load_tokenizer(section, home).save_pretrained(temporary)
+        # Where the base is now: the store may have moved since the adapter was trained.
+        config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = source(section, home)
+        write_atomically(temporary / CONFIG, json.dumps(config, indent=2))
         manifest["sha256"] = {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(temporary.iterdir())
         }

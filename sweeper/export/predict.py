@@ -46,16 +46,22 @@ class Predictor:
                 f"an exported folder has a readable {MANIFEST}, but {folder} has not ({error}); "
                 "write one with `sweeper export STUDY --to DIR`"
             ) from None
-        section = ModelSection.model_validate(manifest["model"])
-        params = TrialParams.model_validate(manifest["lora"])
+        try:
+            section = ModelSection.model_validate(manifest["model"])
+            params = TrialParams.model_validate(manifest["lora"])
+            prompt = PromptSection.model_validate(manifest["prompt"])
+            labels, text_column = manifest["labels"], manifest["text_column"]
+            weights = adapter.read(folder, params)
+        except (KeyError, ValueError, OSError) as error:
+            raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
         tokenizer: Any = base.load_tokenizer(section, home)
-        rendered = Renderer(tokenizer, PromptSection.model_validate(manifest["prompt"]), manifest["labels"])
+        rendered = Renderer(tokenizer, prompt, labels)
         model = base.load_base(section, home, base.pick_device("auto"))
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, seed=0, chunk_tokens=CHUNK_TOKENS)
         slot, _ = pack.new_slot(0, params, Rhythm(interval_examples=1, evaluations=1, batch_size=1))
-        pack.admit(slot, adapter.read(folder, params))
-        trie = LabelTrie({label: rendered.answer_tokens(label) for label in manifest["labels"]})
-        return cls(pack, rendered, trie, manifest["text_column"])
+        pack.admit(slot, weights)
+        trie = LabelTrie({label: rendered.answer_tokens(label) for label in labels})
+        return cls(pack, rendered, trie, text_column)
 
     def predict(self, texts: list[str]) -> list[str]:
         """The label of each text."""
@@ -64,7 +70,7 @@ class Predictor:
         return labels
 
 
-def read_jsonl(lines: Iterable[str], column: str) -> list[dict[str, Any]]:
+def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:
     """Rows of standard input.
 
     Raises:
@@ -76,9 +82,9 @@ def read_jsonl(lines: Iterable[str], column: str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not JSON, or not UTF-8
             raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
-            raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line:.80}")
+            raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line[:80]!r}")
         rows.append(row)
     return rows

@@ -7,6 +7,7 @@ checkpoint and end, the second kills it at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from sweeper.errors import ERRORS, ConfigError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.paths import Home, StudyPaths, write_atomically
-from sweeper.search.study import StudyView, view
+from sweeper.search.study import StudyView, study_names, view
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
@@ -44,8 +45,9 @@ def launch(config: Config) -> int:
     """
     home = Home(Path(config.store.home).expanduser().absolute())
     home.create()
+    config = check.with_absolute_paths(config)
     paths = home.study(config.study.name)
-    paths.root.mkdir(parents=True, exist_ok=True)
+    paths.create()
     lock = FileLock(paths.launcher_lock)
     try:
         lock.acquire(timeout=0)
@@ -73,12 +75,11 @@ def is_finished(study: StudyView, total: int) -> bool:
 
 
 def _existing(home: Home, paths: StudyPaths) -> StudyView | None:
-    if not paths.config.is_file() or not home.optuna_file.is_file():
+    if not home.optuna_file.is_file() or paths.name not in study_names(home):
         return None
-    try:
-        return view(home, paths.name)
-    except StoreError:  # the first launch ended before it asked for a trial
-        return None
+    seen = view(home, paths.name)
+    # A launch that ended before it measured anything binds nobody to its settings.
+    return seen if seen.trials or "baseline" in seen.attributes else None
 
 
 def _holder(paths: StudyPaths) -> str:
@@ -106,7 +107,7 @@ class Supervisor:
         self._paths = paths
         self._config = config
         self._interruptions = 0
-        self._worker: subprocess.Popen[bytes]
+        self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         self._paths.outcome.unlink(missing_ok=True)
@@ -115,8 +116,9 @@ class Supervisor:
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self._paths.worker_log.open("ab") as log:
-                self._worker = subprocess.Popen(
-                    [sys.executable, "-m", "sweeper.worker", self._paths.name],
+                worker = self._worker = subprocess.Popen(
+                    # -P: a datasets.py in the folder that one launches from must not be imported as the library.
+                    [sys.executable, "-P", "-m", "sweeper.worker", self._paths.name],
                     stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -124,34 +126,37 @@ class Supervisor:
                     env=worker_environment(self._paths.home),
                 )
                 with show(progress) as screen:
-                    while self._worker.poll() is None:
+                    if self._interruptions:  # while the worker was starting
+                        worker.terminate()
+                    while worker.poll() is None:
                         screen.update(reader.new())
                         time.sleep(_POLL_S)
                     screen.update(reader.new())
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return self._conclude()
+        return self._conclude(worker)
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         self._interruptions += 1
         if self._interruptions == 1:
             print("\nstopping: the trials in flight are checkpointed; Ctrl-C again ends at once", file=sys.stderr)
-            self._worker.terminate()
-        else:
-            os.killpg(self._worker.pid, signal.SIGKILL)
+            if self._worker is not None:
+                self._worker.terminate()
+        elif self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(self._worker.pid, signal.SIGKILL)
 
-    def _conclude(self) -> int:
-        try:
-            outcome: dict[str, Any] = json.loads(self._paths.outcome.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+    def _conclude(self, worker: subprocess.Popen[bytes]) -> int:
+        outcome = self._outcome(worker.pid)
+        if outcome is None:
             if self._interruptions:
                 return INTERRUPTED
             raise WorkerError(
-                f"the worker must end with an outcome, but it ended with code {self._worker.returncode} and none; "
+                f"the worker must end with an outcome, but it ended with code {worker.returncode} and none; "
                 f"the last lines of {self._paths.worker_log}:\n{self._log_tail()}\n"
                 "Its trials resume when the same command is run again"
-            ) from None
+            )
         if outcome["status"] == "error":
             if outcome["kind"] in ERRORS:
                 kind = ERRORS[outcome["kind"]]
@@ -163,6 +168,14 @@ class Supervisor:
                 f"The trace is in {self._paths.worker_log}. Its trials resume when the same command is run again"
             )
         return INTERRUPTED if outcome["status"] == "stopped" else 0
+
+    def _outcome(self, pid: int) -> dict[str, Any] | None:
+        """What the worker `pid` left; None where there is nothing, or an earlier worker's."""
+        try:
+            outcome: dict[str, Any] = json.loads(self._paths.outcome.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return outcome if outcome["pid"] == pid else None
 
     def _log_tail(self) -> str:
         lines = self._paths.worker_log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -64,7 +64,7 @@ class Progress:
                         trial.step, trial.loss = slot["step"], slot["loss"]
             case "evaluating":
                 self.phase = "evaluating"
-            case "evaluation":
+            case "evaluation" if number in self.in_flight:  # not a late word of an earlier worker
                 self.in_flight[number].score = event[self.metric]
                 return (
                     f"{self.in_flight[number].name}: validation {self.metric} {event[self.metric]:.3f} "

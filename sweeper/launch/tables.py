@@ -40,6 +40,8 @@ def trial_json(trial: TrialView) -> dict[str, Any]:
         "metrics": trial.metrics,
         "duration_s": trial.duration_s,
         "reason": trial.reason,
+        "detail": trial.detail,
+        "examples_seen": trial.examples_seen,
         "is_informed": trial.is_informed,
         "evaluations": list(trial.evaluations),
     }
@@ -48,6 +50,8 @@ def trial_json(trial: TrialView) -> dict[str, Any]:
 def study_table(study: StudyView, config: Config) -> RenderableType:
     """`status`: every trial, the best first, then the others by number."""
     best = study.best
+    if not study.trials:
+        return Text(f"{study.name}: {_counts(study, config)}")
     table = Table(
         padding=(0, 1, 0, 0),
         title=f"{study.name}: {_counts(study, config)}",

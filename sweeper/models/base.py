@@ -3,8 +3,8 @@
 Guards against a fault of bitsandbytes 0.50 on CPUs with AVX512-BF16: one forward in `eval()`
 under `no_grad` repacks a layer's 4-bit weights in place, and every later training forward takes a
 kernel without autograd, so that gradients vanish without an error. The layers' switch for that
-kernel is turned off here (`guard`), and `unguarded` names the layers where it is on. Torch warns when
-it goes backward through such a kernel; that warning is an error here.
+kernel is turned off here (`guard`). Torch warns when it goes backward through such a kernel; that
+warning is an error here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def source(section: ModelSection, home: Home) -> str:
     """The folder or Hub id that the model is loaded from; converts a packaged GGUF file on first use.
 
     Raises:
-        ModelError: if a bundled model does not exist.
+        ModelError: if a bundled model or a folder does not exist.
     """
     assert section.path is not None  # checked with the configuration
     if section.path.startswith(BUNDLED):
@@ -46,8 +46,11 @@ def source(section: ModelSection, home: Home) -> str:
         return str(folder)
     if section.gguf_package and (file := _packaged_gguf(section.gguf_package)):
         return str(_converted(file, home.models / section.name))
-    if Path(section.path).expanduser().is_dir():
-        return str(Path(section.path).expanduser().resolve())
+    folder = Path(section.path).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if section.path.startswith(("/", ".", "~")):
+        raise ModelError(f"model.path: there is no folder {folder}")
     return section.path
 
 
@@ -85,6 +88,7 @@ def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
         )
     model.requires_grad_(False)
     guard(model)
+    _without_dropout(model)
     return model
 
 
@@ -126,13 +130,13 @@ def guard(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def unguarded(model: Any) -> list[str]:
-    """The names of 4-bit layers that could lose gradients after an evaluation; empty when all is well."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, Linear4bit) and module.support_avx512bf16_for_cpu
-    ]
+def _without_dropout(model: Any) -> None:
+    """Turns a base's own dropout off: it draws from the global generator, so neighbours would change a trial."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def _packaged_gguf(package: str) -> Path | None:

@@ -21,7 +21,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.config.schema import Config
 from sweeper.config.space import INTEGERS, Range, Scalar
@@ -45,7 +47,12 @@ class Asked:
 
 
 def _storage(home: Home) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+    try:
+        return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StoreError(
+            f"{home.optuna_file} must be Optuna's SQLite store, but it cannot be opened: {error}"
+        ) from error
 
 
 def distribution(name: str, parameter: list[Scalar] | Range) -> BaseDistribution:
@@ -58,9 +65,9 @@ def distribution(name: str, parameter: list[Scalar] | Range) -> BaseDistribution
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-def sampler(config: Config, told: int) -> optuna.samplers.BaseSampler:
+def sampler(config: Config, trials: int) -> optuna.samplers.BaseSampler:
     """The configured sampler; a resumed study draws on from another seed than it began with."""
-    seed = config.search.seed + told
+    seed = config.search.seed + trials
     if config.sampler.name == "tpe":
         return optuna.samplers.TPESampler(
             n_startup_trials=config.sampler.startup_trials, multivariate=True, constant_liar=True, seed=seed
@@ -148,9 +155,9 @@ class Search:
         self._record(number, {**record, "reason": reason.value})
         self._study.tell(self._running.pop(number), state=TrialState.PRUNED)
 
-    def fail(self, number: int, trace: str) -> None:
+    def fail(self, number: int, detail: str) -> None:
         """Tells a trial that a defect ended."""
-        self._record(number, {"reason": Reason.DEFECT.value, "trace": trace})
+        self._record(number, {"reason": Reason.DEFECT.value, "detail": detail})
         self._study.tell(self._running.pop(number), state=TrialState.FAIL)
 
     def requeue(self, number: int, has_crashed: bool) -> None:
@@ -187,6 +194,8 @@ class TrialView:
     metrics: dict[str, float]
     duration_s: float | None
     reason: str | None
+    detail: str | None
+    examples_seen: int | None
     is_informed: bool
     evaluations: tuple[float, ...]
 
@@ -201,6 +210,8 @@ class TrialView:
             metrics=dict(attributes.get("metrics", {})),
             duration_s=attributes.get("duration_s"),
             reason=attributes.get("reason"),
+            detail=attributes.get("detail"),
+            examples_seen=attributes.get("examples_seen"),
             is_informed=bool(attributes.get("is_informed", False)),
             evaluations=tuple(value for _, value in sorted(trial.intermediate_values.items())),
         )
@@ -230,18 +241,26 @@ def best_of(trials: Sequence[TrialView]) -> TrialView | None:
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
+def study_names(home: Home) -> list[str]:
+    """The studies in the store.
+
+    Raises:
+        StoreError: if there is no store.
+    """
+    if not home.optuna_file.is_file():
+        raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
+    return list(optuna.study.get_all_study_names(_storage(home)))
+
+
 def view(home: Home, name: str) -> StudyView:
     """Reads a study.
 
     Raises:
         StoreError: if there is none of that name.
     """
-    if not home.optuna_file.is_file():
-        raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
-    storage = _storage(home)
-    names = optuna.study.get_all_study_names(storage)
+    names = study_names(home)
     if name not in names:
         raise StoreError(f"{unknown('study', name, names)} (store: {home.root})")
-    study = optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=_storage(home))
     trials = [TrialView.of(trial) for trial in study.get_trials(deepcopy=False)]
     return StudyView(name=name, trials=trials, attributes=study.user_attrs)

@@ -7,6 +7,7 @@
 | train/grad_norm | before clipping | training examples seen |
 | train/learning_rate | of A | training examples seen |
 | train/tokens | tokens read so far, prompt and answer | training examples seen |
+| train/supervised_tokens | answer tokens so far, those with a loss | training examples seen |
 | duration_s | wall seconds in the pack, shared with its neighbours | training examples seen |
 | best_value | the objective's value, on trials that are complete | – |
 | test/accuracy, test/macro_f1 | on the test split, winner and base | – |
@@ -106,6 +107,7 @@ class MemoryTracker(Tracker):
             self.runs[key].metrics.setdefault(name, []).append((step, value))
 
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
+        file.stat()  # raises as a store does where there is nothing to copy
         names = sorted(item.name for item in file.iterdir()) if file.is_dir() else [file.name]
         self.runs[key].files.setdefault(folder or "", []).extend(names)
 

@@ -11,7 +11,11 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
@@ -33,7 +37,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to pass on
     threading.Thread(target=_watch_launcher, args=(stopping,), daemon=True).start()
     try:
-        with FileLock(paths.worker_lock, timeout=HANDOVER_S):
+        with _lock(paths.worker_lock, stopping):
             # Imported here, so that the signal handlers stand before the seconds that this takes.
             from sweeper.tracking.mlflow_tracker import MlflowTracker
             from sweeper.worker.session import Session
@@ -44,7 +48,7 @@ def main() -> None:
         outcome = {
             "status": "error",
             "kind": "StoreError",
-            "message": f"another worker of {paths.name!r} still runs after {HANDOVER_S} s; stop it, then launch again",
+            "message": f"another worker of {paths.name!r} still runs; stop it, then launch again",
             "trace": None,
         }
     except Exception as error:  # the outcome must be written whatever happened
@@ -54,10 +58,25 @@ def main() -> None:
             "message": str(error),
             "trace": traceback.format_exc(),
         }
-    paths.write_outcome(outcome)
+    paths.write_outcome({"pid": os.getpid(), **outcome})
     if outcome.get("trace"):
         print(outcome["trace"], file=sys.stderr, flush=True)
     sys.exit(0 if outcome["status"] != "error" else 1)
+
+
+@contextmanager
+def _lock(file: Path, stopping: threading.Event) -> Iterator[None]:
+    """Waits for an earlier worker to leave; raises Timeout when it does not, or a stop is asked for."""
+    lock = FileLock(file)
+    deadline = time.monotonic() + HANDOVER_S
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            if stopping.is_set() or time.monotonic() > deadline:
+                raise
+    with lock:
+        yield
 
 
 def _watch_launcher(stopping: threading.Event) -> None:

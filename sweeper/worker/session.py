@@ -1,8 +1,9 @@
 """A worker's session: asks, trains in packs, scores, tells, until the study has its total.
 
 One exception handler (`run`) stands between a defect and the study: whatever escapes, the trials in
-flight go back to the queue and resume from their last checkpoints. A trial that was in flight at
-three crashes is told as failed, so that a study cannot loop over it for ever.
+flight go back to the queue and resume from their last checkpoints. A trial that was in flight when an
+exception escaped goes on alone, so that its neighbours are not blamed for it, and is told as failed at
+the third, so that a study cannot loop over it for ever. A worker that is killed blames nobody.
 """
 
 from __future__ import annotations
@@ -58,16 +59,19 @@ class Session:
         self.events = EventLog(paths.events)
         self.search = Search(paths.home, self.config)
         self._saved_at: dict[int, float] = {}
+        self._suspects: set[int] = set()  # trials that were in flight at an exception
 
     def run(self) -> dict[str, Any]:
         """Works until the total is reached or a stop is asked for; returns the outcome for the launcher."""
-        self.search.requeue_orphans()
         bench: Workbench | None = None
         try:
+            self.search.requeue_orphans()
+            self._reconcile()
             self.events.write("loading", model=self.config.model.name)
             bench = set_up(self.config, self.paths.home)
-            self._open_study(bench)
-            self._train(bench)
+            if not self.is_stopping():
+                self._open_study(bench)
+                self._train(bench)
             if self.is_stopping():
                 self._suspend(bench)
                 return {"status": "stopped"}
@@ -76,8 +80,7 @@ class Session:
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             is_ours = isinstance(error, SweeperError)
-            if bench is not None:
-                self._abandon(bench, has_crashed=not is_ours)
+            self._abandon(bench.pack.slots if bench else [], has_crashed=not is_ours)
             return {
                 "status": "error",
                 "kind": type(error).__name__,
@@ -95,7 +98,7 @@ class Session:
         self.search.remember("labels", bench.trie.labels)
         self.tracker.start(STUDY, name, {}, {"mlflow.note.content": self.config.study.description})
         self.tracker.log_file(STUDY, self.paths.config)
-        self._reconcile()
+        self._keep_best_adapters()
         if "baseline" in self.search.attributes:
             return
         self.events.write("baseline_started")
@@ -107,17 +110,15 @@ class Session:
         self.events.write("baseline", **scores.as_dict())
 
     def _reconcile(self) -> None:
-        """Catches the runs and files up with trials that were told just before a worker was killed."""
+        """Catches the runs and files up with what a killed worker had told Optuna, and with its orphans."""
         states = self.tracker.states()
         for trial in self.search.views():
-            expected = RUN_STATES[trial.state]
-            if trial.state in TOLD_STATES and states.get(trial_key(trial.number)) is not expected:
-                key = trial_key(trial.number)
+            key = trial_key(trial.number)
+            if key in states and states[key] is not RUN_STATES[trial.state]:
                 tags = {"sweeper.state": trial.state, "sweeper.reason": trial.reason or ""}
-                self.tracker.start(key, run_name(trial.number, trial.params), trial.params, {})
-                self.tracker.end(key, expected, tags)
+                self.tracker.end(key, RUN_STATES[trial.state], tags)
+            if trial.state in TOLD_STATES:
                 self.paths.checkpoint(trial.number).unlink(missing_ok=True)
-        self._keep_best_adapters()
 
     def _train(self, bench: Workbench) -> None:
         """The loop: refill, tick, score what is due, checkpoint."""
@@ -141,14 +142,23 @@ class Session:
             self._refill(bench)
 
     def _refill(self, bench: Workbench) -> None:
-        while len(bench.pack.slots) < self.config.engine.slots and not self.is_stopping():
+        while not self.is_stopping():
+            limit = 1 if self._suspects & {slot.number for slot in bench.pack.slots} else self.config.engine.slots
+            if len(bench.pack.slots) >= limit:
+                return
             asked = self.search.ask()
             if asked is None:
                 return
             if asked.crashes >= MAX_CRASHES:
                 self._fail(asked)
                 continue
-            self._admit(bench, asked)
+            if asked.crashes:
+                self._suspects.add(asked.number)
+            try:
+                self._admit(bench, asked)
+            except Exception as error:  # not in the pack yet, so `run` would not find it there
+                self.search.requeue(asked.number, has_crashed=not isinstance(error, SweeperError))
+                raise
 
     def _admit(self, bench: Workbench, asked: Asked) -> None:
         params = self.config.trial_params(asked.params)
@@ -184,6 +194,7 @@ class Session:
                 "train/grad_norm": tick.grad_norm,
                 "train/learning_rate": tick.learning_rate,
                 "train/tokens": slot.train_tokens,
+                "train/supervised_tokens": slot.supervised_tokens,
             }
             self.tracker.log(trial_key(slot.number), metrics, slot.examples_seen)
         self.events.write(
@@ -226,25 +237,23 @@ class Session:
     def _complete(self, bench: Workbench, slot: Slot) -> None:
         assert slot.best_evaluation is not None  # a trial is complete after its last evaluation
         assert slot.best_adapter is not None
-        bench.pack.remove(slot)
         folder = self.paths.adapter(slot.number)
         adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears)
         value = slot.evaluations[slot.best_evaluation][self.config.objective.metric]
         self.search.complete(slot.number, value, self._record(slot))
+        bench.pack.remove(slot)
         self.tracker.log(trial_key(slot.number), {"best_value": value}, slot.examples_seen)
         self._close(slot, RunState.FINISHED, {"sweeper.state": "COMPLETE"})
         self._keep_best_adapters()
 
     def _prune(self, bench: Workbench, slot: Slot, reason: Reason) -> None:
-        bench.pack.remove(slot)
         self.search.prune(slot.number, reason, self._record(slot))
+        bench.pack.remove(slot)
         self._close(slot, RunState.KILLED, {"sweeper.state": "PRUNED", "sweeper.reason": reason.value})
 
     def _fail(self, asked: Asked) -> None:
-        trace = (
-            f"was in flight at {asked.crashes} crashes of the worker; the traces are in {self.paths.worker_log.name}"
-        )
-        self.search.fail(asked.number, trace)
+        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
+        self.search.fail(asked.number, detail)
         self.paths.checkpoint(asked.number).unlink(missing_ok=True)
         key = trial_key(asked.number)
         self.tracker.start(key, run_name(asked.number, asked.params), asked.params, {})
@@ -257,11 +266,8 @@ class Session:
         best = slot.evaluations[slot.best_evaluation] if slot.best_evaluation is not None else {}
         return {
             "metrics": best,
-            "best_evaluation": slot.best_evaluation,
             "duration_s": round(slot.duration_s, 3),
             "examples_seen": slot.examples_seen,
-            "train_tokens": slot.train_tokens,
-            "fixed": slot.params.model_dump(mode="json"),
         }
 
     def _close(self, slot: Slot, state: RunState, tags: dict[str, str]) -> None:
@@ -281,8 +287,9 @@ class Session:
 
     def _keep_best_adapters(self) -> None:
         """Keeps the adapters of the best complete trials, on disk and in MLflow; deletes the others'."""
-        complete = [trial for trial in self.search.views() if trial.value is not None]
-        ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        views = self.search.views()
+        there = [trial for trial in views if trial.value is not None and self.paths.adapter(trial.number).is_dir()]
+        ranked = sorted(there, key=lambda trial: (-(trial.value or 0.0), trial.number))
         kept, dropped = ranked[: self.config.store.keep_adapters], ranked[self.config.store.keep_adapters :]
         tracked = set(self.search.attributes.get("adapters", []))
         for trial in kept:
@@ -299,6 +306,7 @@ class Session:
                 self._checkpoint(bench, slot)
 
     def _checkpoint(self, bench: Workbench, slot: Slot) -> None:
+        self.tracker.flush()  # what the checkpoint has behind it would not be logged again
         checkpoint.save(self.paths.checkpoint(slot.number), slot, bench.pack.state(slot))
         self._saved_at[slot.number] = time.monotonic()
 
@@ -306,26 +314,30 @@ class Session:
         """Checkpoints every trial in flight and puts it back into the queue."""
         for slot in bench.pack.slots:
             self._checkpoint(bench, slot)
-        self._abandon(bench, has_crashed=False)
+        self._abandon(bench.pack.slots, has_crashed=False)
         self.events.write("suspended", numbers=[slot.number for slot in bench.pack.slots])
 
-    def _abandon(self, bench: Workbench, has_crashed: bool) -> None:
+    def _abandon(self, slots: list[Slot], has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""
-        for slot in bench.pack.slots:
+        for slot in slots:
             self.search.requeue(slot.number, has_crashed)
             self.tracker.end(trial_key(slot.number), RunState.SCHEDULED, {"sweeper.state": "WAITING"})
+        self._reconcile()
         if STUDY in self.tracker.states():
             self.tracker.end(STUDY, RunState.KILLED, {"sweeper.state": "interrupted"})
 
     def _finish(self, bench: Workbench) -> None:
         """Scores the winner and the base on the test split, once for each winner, and closes the study."""
         best = best_of(self.search.views())
+        test = None
         if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
-            self._test(bench, best)
+            test = self._test(bench, best)
+        self.tracker.flush()
         self.tracker.end(STUDY, RunState.FINISHED, {"sweeper.state": "finished"})
-        self.events.write("finished")
+        if test is not None:  # last: it is what makes the study finished for the launcher
+            self.search.remember("test", test)
 
-    def _test(self, bench: Workbench, best: TrialView) -> None:
+    def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
         params: TrialParams = self.config.trial_params(best.params)
         slot, _ = bench.pack.new_slot(best.number, params, self.config.rhythm(params, len(bench.pack.examples)))
@@ -334,19 +346,15 @@ class Session:
         bench.pack.remove(slot)
         base = bench.score_base(bench.test)
         looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
-        self.search.remember(
-            "test",
-            {
-                "trial": best.number,
-                "rows": len(bench.test.truth),
-                "looks": looks,
-                "winner": winner.as_dict(),
-                "base": base.as_dict(),
-                "majority": bench.majority.as_dict(),
-            },
-        )
         scores = {f"test/{name}": value for name, value in winner.as_dict().items()}
         self.tracker.log(trial_key(best.number), scores, step=0)
         self.tracker.log(BASELINE, {f"test/{name}": value for name, value in base.as_dict().items()}, step=0)
         self.tracker.log(STUDY, {**scores, "best_value": best.value or 0.0}, step=best.number)
-        self.events.write("tested", number=best.number, winner=winner.as_dict(), base=base.as_dict())
+        return {
+            "trial": best.number,
+            "rows": len(bench.test.truth),
+            "looks": looks,
+            "winner": winner.as_dict(),
+            "base": base.as_dict(),
+            "majority": bench.majority.as_dict(),
+        }

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from sweeper.config.schema import Config
+from sweeper.config.space import Range
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.data.rows import Row
 from sweeper.engine.pack import Pack
 from sweeper.models import base
-from sweeper.models.targets import linear_names
+from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.tasks.classification import LabelTrie, Scores, predict
 
@@ -53,6 +54,14 @@ class Workbench:
         return Scores.of(split.truth, labels)
 
 
+def _check_targets(config: Config, linears: list[str]) -> None:
+    """Resolves every choice of target modules now, not when a trial draws it."""
+    searched = config.search.space.get("target_modules", [])
+    choices = [config.lora.target_modules] if isinstance(searched, Range) or not searched else searched
+    for choice in choices:
+        resolve(choice if isinstance(choice, tuple) else str(choice), linears)
+
+
 def set_up(config: Config, home: Home) -> Workbench:
     """Loads data and base; everything that can be wrong with the data is found before the base is loaded.
 
@@ -70,6 +79,7 @@ def set_up(config: Config, home: Home) -> Workbench:
         torch.set_num_threads(config.engine.threads)
     model = base.load_base(config.model, home, base.pick_device(config.engine.device))
     linears = linear_names(model)
+    _check_targets(config, linears)
     pack = Pack(
         model,
         linears,

@@ -89,6 +89,16 @@ def test_nothing_to_show_is_said(home: Home, arguments: list[str], expected: str
     assert expected in result.stderr
 
 
+def test_broken_stores_and_exports_are_said(home: Home, tmp_path: Path) -> None:
+    home.optuna_file.write_bytes(b"not a database" * 100)
+    result = CliRunner().invoke(main, ["status", "demo"])
+    assert (result.exit_code, "must be Optuna's SQLite store" in result.stderr) == (2, True)
+    (tmp_path / "sweeper.json").write_text("{}")
+    result = CliRunner().invoke(main, ["predict", str(tmp_path), "text"])
+    assert (result.exit_code, "is not a whole export ('model')" in result.stderr) == (2, True)
+    assert CliRunner().invoke(main, ["ui", "--port", "70000"]).exit_code == 2
+
+
 def test_doctor_finds_this_machine_fit(home: Home) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sweeper", "doctor"],

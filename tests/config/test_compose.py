@@ -10,6 +10,7 @@ from sweeper.config import check, compose
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.paths import Home
+from sweeper.trial import TrialParams
 
 ROOT = Path(__file__).parents[2]
 GROUP_FILES = sorted(path for path in (ROOT / "conf").glob("*/*.yaml"))
@@ -84,6 +85,15 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
         (["study.name=../x"], "study.name: .*pattern"),
         (["-m"], "-m: sweeper searches by itself"),
         (["engine.slots=0"], "engine.slots: .*greater than or equal to 1"),
+        (["search.seed=-1"], "search.seed: .*greater than or equal to 0"),
+        (["train.seed=-1"], "train.seed: .*greater than or equal to 0"),
+        (["search.space.rank=['8','16']"], "search.space.rank: .*valid integer.*'8'"),
+        (["lora.alpha=inf"], "lora.alpha: .*finite number"),
+        (["model.name=../../x"], "model.name: .*pattern"),
+        (
+            ["~search.space.rank", "~search.space.alpha_ratio", "~search.space.learning_rate"],
+            "search.space: .*at least 1",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(composed: Callable[..., Config], overrides: list[str], expected: str) -> None:
@@ -136,17 +146,35 @@ def test_differences_name_the_key_and_both_values(composed: Callable[..., Config
     ]
 
 
-def test_every_key_is_read_somewhere() -> None:
-    """A key that nothing reads is a defect: each name is used as an attribute outside of the schema."""
-    sources = [path for path in (ROOT / "sweeper").rglob("*.py") if path.name != "schema.py"]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    schema = (ROOT / "sweeper" / "config" / "schema.py").read_text(encoding="utf-8")
-    through_trial_params = {"alpha_ratio"}  # read by Config.trial_params, by name
-    unread = []
-    for key in check.known_keys():
-        name = key.rpartition(".")[2]
-        if name in through_trial_params:
-            assert f'"{name}"' in schema
-        elif not re.search(rf"\.{name}\b", text) and not re.search(rf"self\.\w+\.{name}\b", schema):
-            unread.append(key)
-    assert unread == ["data.splits.train", "data.splits.validation", "data.splits.test"][: len(unread)]
+# Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.
+READERS = {
+    "data": ["data/rows.py"],
+    "prompt": ["data/prompt.py"],
+    "model": ["models/base.py"],
+    "lora": [],
+    "train": [],
+}
+OWN_NAMES = {"data": r"section(\.splits|\.columns)?", "prompt": r"(self\.)?section", "model": "section"}
+
+
+@pytest.mark.parametrize("key", sorted(key for key in check.known_keys() if key not in Config.model_fields))
+def test_every_key_is_read(key: str) -> None:
+    """A key that nothing reads is a defect."""
+    section, _, name = key.partition(".")
+    if section in ("lora", "train") and name in TrialParams.model_fields:
+        return  # read as a trial's hyperparameter
+    if key in ("data.splits", "data.columns", "model.name"):
+        assert any(other.startswith(f"{key}.") for other in check.known_keys()) or key == "model.name"
+        return
+    package = ROOT / "sweeper"
+    everywhere = "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    path = name.replace(".", r"\.")
+    patterns = [(rf"(config|self|_config|now|before)\.{section}\.{path}\b", everywhere)]
+    if section == "lora":
+        patterns.append((rf'"{name}"', (package / "config" / "schema.py").read_text(encoding="utf-8")))
+    for file in READERS.get(section, []):
+        last = name.rpartition(".")[2]
+        patterns.append((rf"{OWN_NAMES[section]}\.{last}\b", (package / file).read_text(encoding="utf-8")))
+    if key.startswith("data.splits."):
+        patterns.append((r"getattr\(section\.splits, split\)", (package / "data/rows.py").read_text(encoding="utf-8")))
+    assert any(re.search(pattern, text) for pattern, text in patterns), f"nothing reads {key}"

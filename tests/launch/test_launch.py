@@ -19,6 +19,7 @@ from sweeper.launch.launcher import INTERRUPTED
 from sweeper.paths import Home
 from sweeper.search.study import view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.tracker import RunState
 from sweeper.worker.session import RUN_STATES
 from tests.conftest import SHORT
 
@@ -128,6 +129,15 @@ def test_launch_look_export_use(home: Home, few_tickets: Path, tmp_path: Path) -
     assert "study.name=NEW starts another" in other.stderr
 
 
+def test_a_launch_that_measured_nothing_binds_nobody(home: Home, few_tickets: Path) -> None:
+    launch = ["launch", *SHORT, f"data.path={few_tickets}", "search.trials=1"]
+    failed = sweeper(home, *launch, "prompt.max_tokens=20")
+    assert failed.returncode == 2
+    assert "prompt.max_tokens=20, but" in failed.stderr
+    assert "no trials yet" in sweeper(home, "status", "demo").stdout
+    assert sweeper(home, *launch).returncode == 0
+
+
 def test_interruptions_and_kills_lose_nothing(home: Home, few_tickets: Path) -> None:
     launch = ["launch", *SHORT, f"data.path={few_tickets}", "train.examples=192", "checkpoint.every_s=0.2"]
     # Ctrl-C: the trials in flight are checkpointed and wait.
@@ -164,11 +174,16 @@ def test_interruptions_and_kills_lose_nothing(home: Home, few_tickets: Path) -> 
     assert "ended with code -9 and none" in err
     assert view(home, "demo").counts() == {"RUNNING": 2}
 
+    tracked = {key.number: state for key, state in MlflowTracker(home, "demo").states().items()}
+    assert [tracked[number] for number in (0, 1)] == [RunState.RUNNING] * 2  # as Optuna has it
+
     # The same command again brings the study to its end, each trial under its own number.
     done = sweeper(home, *launch)
     assert done.returncode == 0, done.stderr
     status = json_of(home, "status", "demo")
     assert [trial["number"] for trial in status["trials"]] == [0, 1, 2]
+    tracked = {key.number: state for key, state in MlflowTracker(home, "demo").states().items()}
+    assert all(tracked[trial["number"]] is RUN_STATES[trial["state"]] for trial in status["trials"])
     assert set(status["counts"]) <= {"COMPLETE", "PRUNED"}
     started = re.findall(r'"number": (\d), "name": "[^"]*", "step": (\d+)', events.read_text(encoding="utf-8"))
     steps = [int(step) for number, step in started if number == "0"]
@@ -198,4 +213,5 @@ def test_a_moved_store_opens_whole(home: Home, few_tickets: Path, tmp_path: Path
     home.root.rename(moved.root)
     assert json_of(moved, "best", "demo")["number"] == 0
     assert sweeper(moved, "export", "demo", "--to", str(tmp_path / "out")).returncode == 0
+    assert sweeper(moved, "predict", str(tmp_path / "out"), "my parcel is late").returncode == 0
     assert len(MlflowTracker(moved, "demo").states()) == 3

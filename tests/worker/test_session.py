@@ -166,6 +166,62 @@ def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare
     assert not paths.checkpoint(1).exists()
 
 
+def test_orphans_of_a_kill_agree_even_if_the_next_session_ends_while_loading(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare(), MemoryTracker()
+
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches a kill."""
+
+    questions = StopAfter(5)
+
+    def kill() -> bool:
+        if questions():
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        run(paths, tracker, kill)
+    assert view(home, "demo").counts() == {"RUNNING": 2}
+    assert run(paths, tracker, lambda: True) == {"status": "stopped"}
+    assert view(home, "demo").counts() == {"WAITING": 2}
+    assert_stores_agree(view(home, "demo"), tracker)
+    assert tracker.states()[STUDY] is RunState.KILLED
+    assert run(paths, tracker) == {"status": "finished"}
+    assert len(view(home, "demo").trials) == 3
+
+
+def test_an_unknown_module_is_found_before_anything_is_measured(prepare: Prepare, home: Home) -> None:
+    outcome = run(prepare("+search.space.target_modules=[attention,bogus]"), MemoryTracker())
+    assert outcome["kind"] == "ModelError"
+    assert "unknown module `bogus`. Known: all-linear, attention, down_proj" in outcome["message"]
+    assert "baseline" not in view(home, "demo").attributes
+
+
+def test_more_adapters_may_be_kept_later(prepare: Prepare, home: Home) -> None:
+    tracker = MemoryTracker()
+    run(prepare("store.keep_adapters=1", "pruner=none"), tracker)
+    paths = prepare("store.keep_adapters=3", "search.trials=5", "pruner=none")
+    assert run(paths, tracker) == {"status": "finished"}
+    assert 2 <= sum(paths.adapter(number).is_dir() for number in range(5)) <= 3
+
+
+def test_a_suspect_goes_on_alone(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    with monkeypatch.context() as patched:
+        patched.setattr(Pack, "tick", lambda _: 1 / 0)
+        run(paths, tracker)
+    sizes = []
+    tick = Pack.tick
+
+    def counted(pack: Pack) -> Any:
+        sizes.append(len(pack.slots))
+        return tick(pack)
+
+    monkeypatch.setattr(Pack, "tick", counted)
+    assert run(paths, tracker) == {"status": "finished"}
+    assert set(sizes) == {1}
+
+
 def test_more_trials_score_the_test_split_again_only_for_a_new_winner(prepare: Prepare, home: Home) -> None:
     run(prepare("search.trials=1"), MemoryTracker())
     before = view(home, "demo")
