@@ -58,21 +58,22 @@ REPLIES = {
 def standard_library_text() -> list[str]:
     """The topics of pydoc and the docstrings of the importable standard-library modules."""
     texts = [str(text) for _, text in sorted(pydoc_data.topics.topics.items())]
-    for module_info in sorted(pkgutil.iter_modules(), key=lambda info: info.name):
-        name = module_info.name
-        if name not in sys.stdlib_module_names or name in {"antigravity", "this", "idlelib", "turtledemo", "test"}:
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                module = importlib.import_module(name)
-        except (ImportError, OSError, ValueError):
-            continue  # not built on this platform, or needs a display
-        for _, member in [(name, module), *sorted(vars(module).items())]:
-            text = inspect.getdoc(member) if getattr(member, "__doc__", None) else None
-            if text and len(text) > 40:
-                texts.append(text)
+    left_out = {"antigravity", "this", "idlelib", "turtledemo", "test"}
+    with warnings.catch_warnings(action="ignore"):  # deprecated modules and members say so when they are looked at
+        for module_info in sorted(pkgutil.iter_modules(), key=lambda info: info.name):
+            if module_info.name in sys.stdlib_module_names - left_out:
+                texts += _docstrings(module_info.name)
     return list(dict.fromkeys(texts))
+
+
+def _docstrings(name: str) -> list[str]:
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError, ValueError):
+        return []  # not built on this platform, or needs a display
+    members = [module, *(member for _, member in sorted(vars(module).items()))]
+    texts = [inspect.getdoc(member) or "" for member in members if getattr(member, "__doc__", None)]
+    return [text for text in texts if len(text) > 40]
 
 
 def conversations(count: int) -> list[str]:

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from sweeper.config.schema import Config, ModelSection
+from sweeper.errors import ModelError
+from sweeper.models import base
+from sweeper.models.targets import linear_names, resolve
+from sweeper.paths import Home
+from tests.conftest import small_model
+
+Compose = Callable[..., Config]
+CPU = torch.device("cpu")
+
+
+def section(composed: Compose, *overrides: str) -> ModelSection:
+    return composed("study=demo", *overrides).model
+
+
+def test_the_bundled_base_is_nf4_with_double_quantisation(composed: Compose, home: Home) -> None:
+    model = base.load_base(section(composed), home, CPU)
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 28
+    assert {layer.weight.quant_state.quant_type for layer in layers} == {"nf4"}
+    assert all(layer.weight.quant_state.nested for layer in layers)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_without_quantisation_and_in_another_precision(composed: Compose, home: Home) -> None:
+    model = base.load_base(section(composed, "model.quant=none", "model.dtype=bfloat16"), home, CPU)
+    assert not any(isinstance(module, Linear4bit) for module in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert 1_500_000 <= model.num_parameters() <= 4_000_000
+
+
+def test_a_local_folder(composed: Compose, home: Home, tmp_path: Path) -> None:
+    small_model(torch.float32).save_pretrained(tmp_path / "mine")
+    folder = tmp_path / "mine"
+    model = base.load_base(section(composed, "model=hub", f"model.path={folder}", "model.quant=none"), home, CPU)
+    assert model.config.hidden_size == 32
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/nowhere/model", "there is no folder /nowhere/model"),
+        ("bundled:huge", "there is no bundled model 'huge'; bundled: tiny"),
+        ("nobody/nothing", "(?s)'nobody/nothing' could not be loaded .* It must be a folder .* or a Hub id"),
+    ],
+)
+def test_a_model_that_is_not_there(composed: Compose, home: Home, path: str, expected: str) -> None:
+    with pytest.raises(ModelError, match=expected):
+        base.load_tokenizer(section(composed, "model=hub", f"model.path={path}"), home)
+
+
+def test_dtype_and_device(composed: Compose) -> None:
+    auto = section(composed)
+    assert base.compute_dtype(auto, CPU) is torch.float32
+    assert base.compute_dtype(auto, torch.device("cuda:0")) is torch.bfloat16
+    assert base.compute_dtype(section(composed, "model.dtype=float32"), torch.device("cuda:0")) is torch.float32
+    assert base.pick_device("cpu") == CPU
+    with pytest.raises(ModelError, match="cuda:99 is not there"):
+        base.pick_device("cuda:99")
+
+
+def test_targets() -> None:
+    names = linear_names(small_model())
+    assert len(names) == 14
+    assert "lm_head" not in names
+    assert resolve("all-linear", names) == names
+    assert {name.rpartition(".")[2] for name in resolve("attention", names)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {name.rpartition(".")[2] for name in resolve("mlp", names)} == {"gate_proj", "up_proj", "down_proj"}
+    assert resolve(["q_proj", "model.layers.1.mlp.up_proj"], names) == [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+    ]
+    with pytest.raises(ModelError, match=r"unknown module `q_prj`; did you mean `q_proj`\?"):
+        resolve(["q_prj"], names)
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=10))  # Conv1D throughout
+    with pytest.raises(ModelError, match="must have linear layers"):
+        linear_names(model)
