@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -28,6 +29,10 @@ def load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         bnb_4bit_compute_dtype=dtype,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, dtype=dtype)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # Otherwise bitsandbytes 0.50 computes a float32 model in bfloat16 on CPUs with AVX512-BF16.
+            module.support_avx512bf16_for_cpu = False
     return PeftModel.from_pretrained(model, str(folder)).eval(), AutoTokenizer.from_pretrained(str(folder))
 
 

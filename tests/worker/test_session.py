@@ -92,7 +92,7 @@ def test_a_study_from_start_to_end(prepare: Prepare, home: Home) -> None:
     assert composed["lora"]["rank"] == params["rank"]
     assert composed["lora"]["alpha"] == seen.trials[0].params["rank"] * seen.trials[0].params["alpha_ratio"]
     assert composed["train"]["learning_rate"] == params["learning_rate"]
-    assert composed["search"]["space"] == {}
+    assert composed["search"]["space"] == {name: [value] for name, value in params.items()}
 
 
 def test_an_interrupted_study_gives_what_an_uninterrupted_one_gives(prepare: Prepare, home: Home) -> None:
@@ -152,7 +152,9 @@ def test_a_defect_loses_nothing_and_cannot_loop_for_ever(
             assert_stores_agree(view(home, "demo"), tracker)
     assert run(paths, tracker) == {"status": "finished"}
     seen = view(home, "demo")
-    assert [(trial.state, trial.reason) for trial in seen.trials] == [("FAIL", "defect")] * 2
+    # The second trial was in flight at the first crash alone: after it, each goes on by itself.
+    assert [(trial.state, trial.reason) for trial in seen.trials] == [("FAIL", "defect"), ("COMPLETE", None)]
+    assert "in flight at 3 crashes of the worker" in (seen.trials[0].detail or "")
     assert_stores_agree(seen, tracker)
 
 
