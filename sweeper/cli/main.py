@@ -7,13 +7,17 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
 from sweeper import __version__
 from sweeper.errors import SweeperError
 from sweeper.paths import Home
+
+if TYPE_CHECKING:
+    from sweeper.config.schema import Config
+    from sweeper.search.study import StudyView
 
 Parameters = ParamSpec("Parameters")
 USAGE_ERROR = 2
@@ -55,7 +59,6 @@ def launch(arguments: tuple[str, ...]) -> int:
     A Hydra application: GROUP=OPTION and KEY=VALUE overrides, --cfg job, --info, --config-dir, --help.
     """
     from sweeper.config import compose
-    from sweeper.config.schema import Config
 
     codes: list[int] = []
 
@@ -90,6 +93,15 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
         console.print(f"{purpose}: {variable if command.startswith('sweeper') else ''}{command}", highlight=False)
 
 
+def _read(study: str) -> tuple[StudyView, Config]:
+    """A study of the store and its settings."""
+    from sweeper.config import check
+    from sweeper.search.study import view
+
+    home = Home.from_environment()
+    return view(home, study), check.load(home.study(study))
+
+
 @main.command()
 @click.argument("study")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -98,13 +110,9 @@ def status(study: str, as_json: bool) -> None:
     """Show a study's trials and their states."""
     from rich.console import Console
 
-    from sweeper.config import check
     from sweeper.launch.tables import study_json, study_table
-    from sweeper.search.study import view
 
-    home = Home.from_environment()
-    seen = view(home, study)
-    config = check.load(home.study(study))
+    seen, config = _read(study)
     if as_json:
         click.echo(json.dumps(study_json(seen, config), indent=2))
     else:
@@ -119,14 +127,10 @@ def best(study: str, as_json: bool) -> None:
     """Show a study's best trial and what it scored."""
     from rich.console import Console
 
-    from sweeper.config import check
     from sweeper.errors import StoreError
     from sweeper.launch.tables import answer, trial_json
-    from sweeper.search.study import view
 
-    home = Home.from_environment()
-    seen = view(home, study)
-    config = check.load(home.study(study))
+    seen, config = _read(study)
     if seen.best is None:
         raise StoreError(f"study {study!r} has no complete trial yet ({seen.counts() or 'no trials'})")
     if as_json:

@@ -31,7 +31,7 @@ from sweeper.trial import Rhythm, TrialParams
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 
-@dataclass
+@dataclass(eq=False)  # one trial, one slot: compared by identity
 class Slot:
     """What a trial is while it trains, apart from its tensors in the stack."""
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from sweeper.launch.progress import Progress
+
+STARTED = {"event": "trial_started", "number": 3, "name": "t03 r8", "step": 0, "steps": 20, "is_informed": False}
+EVALUATED = {"event": "evaluation", "number": 3, "index": 0, "examples": 40, "accuracy": 0.25, "macro_f1": 0.1}
+
+
+def ended(state: str, value: float | None, reason: str | None = None) -> dict[str, Any]:
+    return {"event": "trial_ended", "number": 3, "state": state, "value": value, "reason": reason}
+
+
+def test_the_story_of_a_trial() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    lines = [
+        progress.apply(event)
+        for event in (
+            {"event": "loading", "model": "tiny"},
+            {"event": "baseline", "accuracy": 0.1, "macro_f1": 0.0},
+            STARTED,
+            {"event": "tick", "slots": [{"number": 3, "step": 7, "loss": 1.5}, {"number": 9, "step": 1, "loss": 2.0}]},
+            EVALUATED,
+            ended("PRUNED", 0.25, "pruner"),
+        )
+    ]
+    assert lines == [
+        "loading tiny",
+        "untuned base: validation accuracy 0.100",
+        "t03 r8: started",
+        None,
+        "t03 r8: validation accuracy 0.250 after 40 examples",
+        "t03 r8: pruned (pruner) at accuracy 0.250; 1 ended in this session",
+    ]
+    assert progress.best is None  # a pruned trial is never the best
+    progress.apply(STARTED)
+    progress.apply(ended("COMPLETE", 0.5))
+    assert progress.best == (0.5, 3)
+    assert progress.in_flight == {}
+
+
+def test_a_late_word_of_an_earlier_worker_is_passed_over() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    assert progress.apply(EVALUATED) is None
+    assert "t03" in str(progress.apply(ended("PRUNED", None)))
+
+
+def test_the_table_shows_each_trial_in_flight() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    for event in (STARTED, {"event": "tick", "slots": [{"number": 3, "step": 7, "loss": 1.5}]}, EVALUATED):
+        progress.apply(event)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(progress.table())
+    text = captured.get()
+    assert "t03 r8" in text
+    assert "7/20" in text
+    assert "1.500" in text
+    assert "0.250" in text
