@@ -105,3 +105,15 @@ def test_a_stratified_draw_keeps_the_shares() -> None:
     assert drawn == rows.stratified(all_rows, 40, seed=1)
     assert drawn != rows.stratified(all_rows, 40, seed=2)
     assert rows.stratified(all_rows, None, seed=1) == all_rows
+
+
+def test_a_dataset_that_the_datasets_library_loads(ticket_files: Path, tmp_path: Path) -> None:
+    """The Hub is not reachable here; a local repository goes the same way through `load_dataset`."""
+    loaded = rows.load(section(ticket_files).model_copy(update={"source": "hub"}))
+    expected = rows.load(section(ticket_files))
+    assert loaded.sha256 == expected.sha256
+    assert loaded.train[0].place == f"{ticket_files}[train]:1"
+    with pytest.raises(DataError, match="split `nope`"):
+        rows.load(section(ticket_files, train="nope").model_copy(update={"source": "hub"}))
+    with pytest.raises(DataError, match="must name a dataset of the Hub .* nobody/nothing could not be loaded"):
+        rows.load(section(ticket_files).model_copy(update={"source": "hub", "path": "nobody/nothing"}))
