@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	$(BIN)/sweeper launch study=demo
 	@echo
-	@echo "Now: source $(BIN)/activate; sweeper ui   (then open http://127.0.0.1:5000)"
+	@echo "Now: source $(BIN)/activate; sweeper ui   (it prints the address to open)"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from sweeper.errors import StoreError
 from sweeper.paths import Home
 
 HOST = "127.0.0.1"
+START = "/#/experiments?workflowType=machine_learning"  # training runs; MLflow 3 would open at its GenAI views
 
 
 def server_command(home: Home, port: int) -> list[str]:
@@ -51,7 +52,7 @@ def serve(home: Home, port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise StoreError(f"port {port} must be free, but {error.strerror}; try --port {port + 1}") from None
-    click.echo(f"MLflow on http://{HOST}:{port} (store: {home.root}); Ctrl-C ends it")
+    click.echo(f"MLflow on http://{HOST}:{port}{START} (store: {home.root}); Ctrl-C ends it")
     sys.stdout.flush()
     command = server_command(home, port)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}

@@ -26,7 +26,6 @@ from sweeper.trial import RunKind
 
 ARTIFACT_ROOT = "mlflow-artifacts:"
 KIND_TAG, NUMBER_TAG = "sweeper.kind", "sweeper.trial"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI at the training runs
 _BATCH = 1000  # metrics that MLflow takes in one call
 for _noisy in ("alembic", "mlflow"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -40,9 +39,7 @@ class MlflowTracker(Tracker):
         self._client = MlflowClient(tracking_uri=home.mlflow_url)
         experiment = self._client.get_experiment_by_name(study)
         if experiment is None:
-            self._experiment = self._client.create_experiment(
-                study, artifact_location=f"{ARTIFACT_ROOT}/{study}", tags=EXPERIMENT_TAGS
-            )
+            self._experiment = self._client.create_experiment(study, artifact_location=f"{ARTIFACT_ROOT}/{study}")
         else:
             self._experiment = experiment.experiment_id
         self._study = study
