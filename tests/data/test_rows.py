@@ -115,5 +115,5 @@ def test_a_dataset_that_the_datasets_library_loads(ticket_files: Path, tmp_path:
     assert loaded.train[0].place == f"{ticket_files}[train]:1"
     with pytest.raises(DataError, match="split `nope`"):
         rows.load(section(ticket_files, train="nope").model_copy(update={"source": "hub"}))
-    with pytest.raises(DataError, match="must name a dataset of the Hub .* nobody/nothing could not be loaded"):
+    with pytest.raises(DataError, match=r"must name a dataset of the Hub .* nobody/nothing could not be loaded"):
         rows.load(section(ticket_files).model_copy(update={"source": "hub", "path": "nobody/nothing"}))
