@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import sweeper.models  # noqa: F401  (before bitsandbytes, whose needless warning it turns off)
 from sweeper.errors import StoreError
 from sweeper.paths import Home
 

@@ -65,7 +65,7 @@ def launch(arguments: tuple[str, ...]) -> int:
     def run(config: Config) -> None:
         from sweeper.launch.launcher import launch as launch_study
 
-        codes.append(launch_study(config))
+        codes.append(launch_study(config, announce=click.echo))
         home = Home(Path(config.store.home).expanduser().absolute())
         _print_result(home, config.study.name, is_finished=codes[0] == 0)
 
@@ -132,7 +132,9 @@ def best(study: str, as_json: bool) -> None:
 
     seen, config = _read(study)
     if seen.best is None:
-        raise StoreError(f"study {study!r} has no complete trial yet ({seen.counts() or 'no trials'})")
+        raise StoreError(
+            f"study {study!r} has no complete trial yet ({seen.summary()}); `sweeper status {study}` shows all"
+        )
     if as_json:
         extra = {"baseline": seen.attributes.get("baseline"), "test": seen.attributes.get("test")}
         click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
@@ -151,10 +153,10 @@ def export(study: str, folder: Path, number: int | None, force: bool) -> None:
     from sweeper.export.export import export as export_adapter
 
     manifest = export_adapter(Home.from_environment(), study, folder, number, force)
-    scores = manifest["scores"]
-    click.echo(f"trial {manifest['trial']} of {study} is in {folder} (validation {scores['validation']})")
-    if scores["test"]:
-        click.echo(f"test: {scores['test']}")
+    click.echo(f"trial {manifest['trial']} of {study} is in {folder}")
+    for split in ("validation", "test"):
+        if scores := manifest["scores"][split]:
+            click.echo(f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     click.echo(f'try it: sweeper predict {folder} "some text"')
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
@@ -26,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweeper.config.check import check, known_keys
 from sweeper.config.schema import Config
+from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
 
 GROUPS = ("study", "model", "data", "sampler", "pruner")
@@ -105,6 +107,11 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
 
     @hydra.main(version_base="1.3", config_path="pkg://sweeper.conf", config_name="config")
     def application(values: DictConfig) -> None:
+        if OmegaConf.is_missing(values.study, "name"):
+            refused.append(
+                ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
+            )
+            return
         plain: Any = OmegaConf.to_container(values, resolve=True)
         try:
             task(check(plain))
@@ -131,6 +138,10 @@ def _own_study(argument: str) -> str:
     folder = Path(value).expanduser().resolve()
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"study: a study folder has a config.yaml, but {folder} has none")
+    try:
+        OmegaConf.load(folder / "config.yaml")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"study: {folder / 'config.yaml'} must be YAML, but {error}") from None
     _own_folders[folder.name] = folder
     return f"study={folder.name}"
 
@@ -153,7 +164,15 @@ def _refuse(arguments: list[str]) -> None:
 
 def _unknown_key(key: str) -> list[str]:
     keys = known_keys()
-    if key in GROUPS or key in keys or key.startswith(("hydra.", "search.space.")):
+    if key == "search.space":
+        return [
+            "search.space: Hydra would merge this with the study's space; set search.space.NAME=… for each parameter, "
+            "+search.space.NAME=… for one that the study lacks, ~search.space.NAME to drop one"
+        ]
+    if key.startswith("search.space."):
+        name = key.split(".")[2]
+        return [] if name in PARAMETERS else [f"{key}: {unknown('parameter', name, PARAMETERS)}"]
+    if key in GROUPS or key in keys or key.startswith("hydra."):
         return []
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:

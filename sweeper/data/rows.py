@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -117,20 +118,26 @@ def _read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{file}, line {reader.line_num}: must have {len(reader.fieldnames or [])} fields as the "
-                        "header does, but has more or fewer; is a comma unquoted?"
-                    )
-                yield f"{file.name}:{reader.line_num}", dict(row)
-        except csv.Error as error:
-            raise DataError(f"{file}, line {reader.line_num}: must be CSV, but {error}") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}, after line {reader.line_num}: must be UTF-8, but {error.reason}") from None
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}, line {line}: must be UTF-8, but {error.reason}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    begin = 1  # of the row that is read next; a quoted field may go over several lines
+    try:
+        begin += len(reader.fieldnames or []) > 0
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{file}, line {begin}: must have {len(reader.fieldnames or [])} fields as the header does, "
+                    "but has more or fewer; is a comma unquoted?"
+                )
+            yield f"{file.name}:{begin}", dict(row)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{file}, in the row that begins at line {begin}: must be CSV, but {error}") from None
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -78,7 +78,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
 def _chosen(seen: StudyView, number: int | None) -> TrialView:
     if number is None:
         if seen.best is None:
-            raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.counts() or 'no trials'}")
+            raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}")
         return seen.best
     found = [trial for trial in seen.trials if trial.number == number]
     if not found:
@@ -92,9 +92,14 @@ def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[st
     from sweeper.config.schema import ModelSection
     from sweeper.models.base import load_tokenizer, source
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        temporary.rmdir()
+    except OSError as error:
+        raise ExportError(
+            f"the folder to export to must be one that can be written, but {folder}: {error.strerror}"
+        ) from None
     try:
         shutil.copytree(adapter, temporary)
         section = ModelSection.model_validate(model)

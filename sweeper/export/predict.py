@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from sweeper.config.schema import ModelSection, PromptSection
 from sweeper.data.prompt import Renderer
@@ -51,8 +54,13 @@ class Predictor:
             params = TrialParams.model_validate(manifest["lora"])
             prompt = PromptSection.model_validate(manifest["prompt"])
             labels, text_column = manifest["labels"], manifest["text_column"]
+            changed = [name for name, sha256 in manifest["sha256"].items() if _sha256(folder / name) != sha256]
+            if changed:
+                raise ExportError(
+                    f"the files of {folder} must be as they were exported, but changed: {', '.join(changed)}"
+                )
             weights = adapter.read(folder, params)
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError, SafetensorError) as error:
             raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
         tokenizer: Any = base.load_tokenizer(section, home)
         rendered = Renderer(tokenizer, prompt, labels)
@@ -68,6 +76,10 @@ class Predictor:
         prompts = [self.rendered.prompt_tokens(text) for text in texts]
         [labels] = predict(self.pack, [0], prompts, self.trie)
         return labels
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,8 +35,11 @@ INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
 
 
-def launch(config: Config) -> int:
+def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     """Runs a study towards its total, new or interrupted.
+
+    Args:
+        announce: takes a line for the person, where there is nothing to do.
 
     Returns:
         0 when the study is finished, 130 when it was interrupted and can be resumed.
@@ -52,7 +56,9 @@ def launch(config: Config) -> int:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StoreError(f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}") from None
+        raise StoreError(
+            f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}; wait for it, or stop it"
+        ) from None
     with lock:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(paths.holder, json.dumps(holder))
@@ -62,8 +68,12 @@ def launch(config: Config) -> int:
             _refuse_other_study(config, paths, before, data.sha256)
         check.save(config, paths)
         if before is not None and is_finished(before, config.search.trials):
+            announce(
+                f"{paths.name} is complete already: {len(before.trials)} trials. search.trials=N goes on to N, "
+                "study.name=NEW starts another"
+            )
             return 0
-        return Supervisor(paths, config).run()
+        return Supervisor(paths, config, before).run()
 
 
 def is_finished(study: StudyView, total: int) -> bool:
@@ -103,7 +113,9 @@ def _refuse_other_study(config: Config, paths: StudyPaths, before: StudyView, da
 class Supervisor:
     """Starts one worker, follows it, and passes interruptions on."""
 
-    def __init__(self, paths: StudyPaths, config: Config) -> None:
+    def __init__(self, paths: StudyPaths, config: Config, before: StudyView | None = None) -> None:
+        """`before` is the study as earlier sessions left it."""
+        self._before = before
         self._paths = paths
         self._config = config
         self._interruptions = 0
@@ -113,6 +125,8 @@ class Supervisor:
         self._paths.outcome.unlink(missing_ok=True)
         reader = EventReader(self._paths.events)
         progress = Progress(self._config.study.name, self._config.objective.metric, self._config.search.trials)
+        if self._before is not None:
+            self._recall(progress, self._before)
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self._paths.worker_log.open("ab") as log:
@@ -136,6 +150,13 @@ class Supervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self._conclude(worker)
+
+    def _recall(self, progress: Progress, before: StudyView) -> None:
+        """Shows what earlier sessions found."""
+        if "baseline" in before.attributes:
+            progress.baseline = before.attributes["baseline"][progress.metric]
+        if before.best is not None and before.best.value is not None:
+            progress.best = (before.best.value, before.best.number)
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         self._interruptions += 1

@@ -96,9 +96,8 @@ def answer(study: StudyView, config: Config) -> RenderableType:
 
 
 def _counts(study: StudyView, config: Config) -> str:
-    counts = ", ".join(f"{count} {state.lower()}" for state, count in study.counts().items()) or "no trials yet"
     informed = sum(trial.is_informed for trial in study.trials)
-    return f"{counts}; total {config.search.trials}; {informed} asks informed by the sampler"
+    return f"{study.summary()}; total {config.search.trials}; {informed} asks informed by the sampler"
 
 
 def _number(value: object) -> str:

@@ -234,6 +234,10 @@ class StudyView:
         states = [trial.state for trial in self.trials]
         return {state: states.count(state) for state in sorted(set(states))}
 
+    def summary(self) -> str:
+        """The counts in words."""
+        return ", ".join(f"{count} {state.lower()}" for state, count in self.counts().items()) or "no trials yet"
+
 
 def best_of(trials: Sequence[TrialView]) -> TrialView | None:
     """The complete trial with the highest value, the earlier of equals; None where none is complete."""

@@ -54,6 +54,14 @@ def test_a_study_folder_of_ones_own(composed: Callable[..., Config], tmp_path: P
     assert (config.study.name, config.model.name, config.search.space) == ("mine", "local", {"rank": [4, 8]})
 
 
+def test_a_study_folder_that_is_no_study(composed: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a study folder has a config.yaml"):
+        composed(f"study={tmp_path}")
+    (tmp_path / "config.yaml").write_text("study: {name: x}\n  bad: [\n")
+    with pytest.raises(ConfigError, match=r"config.yaml must be YAML, but .*"):
+        composed(f"study={tmp_path}")
+
+
 def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -> None:
     config = composed("study=demo", "search.trials=3", "search.space.rank=[2,4]", "sampler=random")
     assert (config.search.trials, config.search.space["rank"], config.sampler.name) == (3, [2, 4], "random")
@@ -84,6 +92,9 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
         (["train.examples=2"], "evaluation.count: at most train.examples=2"),
         (["study.name=../x"], "study.name: .*pattern"),
         (["-m"], "-m: sweeper searches by itself"),
+        (["search.space={}"], r"search.space: Hydra would merge.*~search.space.NAME to drop one"),
+        (["search.space.rnak=[8]"], "unknown parameter `rnak`; did you mean `rank`"),
+        (["study.name=???"], "study.name: is required"),
         (["engine.slots=0"], "engine.slots: .*greater than or equal to 1"),
         (["search.seed=-1"], "search.seed: .*greater than or equal to 0"),
         (["train.seed=-1"], "train.seed: .*greater than or equal to 0"),

@@ -88,6 +88,20 @@ def test_a_csv_row_with_a_comma_too_many(ticket_files: Path) -> None:
         rows.load(section(ticket_files, train="train.csv"))
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'text,label\nok,cancel\n"open,cancel\nok,cancel\n', "in the row that begins at line 3: must be CSV"),
+        (b'text,label\n"two\nlines",cancel\nx\n', "line 4: must have 2 fields"),
+        (b"text,label\nok,cancel\n\xff,cancel\n", "line 3: must be UTF-8"),
+    ],
+)
+def test_csv_problems_name_their_line(ticket_files: Path, content: bytes, expected: str) -> None:
+    (ticket_files / "train.csv").write_bytes(content)
+    with pytest.raises(DataError, match=expected):
+        rows.load(section(ticket_files, train="train.csv"))
+
+
 def test_a_wrong_column_lists_the_columns(ticket_files: Path) -> None:
     with pytest.raises(DataError, match=r"unknown column `txt`; did you mean `text`\? Known: label, text"):
         rows.load(section(ticket_files, text="txt"))

@@ -118,11 +118,20 @@ def test_launch_look_export_use(home: Home, few_tickets: Path, tmp_path: Path) -
     assert sweeper(home, "predict", str(folder), predicted[0]["text"]).stdout.strip() == predicted[0]["prediction"]
     assert len(labels) > 2
 
+    # An export that has changed since is refused.
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    changed = sweeper(home, "predict", str(folder), "text")
+    assert (changed.returncode, "changed: adapter_model.safetensors" in changed.stderr) == (2, True)
+    nowhere = sweeper(home, "export", "demo", "--to", "/proc/x")
+    assert (nowhere.returncode, "must be one that can be written" in nowhere.stderr) == (2, True)
+
     # A finished study is finished: the same command says so at once, another setting is refused.
     finished = sweeper(home, "launch", *SHORT, path, "train.examples=480", "search.space.rank=[32]",
                        "search.space.learning_rate={low:0.003,high:0.004,log:true}")  # fmt: skip
     assert finished.returncode == 0
     assert "started" not in finished.stdout
+    assert "demo is complete already: 3 trials" in finished.stdout
     other = sweeper(home, "launch", *SHORT, path)
     assert other.returncode == 2
     assert "train.examples: was 480, is 32" in other.stderr
