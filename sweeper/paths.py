@@ -26,12 +26,12 @@ from typing import Any
 
 from sweeper.errors import StoreError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def is_valid_name(name: str) -> bool:
     """Whether `name` is safe as a folder, study and experiment name."""
-    return _NAME.fullmatch(name) is not None
+    return re.fullmatch(NAME_PATTERN, name) is not None
 
 
 def write_atomically(path: Path, text: str) -> None:

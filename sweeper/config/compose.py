@@ -107,13 +107,10 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
 
     @hydra.main(version_base="1.3", config_path="pkg://sweeper.conf", config_name="config")
     def application(values: DictConfig) -> None:
-        if OmegaConf.is_missing(values.study, "name"):
-            refused.append(
-                ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
-            )
-            return
         plain: Any = OmegaConf.to_container(values, resolve=True)
         try:
+            if OmegaConf.is_missing(values.study, "name"):
+                raise ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
             task(check(plain))
         except SweeperError as error:  # Hydra would print it with a traceback
             refused.append(error)

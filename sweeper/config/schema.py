@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.space import Space
+from sweeper.paths import NAME_PATTERN
 from sweeper.trial import (
     Alpha,
     BatchSize,
@@ -34,7 +35,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]  # becomes a path
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
 class StudySection(_Section):

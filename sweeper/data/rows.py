@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sweeper.errors import DataError, unknown
 
 SPLITS = ("train", "validation", "test")
 ENDINGS = (".jsonl", ".csv", ".parquet")
+_tickets = cache(tickets.splits)
 _SHOWN = 5  # problems of one kind that a message lists
 
 
@@ -76,7 +78,7 @@ def load(section: DataSection) -> TaskData:
 def _read(section: DataSection, split: str, name: str) -> list[tuple[str, dict[str, Any]]]:
     """The raw rows of one split, each with its place."""
     if section.source == "tickets":
-        return [(f"tickets {split}:{n}", dict(row)) for n, row in enumerate(tickets.splits()[split], start=1)]
+        return [(f"tickets {split}:{n}", dict(row)) for n, row in enumerate(_tickets()[split], start=1)]
     assert section.path is not None  # checked with the configuration
     if section.source == "hub":
         return _read_hub(section.path, name)

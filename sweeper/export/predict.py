@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from sweeper.config.schema import ModelSection, PromptSection
 from sweeper.data.prompt import Renderer
 from sweeper.engine import adapter
-from sweeper.engine.pack import Pack
+from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError
 from sweeper.export.export import MANIFEST
 from sweeper.models import base
@@ -66,8 +66,8 @@ class Predictor:
         rendered = Renderer(tokenizer, prompt, labels)
         model = base.load_base(section, home, base.pick_device("auto"))
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, seed=0, chunk_tokens=CHUNK_TOKENS)
-        slot, _ = pack.new_slot(0, params, Rhythm(interval_examples=1, evaluations=1, batch_size=1))
-        pack.admit(slot, weights)
+        never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
+        pack.admit(Slot(0, params, never_trained), weights)
         trie = LabelTrie({label: rendered.answer_tokens(label) for label in labels})
         return cls(pack, rendered, trie, text_column)
 

@@ -78,7 +78,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
 
 def is_finished(study: StudyView, total: int) -> bool:
     """Whether a study has its total and its winner has been scored on the test split."""
-    told = [trial for trial in study.trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
+    told = [trial for trial in study.trials if trial.is_told]
     best = study.best
     is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
     return len(told) >= total and is_tested and "baseline" in study.attributes

@@ -199,6 +199,11 @@ class TrialView:
     is_informed: bool
     evaluations: tuple[float, ...]
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the trial has ended, and so counts towards the total."""
+        return self.state in {state.name for state in TOLD}
+
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialView:
         attributes = trial.user_attrs

@@ -27,7 +27,6 @@ from sweeper.trial import Reason, RunKind, TrialParams, run_name
 from sweeper.worker.workbench import Workbench, set_up
 
 MAX_CRASHES = 3
-TOLD_STATES = ("COMPLETE", "PRUNED", "FAIL")
 RUN_STATES = {  # a trial's state in Optuna, and its run's in MLflow
     "RUNNING": RunState.RUNNING,
     "WAITING": RunState.SCHEDULED,
@@ -117,7 +116,7 @@ class Session:
             if key in states and states[key] is not RUN_STATES[trial.state]:
                 tags = {"sweeper.state": trial.state, "sweeper.reason": trial.reason or ""}
                 self.tracker.end(key, RUN_STATES[trial.state], tags)
-            if trial.state in TOLD_STATES:
+            if trial.is_told:
                 self.paths.checkpoint(trial.number).unlink(missing_ok=True)
 
     def _train(self, bench: Workbench) -> None:
@@ -340,7 +339,7 @@ class Session:
     def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
         params: TrialParams = self.config.trial_params(best.params)
-        slot, _ = bench.pack.new_slot(best.number, params, self.config.rhythm(params, len(bench.pack.examples)))
+        slot = Slot(best.number, params, self.config.rhythm(params, len(bench.pack.examples)))
         bench.pack.admit(slot, adapter.read(self.paths.adapter(best.number), params))
         [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
         bench.pack.remove(slot)

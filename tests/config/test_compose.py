@@ -148,6 +148,16 @@ def test_a_configuration_survives_its_file(composed: Callable[..., Config], home
     assert check.differences(check.load(paths), config) == []
 
 
+def test_a_study_does_not_depend_on_where_it_is_launched_from(
+    composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = check.with_absolute_paths(composed("study=demo", "data=files", "data.path=rows"))
+    assert config.data.path == str(tmp_path / "rows")
+    assert config.model.path == "bundled:tiny"  # no folder: as it was
+
+
 def test_differences_name_the_key_and_both_values(composed: Callable[..., Config]) -> None:
     before = composed("study=demo")
     now = composed("study=demo", "train.batch_size=8", "search.space.rank=[4]", "search.trials=99", "engine.slots=1")

@@ -18,7 +18,7 @@ from transformers import get_scheduler
 
 from sweeper.data.prompt import Example
 from sweeper.engine.batches import batch_rows
-from sweeper.engine.lora import AdapterState
+from sweeper.engine.lora import AdapterState, ragged_matmul
 from sweeper.engine.pack import Pack, Slot
 from sweeper.models.targets import linear_names, resolve
 from sweeper.trial import Rhythm, TrialParams
@@ -205,6 +205,17 @@ def test_float32_ragged_packs_agree_with_float64() -> None:
         pack.tick()
         states.append(pack.stack.flat["exp_avg"].double())
     assert float((states[0] - states[1]).norm() / states[0].norm()) < 1e-5
+
+
+@pytest.mark.parametrize("out", [16, 5, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ragged_matmul_is_one_product_for_each_run(out: int, dtype: torch.dtype) -> None:
+    """Widths that grouped_mm takes and widths that it refuses."""
+    counts = [3, 1, 6]
+    x, weights = torch.randn(10, 8, dtype=dtype), torch.randn(3, out, 8, dtype=dtype)
+    expected = torch.cat([part @ weight.T for part, weight in zip(x.split(counts), weights, strict=True)])
+    got = ragged_matmul(x, weights, torch.tensor([3, 4, 10], dtype=torch.int32))
+    assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_the_base_is_left_as_it_was() -> None:

@@ -40,10 +40,12 @@ def test_without_quantisation_and_in_another_precision(composed: Compose, home: 
 
 
 def test_a_local_folder(composed: Compose, home: Home, tmp_path: Path) -> None:
-    small_model(torch.float32).save_pretrained(tmp_path / "mine")
+    small_model(torch.float32, attention_dropout=0.3).save_pretrained(tmp_path / "mine")
     folder = tmp_path / "mine"
     model = base.load_base(section(composed, "model=hub", f"model.path={folder}", "model.quant=none"), home, CPU)
     assert model.config.hidden_size == 32
+    # Its own dropout is off: it would draw from the global generator, and neighbours would change a trial.
+    assert {m.attention_dropout for m in model.modules() if hasattr(m, "attention_dropout")} == {0.0}
 
 
 @pytest.mark.parametrize(
