@@ -1,13 +1,14 @@
 """Every error that sweeper raises on purpose.
 
     SweeperError
-    ├── ConfigError    a value, key or combination in the configuration
-    ├── DataError      a file, row or label
-    ├── PromptError    a row that cannot be rendered, masked or fitted
-    ├── ModelError     a base that cannot be found, loaded or adapted
-    ├── StoreError     the store: not writable, held by another launcher, no such study or trial
-    ├── WorkerError    the worker process ended without a result
-    └── ExportError    an adapter that cannot be written or read back
+    ├── ConfigError     a value, key or combination in the configuration
+    ├── DataError       a file, row or label
+    ├── PromptError     a row that cannot be rendered, masked or fitted
+    ├── ModelError      a base that cannot be found, loaded or adapted
+    ├── StoreError      the store: not writable, held by another launcher, no such study or trial
+    ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
+    ├── WorkerError     the worker process ended without a result
+    └── ExportError     an adapter that cannot be written or read back
 
 A message says the rule, the value that broke it, where, and what to do. The command line prints
 it without a traceback and exits with 2; anything else that escapes is a defect and keeps its
@@ -50,6 +51,10 @@ class StoreError(SweeperError):
     """The store is not usable, is held by another process, or lacks what was asked for."""
 
 
+class CheckpointError(SweeperError):
+    """A trial's checkpoint is damaged, or does not fit."""
+
+
 class WorkerError(SweeperError):
     """The worker process ended without a result."""
 
@@ -60,7 +65,16 @@ class ExportError(SweeperError):
 
 ERRORS = {
     kind.__name__: kind
-    for kind in (ConfigError, DataError, PromptError, ModelError, StoreError, WorkerError, ExportError)
+    for kind in (
+        ConfigError,
+        DataError,
+        PromptError,
+        ModelError,
+        StoreError,
+        CheckpointError,
+        WorkerError,
+        ExportError,
+    )
 }
 
 

@@ -152,6 +152,10 @@ class StudyPaths:
     def checkpoint(self, number: int) -> Path:
         return self.trial(number) / "checkpoint.safetensors"
 
+    def checkpoints_bytes(self) -> int:
+        """What the checkpoints of all trials take on the disk."""
+        return sum(file.stat().st_size for file in self.root.glob("trials/*/checkpoint.safetensors"))
+
     def adapter(self, number: int) -> Path:
         return self.trial(number) / "adapter"
 

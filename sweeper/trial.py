@@ -22,6 +22,8 @@ MaxGradNorm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BatchSize = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 WarmupRatio = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Epochs = Annotated[float, Field(gt=0, le=10_000)]
 
 
 class Reason(StrEnum):
@@ -49,6 +51,8 @@ class TrialParams(BaseModel):
     alpha: Alpha
     rslora: bool
     target_modules: TargetModules
+    dropout: Dropout
+    epochs: Epochs
     learning_rate: LearningRate
     lora_plus_ratio: LoraPlusRatio
     weight_decay: WeightDecay
@@ -75,6 +79,8 @@ SHORT_NAMES = {
     "weight_decay": "wd",
     "lora_plus_ratio": "l+",
     "warmup_ratio": "wu",
+    "dropout": "do",
+    "epochs": "e",
     "target_modules": "",
 }
 

@@ -118,6 +118,8 @@ def trial_params(**changes: Any) -> TrialParams:
         "alpha": 16.0,
         "rslora": False,
         "target_modules": "all-linear",
+        "dropout": 0.0,
+        "epochs": 1.0,
         "learning_rate": 1e-2,
         "lora_plus_ratio": 1.0,
         "weight_decay": 0.0,

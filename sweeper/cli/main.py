@@ -144,6 +144,23 @@ def best(study: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("study")
+@click.option("--trial", "number", type=int, required=True, help="The trial's number.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def rerun(study: str, number: int, as_json: bool) -> None:
+    """Train one trial of a study again, alone, and compare.
+
+    It goes as far as the trial went. A complete trial's adapter that was deleted is brought back for
+    `sweeper export`, until the study is launched again.
+    """
+    from sweeper.worker.rerun import rerun as rerun_trial
+
+    result = rerun_trial(Home.from_environment(), study, number, announce=lambda line: click.echo(line, err=as_json))
+    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.summary())
+
+
+@main.command()
+@click.argument("study")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--trial", "number", type=int, help="Another trial than the best.")
 @click.option("--force", is_flag=True, help="Replace the folder if it is there.")

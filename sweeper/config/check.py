@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config.schema import IDENTITY, Config, DataSection, ModelSection
-from sweeper.config.space import Space, space_problems
+from sweeper.config.space import Range, Scalar, Space, space_problems
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
 
@@ -52,7 +52,31 @@ def _cross_problems(config: Config) -> list[str]:
             f"evaluation.count: at most train.examples={config.train.examples} evaluations fit, "
             f"but got {config.evaluation.count}"
         )
-    return problems
+    return problems + _epochs_problems(config)
+
+
+def _epochs_problems(config: Config) -> list[str]:
+    """Trials of different length must be evaluated at the same numbers of examples."""
+    searched = config.search.space.get("epochs")
+    if searched is None:
+        return []
+    where = "search.space.epochs"
+    if config.train.examples is not None:
+        return [f"{where}: train.examples={config.train.examples} fixes the length of a trial; set train.examples=null"]
+    if isinstance(searched, Range):
+        values: list[Scalar | None] = [searched.low, searched.high, searched.step]
+        if searched.step is None:
+            return [f"{where}: a range of epochs must have a step, but got (low={searched.low}, high={searched.high})"]
+    else:
+        values = list(searched)
+    interval = config.train.epochs / config.evaluation.count
+    wrong = [v for v in values if isinstance(v, int | float) and abs(v / interval - max(1, round(v / interval))) > 1e-6]
+    if not wrong:
+        return []
+    return [
+        f"{where}: every value must be a multiple of train.epochs / evaluation.count = {interval:g}, the interval "
+        f"between two evaluations, but got {wrong[0]:g}"
+    ]
 
 
 def _problems(error: ValidationError) -> list[str]:

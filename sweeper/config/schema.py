@@ -17,6 +17,8 @@ from sweeper.trial import (
     Alpha,
     BatchSize,
     Beta,
+    Dropout,
+    Epochs,
     LearningRate,
     LoraPlusRatio,
     MaxGradNorm,
@@ -88,12 +90,13 @@ class LoraSection(_Section):
     alpha_ratio: Alpha
     rslora: bool
     target_modules: TargetModules
+    dropout: Dropout
     lora_plus_ratio: LoraPlusRatio
 
 
 class TrainSection(_Section):
     examples: Annotated[int, Field(ge=1)] | None
-    epochs: Annotated[float, Field(gt=0)]
+    epochs: Epochs
     batch_size: BatchSize
     learning_rate: LearningRate
     weight_decay: WeightDecay
@@ -143,12 +146,14 @@ class NoPrunerSection(_Section):
 class EngineSection(_Section):
     slots: Annotated[int, Field(ge=1, le=256)]
     chunk_tokens: Annotated[int, Field(ge=16)]
+    gradient_checkpointing: bool
     threads: Annotated[int, Field(ge=1)] | None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class CheckpointSection(_Section):
     every_s: Annotated[float, Field(gt=0)]
+    max_gib: Annotated[float, Field(ge=0)]
 
 
 class Config(_Section):
@@ -190,10 +195,12 @@ class Config(_Section):
         lora = {name: params.get(name, value) for name, value in self.lora.model_dump().items()}
         lora["alpha_ratio"] = params["alpha"] / params["rank"]
         train = {name: params.get(name, value) for name, value in self.train.model_dump().items()}
+        count = self.evaluations(self.trial_params(sampled))
         return self.model_copy(
             update={
                 "lora": LoraSection.model_validate(lora),
                 "train": TrainSection.model_validate(train),
+                "evaluation": self.evaluation.model_copy(update={"count": count}),
                 "search": self.search.model_copy(
                     update={"trials": 1, "space": {name: [value] for name, value in sampled.items()}}
                 ),
@@ -205,9 +212,15 @@ class Config(_Section):
         examples = self.train.examples or math.ceil(self.train.epochs * train_rows)
         return Rhythm(
             interval_examples=math.ceil(examples / self.evaluation.count),
-            evaluations=self.evaluation.count,
+            evaluations=self.evaluations(params),
             batch_size=params.batch_size,
         )
+
+    def evaluations(self, params: TrialParams) -> int:
+        """How often a trial is evaluated: a longer trial more often, so that all are at the same examples."""
+        if self.train.examples is not None:
+            return self.evaluation.count
+        return round(self.evaluation.count * params.epochs / self.train.epochs)
 
 
 # What makes two launches the same study. Everything else may change between them.

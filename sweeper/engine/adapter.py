@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from sweeper.engine.lora import AdapterState
+from sweeper.engine.stack import AdapterState
 from sweeper.models.targets import resolve
 from sweeper.trial import TrialParams
 
@@ -38,7 +38,7 @@ def write(folder: Path, state: AdapterState, params: TrialParams, base: str, lin
         lora_alpha=int(params.alpha) if params.alpha == int(params.alpha) else params.alpha,
         use_rslora=params.rslora,
         target_modules=endings if resolve(endings, linears) == targets else targets,
-        lora_dropout=0.0,
+        lora_dropout=params.dropout,
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,

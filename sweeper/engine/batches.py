@@ -6,6 +6,7 @@ in the same order, and a trial that is resumed goes on where it was.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 
 from sweeper.data.prompt import Example
-from sweeper.engine.lora import Layout
 from sweeper.trial import Rhythm
 
 
@@ -37,46 +37,54 @@ class Item:
     slot: int
     tokens: tuple[int, ...]
     key: int = 0  # the caller's: which row this is
+    position: int = 0  # of the example in the slot's data, epoch after epoch
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What goes through the model in one forward: items slot-major, padded on the right."""
+    """What goes through the model in one forward: items slot-major, padded to the longest."""
 
     items: list[Item]
-    layout: Layout
     tokens: Tensor  # (rows, seq)
     attention_mask: Tensor  # (rows, seq)
 
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """The slots in it, ascending, with the number of rows of each."""
+        return sorted(Counter(item.slot for item in self.items).items())
 
-def chunks(items: Sequence[Item], budget_tokens: int, pad: int, device: torch.device) -> list[Chunk]:
+
+def chunks(
+    items: Sequence[Item], budget_tokens: int, pad: int, device: torch.device, room_tokens: int = 0
+) -> list[Chunk]:
     """Cuts items into chunks of at most `budget_tokens` with padding; a longer item is a chunk by itself.
 
     Items of like length share a chunk, whatever their slot, so that one long row does not pad the
     others. The cut does not change any result: losses are sums over rows.
+
+    Args:
+        room_tokens: how many tokens each row will grow by; if any, rows are padded on the left.
     """
     groups: list[list[Item]] = []
     for item in sorted(items, key=lambda item: -len(item.tokens)):
         # Sorted by length, so a group's first item is its longest.
-        if groups and (len(groups[-1]) + 1) * len(groups[-1][0].tokens) <= budget_tokens:
+        if groups and (len(groups[-1]) + 1) * (len(groups[-1][0].tokens) + room_tokens) <= budget_tokens:
             groups[-1].append(item)
         else:
             groups.append([item])
-    return [_chunk(group, pad, device) for group in groups]
+    return [_chunk(group, pad, device, is_left=room_tokens > 0) for group in groups]
 
 
-def _chunk(group: list[Item], pad: int, device: torch.device) -> Chunk:
+def _chunk(group: list[Item], pad: int, device: torch.device, is_left: bool) -> Chunk:
     items = sorted(group, key=lambda item: (item.slot, item.key))
-    slots = sorted({item.slot for item in items})
     longest = max(len(item.tokens) for item in items)
     tokens = torch.full((len(items), longest), pad, dtype=torch.long)
     mask = torch.zeros((len(items), longest), dtype=torch.long)
     for row, item in enumerate(items):
-        tokens[row, : len(item.tokens)] = torch.tensor(item.tokens)
-        mask[row, : len(item.tokens)] = 1
-    rows = [sum(item.slot == slot for item in items) for slot in slots]
-    layout = Layout(slots=tuple(slots), tokens=tuple(count * longest for count in rows))
-    return Chunk(items, layout, tokens.to(device), mask.to(device))
+        start = longest - len(item.tokens) if is_left else 0
+        tokens[row, start : start + len(item.tokens)] = torch.tensor(item.tokens)
+        mask[row, start : start + len(item.tokens)] = 1
+    return Chunk(items, tokens.to(device), mask.to(device))
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,111 @@
 """A trial in the middle of its training as one file: weights, moments, place in the data, best adapter.
 
-One safetensors file, so that a checkpoint is there whole or not at all; what is not a tensor is JSON
-in the file's header.
+One safetensors file, so that a checkpoint is there whole or not at all; what is not a tensor is JSON in
+the file's header. The header also holds a hash over both, so that a file which a disk or a copy damaged
+is never taken for a trial.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from sweeper.engine.lora import KINDS, AdapterState
 from sweeper.engine.pack import Slot
+from sweeper.engine.stack import KINDS, AdapterState
+from sweeper.errors import CheckpointError
 from sweeper.trial import Rhythm, TrialParams
 
+GIB = 1024**3
 _BEST = "best"
 
 
-def save(file: Path, slot: Slot, state: AdapterState) -> None:
-    """Writes a checkpoint in place of the last one."""
-    tensors = {f"{kind}/{name}": tensor.cpu() for kind in KINDS for name, tensor in state.tensors[kind].items()}
+def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float("inf")) -> None:
+    """Writes a checkpoint in place of the last one.
+
+    Args:
+        room_bytes: the most that the new file may take; the last one is still there while it is written.
+
+    Raises:
+        CheckpointError: if it would take more, or the disk does; the last one is then left as it was.
+    """
+    tensors = {
+        f"{kind}/{name}": tensor.cpu().contiguous() for kind in KINDS for name, tensor in state.tensors[kind].items()
+    }
     if slot.best_adapter is not None:
         best = slot.best_adapter.tensors["weight"]
-        tensors |= {f"{_BEST}/{name}": tensor.cpu() for name, tensor in best.items()}
-    header = {
-        "number": slot.number,
-        "params": slot.params.model_dump(),
-        "rhythm": slot.rhythm.model_dump(),
-        "step": slot.step,
-        "train_tokens": slot.train_tokens,
-        "supervised_tokens": slot.supervised_tokens,
-        "duration_s": slot.duration_s,
-        "evaluations": slot.evaluations,
-        "best_evaluation": slot.best_evaluation,
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
+        tensors |= {f"{_BEST}/{name}": tensor.cpu().contiguous() for name, tensor in best.items()}
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > room_bytes:
+        raise CheckpointError(
+            f"a checkpoint must fit into checkpoint.max_gib, but that of trial {slot.number} takes "
+            f"{size / GIB:.3g} GiB and {max(0.0, room_bytes) / GIB:.3g} GiB are left; raise checkpoint.max_gib"
+        )
+    header = json.dumps(
+        {
+            "number": slot.number,
+            "params": slot.params.model_dump(),
+            "rhythm": slot.rhythm.model_dump(),
+            "seed": slot.seed,
+            "step": slot.step,
+            "train_tokens": slot.train_tokens,
+            "supervised_tokens": slot.supervised_tokens,
+            "duration_s": slot.duration_s,
+            "evaluations": slot.evaluations,
+            "best_evaluation": slot.best_evaluation,
+        }
+    )
     temporary = file.with_name(f".{file.name}.tmp")  # one name, so that a killed writer leaves one file at most
-    save_file(tensors, temporary, metadata={"sweeper": json.dumps(header)})
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(temporary, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"sweeper": header, "sha256": _sha256(header, tensors)})
+        _sync(temporary)
+        os.replace(temporary, file)
+        _sync(file.parent)  # or the new name could be lost with the machine
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"the checkpoint {file} must be writable, but: {error}; free the disk") from error
 
 
 def load(file: Path) -> tuple[Slot, AdapterState]:
-    """Reads a checkpoint."""
-    with safe_open(file, framework="pt") as opened:
-        header = json.loads(opened.metadata()["sweeper"])
-        params = TrialParams.model_validate(header["params"])
-        state = AdapterState(rank=params.rank, scale=params.scale)
-        best = AdapterState(rank=params.rank, scale=params.scale)
-        for key in opened.keys():  # noqa: SIM118  (not a dictionary)
-            kind, _, name = key.partition("/")
-            tensors = best.tensors["weight"] if kind == _BEST else state.tensors[kind]
-            tensors[name] = opened.get_tensor(key)
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: if it is not what was written.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            for key in opened.keys():  # noqa: SIM118  (not a dictionary)
+                tensors[key] = opened.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {file} must be a safetensors file, but: {error}") from error
+    if "sweeper" not in metadata or metadata.get("sha256") != _sha256(metadata["sweeper"], tensors):
+        raise CheckpointError(f"the checkpoint {file} must be as it was written, but its hash is another")
+    return _read(json.loads(metadata["sweeper"]), tensors)
+
+
+def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, AdapterState]:
+    params = TrialParams.model_validate(header["params"])
+    state = AdapterState(rank=params.rank, scale=params.scale)
+    best = AdapterState(rank=params.rank, scale=params.scale)
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        (best.tensors["weight"] if kind == _BEST else state.tensors[kind])[name] = tensor
     slot = Slot(
         number=header["number"],
         params=params,
         rhythm=Rhythm.model_validate(header["rhythm"]),
+        seed=header["seed"],
         step=header["step"],
         train_tokens=header["train_tokens"],
         supervised_tokens=header["supervised_tokens"],
@@ -69,3 +115,21 @@ def load(file: Path) -> tuple[Slot, AdapterState]:
         best_adapter=best if header["best_evaluation"] is not None else None,
     )
     return slot, state
+
+
+def _sha256(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

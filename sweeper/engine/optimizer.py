@@ -1,6 +1,6 @@
-"""AdamW over a pack: one update for all slots, each with its own rates, decay, betas and clipping.
+"""AdamW over a pack: one update for all slots of a bucket, each with its own rates, decay, betas and clipping.
 
-Every operation is on rows of the stack's flat `(K, P)` buffers, with a `(K, 1)` column of values
+Every operation is on rows of the bucket's flat `(K, P)` buffers, with a `(K, 1)` column of values
 beside them: what a slot gets depends on its own row alone.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from sweeper.engine.lora import AdapterStack
+from sweeper.engine.stack import AdapterStack, Bucket
 from sweeper.trial import TrialParams
 
 EPSILON = 1e-8  # AdamW's default in torch and in transformers' Trainer
@@ -50,13 +50,22 @@ def step(stack: AdapterStack, rates: Sequence[SlotRates]) -> list[float]:
     Returns:
         The gradient norm of each slot before clipping; not finite where the slot was skipped.
     """
-    grad, weight = stack.grad, stack.flat["weight"]
-    exp_avg, exp_avg_sq = stack.flat["exp_avg"], stack.flat["exp_avg_sq"]
-    norms = torch.linalg.vector_norm(grad, dim=1)
+    norms: list[Tensor] = []
+    first = 0
+    for bucket in stack.buckets:
+        norms.append(_step(bucket, rates[first : first + bucket.slots]))
+        first += bucket.slots
+    return [float(norm) for norm in torch.cat(norms).tolist()]
+
+
+def _step(bucket: Bucket, rates: Sequence[SlotRates]) -> Tensor:
+    grad, weight = bucket.grad, bucket.flat["weight"]
+    exp_avg, exp_avg_sq = bucket.flat["exp_avg"], bucket.flat["exp_avg_sq"]
+    norms: Tensor = torch.linalg.vector_norm(grad, dim=1)
     is_finite = torch.isfinite(norms)
 
     def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=stack.dtype, device=stack.device)[:, None]
+        return torch.tensor(values, dtype=grad.dtype, device=grad.device)[:, None]
 
     limit = column([rate.params.max_grad_norm for rate in rates])[:, 0]
     # As torch.nn.utils.clip_grad_norm_ does it, so that a solo run elsewhere is clipped alike.
@@ -72,7 +81,7 @@ def step(stack: AdapterStack, rates: Sequence[SlotRates]) -> list[float]:
     rate_a = column([rate.learning_rate for rate in rates])
     rate_b = column([rate.learning_rate * rate.params.lora_plus_ratio for rate in rates])
     decay = column([rate.params.weight_decay for rate in rates])
-    halves = (slice(0, stack.columns_of_a), rate_a), (slice(stack.columns_of_a, None), rate_b)
+    halves = (slice(0, bucket.columns_of_a), rate_a), (slice(bucket.columns_of_a, None), rate_b)
     for columns, rate in halves:
         weight[:, columns].mul_(1 - rate * decay)
         denominator = (exp_avg_sq[:, columns] / correction2).sqrt_().add_(EPSILON)
@@ -80,4 +89,4 @@ def step(stack: AdapterStack, rates: Sequence[SlotRates]) -> list[float]:
     if kept is not None:
         for tensor, rows in zip((weight, exp_avg, exp_avg_sq), kept, strict=True):
             tensor[~is_finite] = rows
-    return [float(norm) for norm in norms.tolist()]
+    return norms

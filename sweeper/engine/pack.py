@@ -5,8 +5,8 @@ the number of its supervised tokens in its effective batch; the losses of all sl
 sent backward once a chunk. There is no term between slots, so each slot's gradient is its solo
 gradient, however the tick is cut.
 
-Slots come and go between ticks: `admit` and `remove` rebuild the stack, which happens once in a
-trial's life.
+Slots come and go between ticks: `admit` and `remove` rebuild one bucket of the stack, which happens once
+in a trial's life.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from sweeper.data.prompt import Example
 from sweeper.engine import optimizer
-from sweeper.engine.batches import Item, batch_rows, chunks, supervised
+from sweeper.engine.batches import Chunk, Item, batch_rows, chunks, supervised
+from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
-from sweeper.engine.lora import AdapterStack, AdapterState, initial_state
+from sweeper.engine.lora import Layout
+from sweeper.engine.stack import AdapterStack, AdapterState, initial_state
 from sweeper.models.targets import resolve
 from sweeper.trial import Rhythm, TrialParams
 
@@ -38,6 +41,7 @@ class Slot:
     number: int
     params: TrialParams
     rhythm: Rhythm
+    seed: int  # of the initial weights, the data order and the dropout
     step: int = 0
     train_tokens: int = 0
     supervised_tokens: int = 0
@@ -76,8 +80,8 @@ class Pack:
         targets: names of every linear that any trial may adapt.
         examples: the training rows as tokens.
         pad: the padding token.
-        seed: of the initial weights and the data order, for every slot.
         chunk_tokens: the most tokens, padding included, of one forward.
+        gradient_checkpointing: whether a layer's activations are recomputed in the backward, not kept.
         dtype: of the adapters' weights and moments.
     """
 
@@ -88,39 +92,34 @@ class Pack:
         examples: Sequence[Example],
         *,
         pad: int,
-        seed: int,
         chunk_tokens: int,
+        gradient_checkpointing: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
         self.head = Head(model)
         self.stack = AdapterStack(model, targets, dtype)
+        self.stack.set_gradient_checkpointing(gradient_checkpointing)
         self.examples = examples
         self.pad = pad
-        self.seed = seed
         self.chunk_tokens = chunk_tokens
-        self.slots: list[Slot] = []
+        self.slots: list[Slot] = []  # in the order of the stack
 
-    def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm) -> tuple[Slot, AdapterState]:
+    def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm, seed: int) -> tuple[Slot, AdapterState]:
         """A trial at its beginning."""
         targets = resolve(params.target_modules, list(self.stack.modules))
-        state = initial_state(self.stack, targets, params.rank, params.scale, self.seed)
-        return Slot(number=number, params=params, rhythm=rhythm), state
+        state = initial_state(self.stack, targets, params.rank, params.scale, seed)
+        return Slot(number=number, params=params, rhythm=rhythm, seed=seed), state
 
     def admit(self, slot: Slot, state: AdapterState) -> None:
-        """Adds a trial, new or resumed, at the end of the pack."""
-        states = [self.stack.extract(index) for index in range(len(self.slots))]
-        self.stack.replace([*states, state])
-        self.slots.append(slot)
+        """Adds a trial, new or resumed, beside those of like rank."""
+        self.slots.insert(self.stack.admit(state), slot)
 
     def remove(self, slot: Slot) -> AdapterState:
         """Takes a trial out and returns its tensors; the others keep their order."""
-        states = [self.stack.extract(index) for index in range(len(self.slots))]
         index = self.slots.index(slot)
-        removed = states.pop(index)
-        self.stack.replace(states)
         del self.slots[index]
-        return removed
+        return self.stack.remove(index)
 
     def state(self, slot: Slot) -> AdapterState:
         """A copy of a trial's weights and moments."""
@@ -132,14 +131,14 @@ class Pack:
         slot.best_adapter = self.stack.extract(self.slots.index(slot), kinds=("weight",))
 
     def tick(self) -> list[Tick]:
-        """One optimizer step of every slot; a slot that diverges is left as it was and reported so."""
+        """One optimizer step of every slot, in their order; one that diverges is left as it was and reported so."""
         self.model.train()
-        batches = [batch_rows(s.rhythm, s.step, len(self.examples), self.seed) for s in self.slots]
+        batches = [batch_rows(s.rhythm, s.step, len(self.examples), s.seed) for s in self.slots]
         answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
         items = [
-            Item(slot, self.examples[row].prompt + self.examples[row].answer, row)
-            for slot, batch in enumerate(batches)
-            for row in batch
+            Item(index, self.examples[row].prompt + self.examples[row].answer, row, slot.examples_seen + place)
+            for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True))
+            for place, row in enumerate(batch)
         ]
         losses = self._backward(items, answers)
         rates = [self._rates(slot) for slot in self.slots]
@@ -154,19 +153,30 @@ class Pack:
 
     def _backward(self, items: list[Item], answers: list[int]) -> list[float]:
         """Accumulates every slot's gradient; returns each slot's loss."""
-        self.stack.grad.zero_()
+        for bucket in self.stack.buckets:
+            bucket.grad.zero_()
         device, dtype = self.stack.device, self.stack.dtype
         divisors = torch.tensor(answers, device=device, dtype=dtype)
         total = torch.zeros(len(self.slots), device=device, dtype=dtype)
         for chunk in chunks(items, self.chunk_tokens, self.pad, device):
             where = supervised(chunk, self.examples)
-            with self.stack.using(chunk.layout):
+            with self.stack.using(self._layout(chunk)):
                 hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
                 losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(dtype)
                 by_slot = torch.zeros_like(total).index_add(0, where.slots, losses) / divisors
                 by_slot.sum().backward()  # type: ignore[no-untyped-call]
             total += by_slot.detach()
         return [float(loss) for loss in total.tolist()]
+
+    def _layout(self, chunk: Chunk) -> Layout:
+        """Whose adapter reads which row, and what dropout does to it in training."""
+        rates = [self.slots[item.slot].params.dropout for item in chunk.items]
+        if not any(rates):
+            return self.stack.layout(chunk.rows)
+        seeds = [self.slots[item.slot].seed for item in chunk.items]
+        positions = [item.position for item in chunk.items]
+        dropout = Dropout.of(seeds, positions, rates, chunk.tokens.shape[1], self.stack.device)
+        return self.stack.layout(chunk.rows, dropout)
 
     def _rates(self, slot: Slot) -> optimizer.SlotRates:
         steps = slot.rhythm.total_steps
@@ -188,7 +198,7 @@ class Pack:
         # Where each item is, in a key of our own: the caller's keys need not be distinct.
         keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
         for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device):
-            with self.stack.using(chunk.layout if with_adapters else None):
+            with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
                 hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
             last = chunk.attention_mask.sum(1) - 1
             logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
@@ -200,3 +210,30 @@ class Pack:
             best = index.gather(1, logits.gather(1, index).argmax(1, keepdim=True))
             choices.update(zip([item.key for item in chunk.items], best[:, 0].tolist(), strict=True))
         return [choices[index] for index in range(len(items))]
+
+    @torch.no_grad()
+    def generate(
+        self, items: Sequence[Item], max_new_tokens: int, end_tokens: Sequence[int], with_adapters: bool = True
+    ) -> list[tuple[int, ...]]:
+        """The greedy continuation of each item, with a key-value cache; the items of all slots go together.
+
+        An item's slot says whose adapter writes; without adapters the base alone does.
+
+        Args:
+            end_tokens: a continuation ends before the first of these, or at `max_new_tokens`.
+        """
+        self.model.eval()
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(end_tokens) or None, pad_token_id=self.pad
+        )
+        keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
+        written: dict[int, tuple[int, ...]] = {}
+        for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device, room_tokens=max_new_tokens):
+            with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
+                whole = self.model.generate(
+                    chunk.tokens, attention_mask=chunk.attention_mask, generation_config=settings
+                )
+            for item, tokens in zip(chunk.items, whole[:, chunk.tokens.shape[1] :].tolist(), strict=True):
+                end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
+                written[item.key] = tuple(tokens[:end])
+        return [written[index] for index in range(len(items))]

@@ -65,9 +65,9 @@ class Predictor:
         tokenizer: Any = base.load_tokenizer(section, home)
         rendered = Renderer(tokenizer, prompt, labels)
         model = base.load_base(section, home, base.pick_device("auto"))
-        pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, seed=0, chunk_tokens=CHUNK_TOKENS)
+        pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)
         never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
-        pack.admit(Slot(0, params, never_trained), weights)
+        pack.admit(Slot(0, params, never_trained, seed=0), weights)
         trie = LabelTrie({label: rendered.answer_tokens(label) for label in labels})
         return cls(pack, rendered, trie, text_column)
 

@@ -75,6 +75,8 @@ class Progress:
             case "testing":
                 self.phase = f"scoring the winner, trial {number}, and the base on the test split"
                 return self.phase
+            case "checkpoint_skipped" | "checkpoint_damaged":
+                return f"warning: {event['message']}"
             case "suspended":
                 self.phase = "interrupted"
                 return "interrupted: run the same command again to go on"
@@ -134,7 +136,9 @@ class _Live:
 
     def update(self, events: Iterable[dict[str, Any]]) -> None:
         for event in events:
-            self._progress.apply(event)
+            line = self._progress.apply(event)
+            if line and line.startswith("warning: "):
+                self._live.console.print(line, highlight=False)
         self._live.update(self._progress.table())
 
 

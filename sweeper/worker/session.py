@@ -8,6 +8,7 @@ the third, so that a study cannot loop over it for ever. A worker that is killed
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import traceback
@@ -18,7 +19,8 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine import adapter, checkpoint
 from sweeper.engine.pack import Slot, Tick
-from sweeper.errors import SweeperError
+from sweeper.engine.stack import AdapterState
+from sweeper.errors import CheckpointError, SweeperError
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked, Search, TrialView, best_of
@@ -26,6 +28,7 @@ from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import Reason, RunKind, TrialParams, run_name
 from sweeper.worker.workbench import Workbench, set_up
 
+logger = logging.getLogger(__name__)
 MAX_CRASHES = 3
 RUN_STATES = {  # a trial's state in Optuna, and its run's in MLflow
     "RUNNING": RunState.RUNNING,
@@ -161,13 +164,9 @@ class Session:
 
     def _admit(self, bench: Workbench, asked: Asked) -> None:
         params = self.config.trial_params(asked.params)
-        file = self.paths.checkpoint(asked.number)
-        if file.is_file():
-            slot, state = checkpoint.load(file)
-        else:
-            slot, state = bench.pack.new_slot(
-                asked.number, params, self.config.rhythm(params, len(bench.pack.examples))
-            )
+        resumed = self._resumed(asked.number)
+        rhythm = self.config.rhythm(params, len(bench.pack.examples))
+        slot, state = resumed or bench.pack.new_slot(asked.number, params, rhythm, self.config.train.seed)
         name = run_name(asked.number, asked.params)
         tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed)}
         self.tracker.start(trial_key(asked.number), name, asked.params, tags)
@@ -185,6 +184,18 @@ class Session:
             steps=slot.rhythm.total_steps,
             is_informed=asked.is_informed,
         )
+
+    def _resumed(self, number: int) -> tuple[Slot, AdapterState] | None:
+        """A trial as of its checkpoint; None where it has none, or a damaged one: it then begins again."""
+        file = self.paths.checkpoint(number)
+        if not file.is_file():
+            return None
+        try:
+            return checkpoint.load(file)
+        except CheckpointError as error:
+            logger.warning("trial %d begins again: %s", number, error)
+            self.events.write("checkpoint_damaged", number=number, message=str(error))
+            return None
 
     def _log_ticks(self, slots: list[Slot], ticks: list[Tick]) -> None:
         for slot, tick in zip(slots, ticks, strict=True):
@@ -209,15 +220,9 @@ class Session:
         if not due:
             return
         self.events.write("evaluating", numbers=[slot.number for slot in due])
-        metric = self.config.objective.metric
-        all_scores = bench.score(bench.validation, [bench.pack.slots.index(slot) for slot in due])
-        for slot, scores in zip(due, all_scores, strict=True):
-            values = scores.as_dict()
-            slot.evaluations.append(values)
-            best = slot.evaluations[slot.best_evaluation or 0][metric]
-            is_kept = self.config.objective.value == "last" or values[metric] > best
-            if slot.best_evaluation is None or is_kept:
-                bench.pack.keep_best(slot)
+        bench.evaluate(due, self.config)
+        for slot in due:
+            values = slot.evaluations[-1]
             self.tracker.log(trial_key(slot.number), values, slot.examples_seen)
             self.events.write(
                 "evaluation", number=slot.number, index=len(slot.evaluations) - 1, examples=slot.examples_seen, **values
@@ -306,7 +311,12 @@ class Session:
 
     def _checkpoint(self, bench: Workbench, slot: Slot) -> None:
         self.tracker.flush()  # what the checkpoint has behind it would not be logged again
-        checkpoint.save(self.paths.checkpoint(slot.number), slot, bench.pack.state(slot))
+        room_bytes = self.config.checkpoint.max_gib * checkpoint.GIB - self.paths.checkpoints_bytes()
+        try:
+            checkpoint.save(self.paths.checkpoint(slot.number), slot, bench.pack.state(slot), room_bytes)
+        except CheckpointError as error:  # the trial goes on; only an interruption would cost it more
+            logger.warning("trial %d has no new checkpoint: %s", slot.number, error)
+            self.events.write("checkpoint_skipped", number=slot.number, message=str(error))
         self._saved_at[slot.number] = time.monotonic()
 
     def _suspend(self, bench: Workbench) -> None:
@@ -339,7 +349,8 @@ class Session:
     def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
         params: TrialParams = self.config.trial_params(best.params)
-        slot = Slot(best.number, params, self.config.rhythm(params, len(bench.pack.examples)))
+        rhythm = self.config.rhythm(params, len(bench.pack.examples))
+        slot = Slot(best.number, params, rhythm, self.config.train.seed)
         bench.pack.admit(slot, adapter.read(self.paths.adapter(best.number), params))
         [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
         bench.pack.remove(slot)

@@ -11,7 +11,7 @@ from sweeper.config.space import Range
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.data.rows import Row
-from sweeper.engine.pack import Pack
+from sweeper.engine.pack import Pack, Slot
 from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
@@ -47,6 +47,17 @@ class Workbench:
         """Scores the adapters of `slots`, all in the same forwards."""
         predictions = predict(self.pack, slots, split.prompts, self.trie)
         return [Scores.of(split.truth, labels) for labels in predictions]
+
+    def evaluate(self, slots: list[Slot], config: Config) -> None:
+        """Scores slots on the validation split, together, and keeps the adapter of each one's best evaluation."""
+        metric = config.objective.metric
+        scores = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
+        for slot, values in zip(slots, [score.as_dict() for score in scores], strict=True):
+            slot.evaluations.append(values)
+            is_first = slot.best_evaluation is None
+            best = slot.evaluations[slot.best_evaluation or 0][metric]
+            if is_first or config.objective.value == "last" or values[metric] > best:
+                self.pack.keep_best(slot)
 
     def score_base(self, split: Split) -> Scores:
         """Scores the base without any adapter."""
@@ -85,8 +96,8 @@ def set_up(config: Config, home: Home) -> Workbench:
         linears,
         examples,
         pad=tokenizer.pad_token_id,
-        seed=config.train.seed,
         chunk_tokens=config.engine.chunk_tokens,
+        gradient_checkpointing=config.engine.gradient_checkpointing,
     )
     pack.head.verify(model)
     labels = [row.label for row in data.train]

@@ -26,11 +26,11 @@ def quantised(composed: Any, home: Home) -> Any:
 
 def gradient_norms(model: Any, evaluations: int) -> list[float]:
     """The gradient norm of one step, repeated from the same weights, with evaluations in between."""
-    pack = Pack(model, linear_names(model), random_examples(20), pad=0, seed=0, chunk_tokens=4096)
+    pack = Pack(model, linear_names(model), random_examples(20), pad=0, chunk_tokens=4096)
     norms = []
     for _ in range(2):
         params = trial_params(learning_rate=1e-9)
-        slot, state = pack.new_slot(0, params, Rhythm(interval_examples=4, evaluations=1, batch_size=4))
+        slot, state = pack.new_slot(0, params, Rhythm(interval_examples=4, evaluations=1, batch_size=4), seed=0)
         # With B at zero no gradient would pass through the 4-bit layers to the A of earlier ones.
         generator = torch.Generator().manual_seed(1)
         for name, tensor in state.tensors["weight"].items():

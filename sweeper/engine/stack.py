@@ -1,0 +1,290 @@
+"""The adapters of a pack, their gradients and moments, in memory that all of them share.
+
+Slots of like rank share a *bucket*: its adapters are padded to the largest rank among them, so a trial of
+rank 128 does not pad those of rank 8. In a bucket, everything lies in flat `(K, P)` buffers whose slices
+are the layers' parameters. What is done by slot (norms, clipping, a learning rate, a copy to disk) is then
+one operation on rows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sweeper.engine.dropout import Dropout
+from sweeper.engine.lora import Active, Layout, PackedLoRA, Route, Weights
+from sweeper.errors import ModelError
+
+KINDS = ("weight", "exp_avg", "exp_avg_sq")  # AdamW's names
+RANK_MULTIPLE = 8  # grouped_mm wants strides of 16 bytes; see `ragged_matmul`
+BUCKET_FACTOR = 4  # the ranks of a bucket differ by less: fewer buckets, fewer kernels; more, less padding
+_FIRST_BUCKET = 16
+
+
+@dataclass
+class AdapterState:
+    """One adapter outside a stack: true-rank matrices by kind and by name (`layers.0.q_proj.lora_A`).
+
+    A module that the adapter does not target has no entry.
+    """
+
+    rank: int
+    scale: float
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """The names of the modules that the adapter targets."""
+        return frozenset(name.rpartition(".")[0] for name in self.tensors["weight"])
+
+
+def bucket_of(rank: int) -> int:
+    """The largest rank of the bucket that `rank` belongs to: 16, 64, 256, …"""
+    largest = _FIRST_BUCKET
+    while largest < rank:
+        largest *= BUCKET_FACTOR
+    return largest
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one layer's A or B lies in a row of the flat buffers."""
+
+    name: str
+    rows: int | None  # None: the padded rank
+    columns: int | None
+
+    def shape(self, rank: int) -> tuple[int, int]:
+        return (self.rows or rank, self.columns or rank)
+
+    def at_rank(self, matrix: Tensor, rank: int) -> Tensor:
+        """The part of a padded matrix that an adapter of `rank` uses."""
+        return matrix[:rank] if self.rows is None else matrix[:, :rank]
+
+
+class Bucket:
+    """Slots whose adapters are padded to one rank.
+
+    Args:
+        states: the adapters, in the order of the slots; those without moments begin with zeros.
+    """
+
+    def __init__(
+        self,
+        modules: dict[str, PackedLoRA],
+        states: Sequence[AdapterState],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.members = [(state.rank, state.scale, state.modules) for state in states]
+        self.rank = -(-max(state.rank for state in states) // RANK_MULTIPLE) * RANK_MULTIPLE
+        targeted = frozenset[str]().union(*(state.modules for state in states))
+        linears = {name: module.base for name, module in modules.items() if name in targeted}
+        # All A first, then all B: LoRA+ then is two column ranges with a rate each.
+        self._places = [_Place(f"{name}.lora_A", None, linear.in_features) for name, linear in linears.items()]
+        self._places += [_Place(f"{name}.lora_B", linear.out_features, None) for name, linear in linears.items()]
+        sizes = [rows * columns for rows, columns in (place.shape(self.rank) for place in self._places)]
+        self.columns_of_a = sum(sizes[: len(linears)])
+        shape = (len(states), sum(sizes))
+        self.flat = {kind: torch.zeros(shape, dtype=dtype, device=device) for kind in KINDS}
+        self.grad = torch.zeros(shape, dtype=dtype, device=device)
+        self.scale = torch.tensor([state.scale for state in states], dtype=dtype, device=device)
+        for kind in KINDS:
+            for slot, state in enumerate(states):
+                for place, view in zip(self._places, self._views(self.flat[kind]), strict=True):
+                    if (tensor := state.tensors[kind].get(place.name)) is not None:
+                        place.at_rank(view[slot], state.rank).copy_(tensor)
+        parameters = {}
+        views = zip(self._places, self._views(self.flat["weight"]), self._views(self.grad), strict=True)
+        for place, weight, grad in views:
+            parameters[place.name] = nn.Parameter(weight)
+            parameters[place.name].grad = grad
+        self.weights = {
+            name: Weights(parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"], self.scale) for name in linears
+        }
+
+    @property
+    def slots(self) -> int:
+        return len(self.members)
+
+    def _views(self, flat: Tensor) -> Iterator[Tensor]:
+        """The `(K, rows, columns)` view of each place."""
+        start = 0
+        for place in self._places:
+            rows, columns = place.shape(self.rank)
+            yield flat[:, start : start + rows * columns].view(self.slots, rows, columns)
+            start += rows * columns
+
+    @torch.no_grad()
+    def state(self, slot: int, kinds: Sequence[str] = KINDS) -> AdapterState:
+        """One slot at its true rank; views of the buffers, not copies."""
+        rank, scale, modules = self.members[slot]
+        state = AdapterState(rank, scale)
+        for kind in kinds:
+            for place, view in zip(self._places, self._views(self.flat[kind]), strict=True):
+                if place.name.rpartition(".")[0] in modules:
+                    state.tensors[kind][place.name] = place.at_rank(view[slot], rank)
+        return state
+
+
+class AdapterStack:
+    """The adapters of all slots of a pack, on a base. Slots are numbered bucket after bucket.
+
+    Args:
+        model: the frozen base; every module of `targets` is replaced by a `PackedLoRA`.
+        targets: names of linear modules, all that any trial may adapt.
+        dtype: of the adapters' weights and moments.
+    """
+
+    def __init__(self, model: nn.Module, targets: Sequence[str], dtype: torch.dtype = torch.float32) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.device = next(model.parameters()).device
+        self.buckets: list[Bucket] = []
+        self.modules: dict[str, PackedLoRA] = {}
+        self._active = Active()
+        for name in targets:
+            base = model.get_submodule(name)
+            assert isinstance(base, nn.Linear)
+            self.modules[name] = PackedLoRA(base, self._active, key=zlib.crc32(name.encode()))
+            model.set_submodule(name, self.modules[name])
+
+    @property
+    def slots(self) -> int:
+        return sum(bucket.slots for bucket in self.buckets)
+
+    def detach(self) -> None:
+        """Puts the base's own linears back."""
+        for name, module in self.modules.items():
+            self.model.set_submodule(name, module.base)
+
+    @torch.no_grad()
+    def admit(self, state: AdapterState) -> int:
+        """Adds an adapter behind the others of its bucket; returns the number of its slot."""
+        largest = bucket_of(state.rank)
+        place = sum(bucket_of(bucket.rank) < largest for bucket in self.buckets)
+        before = self.buckets[place : place + 1]
+        old = before[0] if before and bucket_of(before[0].rank) == largest else None
+        states = [old.state(slot) for slot in range(old.slots)] if old else []
+        bucket = Bucket(self.modules, [*states, state], self.dtype, self.device)
+        self.buckets[place : place + (old is not None)] = [bucket]
+        self._bind()
+        return sum(bucket.slots for bucket in self.buckets[: place + 1]) - 1
+
+    @torch.no_grad()
+    def remove(self, slot: int) -> AdapterState:
+        """Takes an adapter out; the slots behind it move up by one."""
+        removed = self.extract(slot)
+        place, index = self._find(slot)
+        old = self.buckets[place]
+        states = [old.state(other) for other in range(old.slots) if other != index]
+        self.buckets[place : place + 1] = [Bucket(self.modules, states, self.dtype, self.device)] if states else []
+        self._bind()
+        return removed
+
+    def extract(self, slot: int, kinds: Sequence[str] = KINDS) -> AdapterState:
+        """Copies one adapter out, at its true rank."""
+        place, index = self._find(slot)
+        state = self.buckets[place].state(index, kinds)
+        state.tensors = {
+            kind: {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            for kind, tensors in state.tensors.items()
+        }
+        return state
+
+    def _find(self, slot: int) -> tuple[int, int]:
+        """The bucket of a slot, and its place there."""
+        for place, bucket in enumerate(self.buckets):
+            if slot < bucket.slots:
+                return place, slot
+            slot -= bucket.slots
+        raise IndexError(slot)
+
+    def _bind(self) -> None:
+        for name, module in self.modules.items():
+            module.weights = [bucket.weights.get(name) for bucket in self.buckets]
+
+    def layout(self, rows: Sequence[tuple[int, int]], dropout: Dropout | None = None) -> Layout:
+        """The layout of a chunk: `(slot, number of its rows)`, ascending by slot."""
+        routes: list[Route] = []
+        first = start = 0
+        for place, bucket in enumerate(self.buckets):
+            here = [(slot - first, count) for slot, count in rows if first <= slot < first + bucket.slots]
+            first += bucket.slots
+            if not here:
+                continue
+            slots, counts = zip(*here, strict=True)
+            stop = start + sum(counts)
+            routes.append(
+                Route(
+                    bucket=place,
+                    start=start,
+                    stop=stop,
+                    slots=None if len(slots) == bucket.slots else torch.tensor(slots, device=self.device),
+                    counts=counts,
+                    ends=torch.tensor(counts, device=self.device).cumsum(0).to(torch.int32),
+                )
+            )
+            start = stop
+        return Layout(rows=start, routes=tuple(routes), dropout=dropout)
+
+    @contextmanager
+    def using(self, layout: Layout | None) -> Iterator[None]:
+        """Within this context the base's forward applies the adapters to the rows as `layout` says."""
+        before, self._active.layout = self._active.layout, layout
+        try:
+            yield
+        finally:
+            self._active.layout = before
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Whether the base's layers are recomputed in the backward instead of kept.
+
+        Raises:
+            ModelError: if the architecture has no place for it.
+        """
+        try:
+            # The function is the one that transformers' layers call in place of their own forward.
+            self.model._set_gradient_checkpointing(  # type: ignore[operator]
+                enable=enable, gradient_checkpointing_func=self._checkpointed
+            )
+        except (ValueError, AttributeError) as error:
+            raise ModelError(
+                "engine.gradient_checkpointing must be false for a model that does not support it, but it is true and "
+                f"the model is a {type(self.model).__name__}"
+            ) from error
+
+    def _checkpointed(self, function: Callable[..., Any], *args: Any) -> Any:
+        # The layout goes in as an argument: the recompute happens in the backward, when another may be active.
+        # Nothing random is drawn, so the generator's state need not be kept.
+        return checkpoint(
+            self._run, self._active.layout, function, *args, use_reentrant=False, preserve_rng_state=False
+        )
+
+    def _run(self, layout: Layout | None, function: Callable[..., Any], *args: Any) -> Any:
+        with self.using(layout):
+            return function(*args)
+
+
+def initial_state(stack: AdapterStack, targets: Sequence[str], rank: int, scale: float, seed: int) -> AdapterState:
+    """A fresh adapter as PEFT initialises it: A uniform in ±1/√in, B zero.
+
+    A's values depend on the seed, the module and the rank alone: not on the slot or its neighbours.
+    """
+    state = AdapterState(rank=rank, scale=scale)
+    for position, (name, module) in enumerate(stack.modules.items()):
+        if name not in targets:
+            continue
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
+        bound = module.base.in_features**-0.5
+        a = torch.rand(rank, module.base.in_features, generator=generator, dtype=torch.float64)
+        state.tensors["weight"][f"{name}.lora_A"] = ((2 * a - 1) * bound).to(stack.dtype)
+        state.tensors["weight"][f"{name}.lora_B"] = torch.zeros(module.base.out_features, rank, dtype=stack.dtype)
+    return state
