@@ -7,6 +7,7 @@ is never taken for a trial.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,7 +72,8 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
         os.replace(temporary, file)
         _sync(file.parent)  # or the new name could be lost with the machine
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"the checkpoint {file} must be writable, but: {error}; free the disk") from error
 
 

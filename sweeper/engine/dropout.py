@@ -45,7 +45,7 @@ class Dropout:
         return cls(
             keys=torch.from_numpy(keys).to(device),
             thresholds=torch.tensor(thresholds, dtype=torch.int32, device=device)[:, None, None],
-            gains=torch.tensor([1 / (1 - rate) for rate in rates], device=device)[:, None, None],
+            gains=torch.tensor([1 / (1 - rate) for rate in rates], dtype=torch.float64, device=device)[:, None, None],
         )
 
     def apply(self, x: Tensor, layer: int) -> Tensor:

@@ -74,6 +74,15 @@ class PackedLoRA(nn.Module):
         # By bucket; None where no slot of it targets this layer. Not registered: `parameters()` is the base's.
         self.weights: list[Weights | None] = []
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight; some models ask a linear for its dtype or device."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps `(rows, seq, in)`, or `(rows × seq, in)`, to the same with `out`."""
         y: Tensor = self.base(x)

@@ -226,6 +226,8 @@ class Pack:
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(end_tokens) or None, pad_token_id=self.pad
         )
+        # What is not set above would come from the model's own settings: penalties, sampling, an end token.
+        self.model.generation_config = settings
         keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
         written: dict[int, tuple[int, ...]] = {}
         for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device, room_tokens=max_new_tokens):

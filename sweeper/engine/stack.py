@@ -250,16 +250,15 @@ class AdapterStack:
         Raises:
             ModelError: if the architecture has no place for it.
         """
-        try:
+        model: Any = self.model
+        if model.supports_gradient_checkpointing:
             # The function is the one that transformers' layers call in place of their own forward.
-            self.model._set_gradient_checkpointing(  # type: ignore[operator]
-                enable=enable, gradient_checkpointing_func=self._checkpointed
-            )
-        except (ValueError, AttributeError) as error:
+            model._set_gradient_checkpointing(enable=enable, gradient_checkpointing_func=self._checkpointed)
+        elif enable:
             raise ModelError(
                 "engine.gradient_checkpointing must be false for a model that does not support it, but it is true and "
-                f"the model is a {type(self.model).__name__}"
-            ) from error
+                f"the model is a {type(model).__name__}"
+            )
 
     def _checkpointed(self, function: Callable[..., Any], *args: Any) -> Any:
         # The layout goes in as an argument: the recompute happens in the backward, when another may be active.

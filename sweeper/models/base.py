@@ -86,10 +86,15 @@ def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
             trust_remote_code=section.trust_remote_code,
             **arguments,
         )
+    freeze(model)
+    return model
+
+
+def freeze(model: Any) -> None:
+    """Makes a loaded model a base: nothing of it trains, and nothing in it is random."""
     model.requires_grad_(False)
     guard(model)
     _without_dropout(model)
-    return model
 
 
 def quantization(dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -11,13 +11,27 @@ PRESETS = {"all-linear": ("",), "attention": ("attn", "attention"), "mlp": ("mlp
 
 
 def linear_names(model: Any) -> list[str]:
-    """The names of a model's linear layers without its output head, in the model's order."""
+    """The names of the linear layers of a model's text decoder, without its output head, in the model's order.
+
+    Raises:
+        ModelError: if there are none, or the model's linears are of another kind.
+    """
     from torch import nn
 
     head = model.get_output_embeddings()
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    decoder = model.get_decoder()
+    inside = {id(module) for module in decoder.modules()}  # not a vision tower, which text never passes
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and id(module) in inside
+    ]
     if not names:
-        raise ModelError(f"a model must have linear layers to adapt, but {type(model).__name__} has none")
+        kinds = sorted({type(m).__name__ for m in decoder.modules() if hasattr(m, "weight") and not list(m.children())})
+        raise ModelError(
+            f"a model must have linear layers (torch.nn.Linear) to adapt, but the decoder of {type(model).__name__} "
+            f"has none; it is made of {', '.join(kinds)}"
+        )
     return names
 
 

@@ -11,6 +11,7 @@ from sweeper.config.space import Range
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.data.rows import Row
+from sweeper.engine import compatibility
 from sweeper.engine.pack import Pack, Slot
 from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
@@ -99,7 +100,7 @@ def set_up(config: Config, home: Home) -> Workbench:
         chunk_tokens=config.engine.chunk_tokens,
         gradient_checkpointing=config.engine.gradient_checkpointing,
     )
-    pack.head.verify(model)
+    compatibility.verify(pack)
     labels = [row.label for row in data.train]
     most_common = max(data.labels, key=labels.count)
     return Workbench(

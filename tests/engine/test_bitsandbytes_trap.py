@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,8 +25,16 @@ def quantised(composed: Any, home: Home) -> Any:
     return base.load_base(config.model, home, torch.device("cpu"))
 
 
-def gradient_norms(model: Any, evaluations: int) -> list[float]:
-    """The gradient norm of one step, repeated from the same weights, with evaluations in between."""
+def evaluate(pack: Pack) -> None:
+    pack.choose_next([Item(0, (5, 6, 7))], [[1, 2]])
+
+
+def generate(pack: Pack) -> None:
+    pack.generate([Item(0, (5, 6, 7)), Item(0, (8, 9))], max_new_tokens=3, end_tokens=[])
+
+
+def gradient_norms(model: Any, between: Callable[[Pack], None]) -> list[float]:
+    """The gradient norm of one step, repeated from the same weights, with something in between."""
     pack = Pack(model, linear_names(model), random_examples(20), pad=0, chunk_tokens=4096)
     norms = []
     for _ in range(2):
@@ -38,8 +47,8 @@ def gradient_norms(model: Any, evaluations: int) -> list[float]:
                 tensor.normal_(std=0.02, generator=generator)
         pack.admit(slot, state)
         norms.append(pack.tick()[0].grad_norm)
-        for _ in range(evaluations):
-            pack.choose_next([Item(0, (5, 6, 7))], [[1, 2]])
+        between(pack)
+        between(pack)
         pack.remove(slot)
     pack.stack.detach()
     return norms
@@ -53,19 +62,21 @@ def test_every_quantised_layer_is_guarded(composed: Any, home: Home) -> None:
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so the fault cannot occur")
-def test_gradients_are_the_same_before_and_after_an_evaluation(composed: Any, home: Home) -> None:
-    first, second = gradient_norms(quantised(composed, home), evaluations=2)
+@pytest.mark.parametrize("between", [evaluate, generate])
+def test_gradients_are_the_same_before_and_after(between: Callable[[Pack], None], composed: Any, home: Home) -> None:
+    first, second = gradient_norms(quantised(composed, home), between)
     assert first > 0
     assert second == pytest.approx(first, rel=1e-6)
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so the fault cannot occur")
 @pytest.mark.filterwarnings("ignore:bitsandbytes")
-def test_without_the_guard_gradients_are_lost(composed: Any, home: Home) -> None:
+@pytest.mark.parametrize("between", [evaluate, generate])
+def test_without_the_guard_gradients_are_lost(between: Callable[[Pack], None], composed: Any, home: Home) -> None:
     """If this fails, bitsandbytes has mended the fault and the guard may go."""
     model = quantised(composed, home)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = True
-    first, second = gradient_norms(model, evaluations=1)
+    first, second = gradient_norms(model, between)
     assert second < 0.9 * first

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweeper.engine import checkpoint
+from sweeper.errors import CheckpointError
+from tests.conftest import random_examples, small_model
+from tests.engine.checkpoint_writer import made
+from tests.engine.oracle import STEPS, TRIALS, admit, largest_difference, new_pack
+
+KILLS = 50
+
+
+def test_a_trial_goes_on_from_its_file_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    examples = random_examples(30)
+    whole, broken = (new_pack(small_model(), examples) for _ in range(2))
+    params = TRIALS[2].model_copy(update={"dropout": 0.2})
+    slot, reference = admit(broken, 4, params), admit(whole, 4, params)
+    for _ in range(STEPS):
+        whole.tick()
+    for step in range(STEPS):
+        if step == 7:
+            slot.evaluations.append({"accuracy": 0.5, "macro_f1": 0.25})
+            broken.keep_best(slot)
+            before = broken.remove(slot)
+            checkpoint.save(tmp_path / "new" / "c.safetensors", slot, before)
+            best = slot.best_adapter
+            slot, state = checkpoint.load(tmp_path / "new" / "c.safetensors")
+            assert slot.evaluations == [{"accuracy": 0.5, "macro_f1": 0.25}]
+            assert slot.best_adapter is not None
+            assert best is not None
+            assert largest_difference(slot.best_adapter.tensors["weight"], best.tensors["weight"]) == 0.0
+            broken = new_pack(small_model(), examples)  # another worker, another place in the pack
+            admit(broken, 1, TRIALS[0])
+            broken.admit(slot, state)
+        broken.tick()
+    assert (slot.number, slot.seed, slot.step) == (4, reference.seed, STEPS)
+    assert slot.supervised_tokens == reference.supervised_tokens
+    for kind, tensors in whole.state(reference).tensors.items():
+        assert largest_difference(broken.state(slot).tensors[kind], tensors) <= 1e-12
+
+
+@pytest.mark.parametrize("place", [40, 200, -1, -10_000])
+def test_a_damaged_file_is_refused(tmp_path: Path, place: int) -> None:
+    file = tmp_path / "c.safetensors"
+    checkpoint.save(file, *made(3))
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="must be"):
+        checkpoint.load(file)
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    checkpoint.save(file, *made(3))
+    content = file.read_bytes()
+    for length in (0, 5, 100, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            checkpoint.load(file)
+
+
+def test_one_that_does_not_fit_leaves_the_last(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    checkpoint.save(file, *made(1))
+    size = file.stat().st_size
+    with pytest.raises(CheckpointError, match=r"must fit into checkpoint\.max_gib, but that of trial 0 takes 0\.00293"):
+        checkpoint.save(file, *made(2), room_bytes=size // 2)
+    assert checkpoint.load(file)[0].step == 1
+    checkpoint.save(file, *made(2), room_bytes=size)
+    assert checkpoint.load(file)[0].step == 2
+
+
+def test_a_disk_that_refuses_leaves_the_last(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    checkpoint.save(file, *made(1))
+    (tmp_path / ".c.safetensors.tmp").mkdir()  # nothing can be written there, not even by root
+    with pytest.raises(CheckpointError, match="must be writable"):
+        checkpoint.save(file, *made(2))
+    assert checkpoint.load(file)[0].step == 1
+
+
+def test_killed_at_any_moment_the_last_good_one_loads(tmp_path: Path) -> None:
+    """kill -9, fifty times at random moments, most of them in the middle of writing a file."""
+    file = tmp_path / "c.safetensors"
+    temporary = tmp_path / ".c.safetensors.tmp"
+    chance = random.Random(0)
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.checkpoint_writer", str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    half_written = 0
+    acknowledged = 0
+    with writer:
+        for _ in range(KILLS):
+            print(acknowledged + 1, file=writer.stdin, flush=True)
+            victim = int(writer.stdout.readline().split()[1])
+            begun = int(writer.stdout.readline())
+            time.sleep(chance.uniform(0.0, 0.06))
+            os.kill(victim, signal.SIGKILL)
+            lines = list(iter(writer.stdout.readline, "dead\n"))
+            acknowledged = int(lines[-1]) if lines else begun
+            half_written += temporary.exists()
+
+            slot, state = checkpoint.load(file)
+            # What was acknowledged is there, or the next, which was in place before it could be.
+            assert slot.step in (acknowledged, acknowledged + 1)
+            _, expected = made(slot.step)
+            for kind, tensors in expected.tensors.items():
+                assert all(torch.equal(state.tensors[kind][name], tensors[name]) for name in tensors)
+            acknowledged = slot.step
+        writer.stdin.close()
+    assert half_written >= KILLS // 5  # or the moments were not in the middle
