@@ -83,6 +83,14 @@ def ticket_files(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and the GPU where there is one; `-m gpu` runs those on the GPU alone."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return torch.device(request.param)
+
+
 def small_model(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """A Llama of some thousand random weights, frozen."""
     torch.manual_seed(seed)

@@ -183,14 +183,40 @@ def test_float32_ragged_packs_agree_with_float64() -> None:
 
 
 @pytest.mark.parametrize("out", [16, 5, 1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ragged_matmul_is_one_product_for_each_run(out: int, dtype: torch.dtype) -> None:
-    """Widths that grouped_mm takes and widths that it refuses."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_ragged_matmul_is_one_product_for_each_run(out: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Widths that grouped_mm takes and widths that it refuses, forward and backward."""
     counts = [3, 1, 6]
-    x, weights = torch.randn(10, 8, dtype=dtype), torch.randn(3, out, 8, dtype=dtype)
+    x = torch.randn(10, 8, dtype=dtype, device=device, requires_grad=True)
+    weights = torch.randn(3, out, 8, dtype=dtype, device=device, requires_grad=True)
     expected = torch.cat([part @ weight.T for part, weight in zip(x.split(counts), weights, strict=True)])
-    got = ragged_matmul(x, weights, torch.tensor([3, 4, 10], dtype=torch.int32))
-    assert torch.allclose(got, expected, atol=1e-5)
+    got = ragged_matmul(x, weights, torch.tensor([3, 4, 10], dtype=torch.int32, device=device))
+    tolerance = 0.05 if dtype is torch.bfloat16 else 1e-4
+    assert torch.allclose(got, expected, atol=tolerance)
+    upstream = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, (x, weights), upstream),
+        torch.autograd.grad(expected, (x, weights), upstream),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=4 * tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_packed_training_on_cuda_equals_peft_alone(gradient_checkpointing: bool) -> None:
+    """As above, but kernels sum in another order there, and AdamW enlarges the rounding of small gradients."""
+    base, examples = small_model().cuda(), random_examples(30)
+    trials = with_dropout(TRIALS)
+    pack = new_pack(deepcopy(base), examples, gradient_checkpointing=gradient_checkpointing)
+    slots = [admit(pack, number, params) for number, params in enumerate(trials)]
+    initial = [pack.state(slot) for slot in slots]
+    for _ in range(STEPS):
+        pack.tick()
+    for slot, params, begin in zip(slots, trials, initial, strict=True):
+        alone = train_alone(base, params, begin, examples)
+        assert largest_difference(pack.state(slot).tensors["weight"], alone.weights) <= 1e-10
 
 
 def test_the_base_is_left_as_it_was() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from sweeper.config import check
 from sweeper.engine import checkpoint
 from sweeper.engine.pack import Pack
 from sweeper.errors import DataError
@@ -19,23 +17,7 @@ from sweeper.paths import Home, StudyPaths
 from sweeper.search.study import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunState
 from sweeper.worker.session import RUN_STATES, Session, trial_key
-from tests.conftest import SHORT
-
-Prepare = Callable[..., StudyPaths]
-
-
-@pytest.fixture
-def prepare(composed: Any, home: Home, few_tickets: Path) -> Prepare:
-    """Writes a short study's configuration, as the launcher does."""
-
-    def write(*overrides: str) -> StudyPaths:
-        config = composed(*SHORT, f"data.path={few_tickets}", *overrides)
-        paths = home.study(config.study.name)
-        paths.root.mkdir(parents=True, exist_ok=True)
-        check.save(config, paths)
-        return paths
-
-    return write
+from tests.worker.conftest import Prepare
 
 
 class StopAfter:
@@ -197,6 +179,66 @@ def test_an_unknown_module_is_found_before_anything_is_measured(prepare: Prepare
     assert outcome["kind"] == "ModelError"
     assert "unknown module `bogus`. Known: all-linear, attention, down_proj" in outcome["message"]
     assert "baseline" not in view(home, "demo").attributes
+
+
+def test_a_damaged_checkpoint_costs_the_trial_its_progress_and_no_more(prepare: Prepare, home: Home) -> None:
+    whole = prepare("study.name=whole", "search.trials=2")
+    run(whole, MemoryTracker())
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    run(paths, tracker, StopAfter(7))
+    file = paths.checkpoint(0)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert run(paths, tracker) == {"status": "finished"}
+    events = [json.loads(line) for line in paths.events.read_text().splitlines()]
+    assert [event["number"] for event in events if event["event"] == "checkpoint_damaged"] == [0]
+    assert [event["step"] for event in events if event["event"] == "trial_started" and event["number"] == 0] == [0, 0]
+    assert [t.evaluations for t in view(home, "demo").trials] == [t.evaluations for t in view(home, "whole").trials]
+
+
+def test_checkpoints_keep_to_their_place_on_the_disk(prepare: Prepare, home: Home) -> None:
+    """Room for one of two: the other trial goes on without, and that is said."""
+    paths, tracker = prepare("search.trials=2", "search.space.rank=[8]", "checkpoint.max_gib=0.003"), MemoryTracker()
+    assert run(paths, tracker, StopAfter(7)) == {"status": "stopped"}
+    assert 0 < paths.checkpoints_bytes() < 0.003 * checkpoint.GIB
+    events = [json.loads(line) for line in paths.events.read_text().splitlines()]
+    skipped = [event for event in events if event["event"] == "checkpoint_skipped"]
+    assert len({event["number"] for event in skipped}) == 1
+    assert "must fit into checkpoint.max_gib" in skipped[0]["message"]
+    assert run(paths, tracker) == {"status": "finished"}
+    assert view(home, "demo").counts() == {"COMPLETE": 2}
+
+
+def test_longer_trials_are_evaluated_at_the_same_examples_and_more_often(prepare: Prepare, home: Home) -> None:
+    lengths = ("train.examples=null", "train.epochs=0.5", "+search.space.epochs=[0.25,0.5]", "pruner=none")
+    paths, tracker = prepare("search.trials=4", *lengths), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    trials = view(home, "demo").trials
+    assert {trial.params["epochs"] for trial in trials} == {0.25, 0.5}
+    for trial in trials:
+        steps = [step for step, _ in tracker.runs[trial_key(trial.number)].metrics["accuracy"]]
+        assert steps == ([24] if trial.params["epochs"] == 0.25 else [24, 48])
+        composed = yaml.safe_load(paths.trial_config(trial.number).read_text())
+        assert composed["evaluation"]["count"] == len(steps)
+        assert composed["train"]["epochs"] == trial.params["epochs"]
+
+
+def test_checkpointed_layers_change_nothing(prepare: Prepare, home: Home) -> None:
+    for name in ("false", "true"):
+        run(prepare(f"study.name=is-{name}", f"engine.gradient_checkpointing={name}"), MemoryTracker())
+    one, other = (view(home, f"is-{name}").trials for name in ("false", "true"))
+    assert [trial.evaluations for trial in one] == [trial.evaluations for trial in other]
+
+
+def test_a_sweep_learns_on_this_device(prepare: Prepare, home: Home, device: torch.device) -> None:
+    size = ("train.examples=320", "evaluation.rows=120", "data=tickets", "search.trials=4", "search.space.rank=[16,32]")
+    rates = "search.space.learning_rate={low:1.0e-3,high:4.0e-3,log:true}"
+    run(prepare(*size, rates, "engine.slots=4", f"engine.device={device.type}"), MemoryTracker())
+    seen = view(home, "demo")
+    assert sum(seen.counts().values()) == 4
+    assert seen.best is not None
+    assert (seen.best.value or 0) > seen.attributes["baseline"]["accuracy"] + 0.1
 
 
 def test_more_adapters_may_be_kept_later(prepare: Prepare, home: Home) -> None:

@@ -1,0 +1,83 @@
+"""A trial of a packed study, run again alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from sweeper.errors import DataError, StoreError
+from sweeper.paths import Home
+from sweeper.search.study import view
+from sweeper.tracking.tracker import MemoryTracker
+from sweeper.worker.rerun import Rerun, rerun
+from sweeper.worker.session import Session
+from tests.worker.conftest import Prepare
+
+SPACE = (
+    "+search.space.dropout=[0.0,0.2]",
+    "+search.space.batch_size=[4,8]",
+    "+search.space.target_modules=[attention,mlp]",
+)
+
+
+def again(home: Home, number: int) -> Rerun:
+    return rerun(home, "demo", number, announce=lambda _: None)
+
+
+def test_each_trial_alone_is_what_it_was_in_the_pack(prepare: Prepare, home: Home) -> None:
+    paths = prepare("search.trials=4", "engine.slots=3", "store.keep_adapters=1", "pruner.startup_trials=1", *SPACE)
+    Session(paths, MemoryTracker(), lambda: False).run()
+    trials = view(home, "demo").trials
+    for trial in trials:
+        was_kept = paths.adapter(trial.number).is_dir()
+        result = again(home, trial.number)
+        assert result.recorded == list(trial.evaluations)
+        assert result.alone == result.recorded
+        assert result.examples == [16, 32][: len(trial.evaluations)]
+        assert (result.adapter is not None) == (trial.state == "COMPLETE" and not was_kept)
+        assert paths.adapter(trial.number).is_dir() == (trial.state == "COMPLETE")
+    assert sum(trial.state == "COMPLETE" for trial in trials) > 1  # or no adapter was brought back
+    assert "largest difference in accuracy 0.0000 (one of 24 validation rows is 0.0417)" in again(home, 0).summary()
+
+
+def test_a_trial_that_diverged_diverges_again(prepare: Prepare, home: Home) -> None:
+    paths = prepare(
+        "search.trials=1",
+        "search.space.learning_rate={low:9.9,high:9.9,log:true}",
+        "lora.alpha=1e30",
+        "~search.space.alpha_ratio",
+    )
+    Session(paths, MemoryTracker(), lambda: False).run()
+    [trial] = view(home, "demo").trials
+    assert trial.reason == "diverged"
+    result = again(home, 0)
+    assert result.diverged_at_step is not None
+    assert f"diverged at step {result.diverged_at_step}" in result.summary()
+    assert result.adapter is None
+
+
+def test_what_cannot_be_run_again(prepare: Prepare, home: Home, few_tickets: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in few_tickets.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    paths = prepare("search.trials=1", f"data.path={copy}")
+    Session(paths, MemoryTracker(), lambda: False).run()
+    with pytest.raises(StoreError, match="has trials 0 to 0, but not 7"):
+        again(home, 7)
+    with FileLock(paths.worker_lock), pytest.raises(StoreError, match="no worker of the study may run meanwhile"):
+        again(home, 0)
+    rows = (copy / "train.jsonl").read_text().splitlines()
+    (copy / "train.jsonl").write_text("\n".join(rows[:-1]))
+    with pytest.raises(DataError, match="has changed"):
+        again(home, 0)
+
+
+def test_a_trial_in_flight_is_not_run_again(prepare: Prepare, home: Home) -> None:
+    paths = prepare("search.trials=1")
+    questions = iter([False] * 5)
+    Session(paths, MemoryTracker(), lambda: next(questions, True)).run()
+    with pytest.raises(StoreError, match="must have ended to be run again, but trial 0 is WAITING"):
+        again(home, 0)
