@@ -1,4 +1,4 @@
-# make demo | test | check | fmt. Each does its own set-up in .venv; PYTHON picks another interpreter.
+# make demo | test | test-all | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check fmt clean
+.PHONY: demo test test-all check fmt gpu-check gpu-bundle clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,25 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
+# The same tests, with the drills in full.
+test-all: $(VENV)/installed
+	SWEEPER_TESTS=all $(BIN)/python -m pytest
+
+# On a CUDA machine. Where gpu-bundle/ is, with that and the Python that has torch; else in .venv.
+ifneq ($(wildcard gpu-bundle),)
+gpu-check:
+	$(PYTHON) tests/gpu/check.py --bundle gpu-bundle
+else
+gpu-check: $(VENV)/installed
+	$(BIN)/python tests/gpu/check.py
+endif
+
+# For a CUDA machine that reaches no network: run this where there is one, and take the folder along.
+GPU_PYTHON ?= 3.12
+GPU_CUDA ?= 130
+gpu-bundle: $(VENV)/installed
+	$(BIN)/python tests/gpu/bundle.py --python $(GPU_PYTHON) --cuda $(GPU_CUDA)
+
 check: $(VENV)/installed
 	$(BIN)/ruff format --check sweeper tests
 	$(BIN)/ruff check sweeper tests
@@ -33,4 +52,4 @@ fmt: $(VENV)/installed
 	$(BIN)/ruff check --fix sweeper tests
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .gpu-site gpu-bundle build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
