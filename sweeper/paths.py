@@ -153,8 +153,13 @@ class StudyPaths:
         return self.trial(number) / "checkpoint.safetensors"
 
     def checkpoints_bytes(self) -> int:
-        """What the checkpoints of all trials take on the disk."""
-        return sum(file.stat().st_size for file in self.root.glob("trials/*/checkpoint.safetensors"))
+        """What the checkpoints of all trials take on the disk, half-written ones included."""
+        return sum(file.stat().st_size for file in self.root.glob("trials/*/*checkpoint.safetensors*"))
+
+    def drop_half_checkpoints(self) -> None:
+        """Deletes what killed writers left; only while nobody writes."""
+        for file in self.root.glob("trials/*/.checkpoint.safetensors.*"):
+            file.unlink()
 
     def adapter(self, number: int) -> Path:
         return self.trial(number) / "adapter"

@@ -93,7 +93,10 @@ def load(file: Path) -> tuple[Slot, AdapterState]:
         raise CheckpointError(f"the checkpoint {file} must be a safetensors file, but: {error}") from error
     if "sweeper" not in metadata or metadata.get("sha256") != _sha256(metadata["sweeper"], tensors):
         raise CheckpointError(f"the checkpoint {file} must be as it was written, but its hash is another")
-    return _read(json.loads(metadata["sweeper"]), tensors)
+    try:
+        return _read(json.loads(metadata["sweeper"]), tensors)
+    except (ValueError, KeyError) as error:  # whole, but of another version of sweeper
+        raise CheckpointError(f"the checkpoint {file} must have what a trial has now, but: {error}") from error
 
 
 def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, AdapterState]:

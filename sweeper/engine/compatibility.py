@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import GenerationConfig
 
-from sweeper.engine.batches import Item, chunks
+from sweeper.engine.batches import Chunk, Item, chunks
 from sweeper.engine.pack import Pack
 from sweeper.engine.stack import AdapterState
 from sweeper.errors import ModelError
 
 _RANK = 8
-_TOKENS = 7
-_TOLERANCE = 0.25  # of what an adapter does; rounding in bfloat16 stays far below, a neighbour's adapter far above
+_LONG = tuple(range(2, 9))
+_SHORT = tuple(range(3, 8))  # of another length, so that one of two rows is padded
+_NEW_TOKENS = 2
+# How far two results may lie apart that should be one, as a part of what an adapter does there: rounding stays
+# far below, a neighbour's adapter or a mean over the batch lies above.
+_TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.25}
+# The same of two forwards that should be one to the bit, as a part of the whole.
+_REPEATED = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 
 
 @torch.no_grad()
@@ -23,72 +29,142 @@ def verify(pack: Pack) -> None:
     """Compares two random adapters in one forward with each of them alone, and the head with the model's.
 
     Raises:
-        ModelError: if the head does something else to the logits, a targeted layer is not called, an adapter
-            has no effect, or a row depends on its neighbour.
+        ModelError: if the head does something else to the logits, a targeted layer is not called, something in the
+            base is random, an adapter has no effect, a row depends on its neighbour or on its padding, or the model
+            does not run so at all.
     """
-    pack.head.verify(pack.model)
     assert not pack.slots
-    called: set[str] = set()
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, module in pack.stack.modules.items()
-    ]
-    adapters = [_random(pack, seed) for seed in (1, 2)]
-    for adapter in adapters:
-        pack.stack.admit(adapter)
     try:
-        _compare(pack, called)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for _ in adapters:
-            pack.stack.remove(0)
-
-
-def _compare(pack: Pack, called: set[str]) -> None:
-    kind = type(pack.model).__name__
-    rows = [tuple(range(2, 2 + _TOKENS)), tuple(range(3, 1 + _TOKENS))]  # of two lengths, so that one is padded
-    items = [Item(slot, tokens) for slot, tokens in enumerate(rows)]
-    packed = _hidden(pack, items)
-    if missing := sorted(set(pack.stack.modules) - called):
+        _verify(pack)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(
-            f"every targeted layer must be called in a forward, but {kind} does not call {len(missing)} of "
+            f"a base must run with adapters at its linear layers, but {_kind(pack)} does not "
+            f"({type(error).__name__}: {error}); lora.target_modules=attention may leave out what does not"
+        ) from error
+    finally:
+        while pack.stack.slots:
+            pack.stack.remove(0)
+        pack.model.eval()
+
+
+def _verify(pack: Pack) -> None:
+    pack.model.eval()
+    pack.head.verify(pack.model)
+    sizes = _sizes(pack)
+    if missing := sorted(set(pack.stack.modules) - set(sizes)):
+        raise ModelError(
+            f"every targeted layer must be called in a forward, but {_kind(pack)} does not call {len(missing)} of "
             f"{len(pack.stack.modules)}, among them {missing[0]}: an adapter there would learn nothing"
         )
-    for item, together in zip(items, packed, strict=True):
+    _refuse_randomness(pack)
+    for seed in (1, 2):
+        pack.stack.admit(_random(pack, sizes, seed))
+    items = [Item(0, _LONG), Item(1, _SHORT)]
+    for item, together, written in zip(items, _hidden(pack, items), _written(pack, items), strict=True):
         [alone], [base] = _hidden(pack, [item]), _hidden(pack, [item], with_adapters=False)
-        effect = float((alone - base).norm())
-        if not effect > 1e-4 * float(base.norm()):
-            raise ModelError(f"an adapter must change what the model computes, but in {kind} it does not")
-        if not float((together - alone).norm()) < _TOLERANCE * effect:
+        if not float((alone - base).norm()) > 0.01 * float(base.norm()):
+            raise ModelError(f"an adapter must change what the model computes, but in {_kind(pack)} it does not")
+        if not _is_like(together, alone, base, base.dtype):
             raise ModelError(
-                f"a row must not depend on its neighbours, but in {kind} it does: trials that train together would "
-                "change each other; this architecture cannot be packed"
+                f"a row must not depend on its neighbours, but in {_kind(pack)} it does: trials that train together "
+                "would change each other; this architecture cannot be packed"
+            )
+        [expected] = _written(pack, [item])
+        steps = zip(written, expected, strict=True)
+        if not all(_is_like(ours, theirs, theirs.mean(), base.dtype) for ours, theirs in steps):
+            raise ModelError(
+                f"a row must not depend on padding before it, but in {_kind(pack)} it does: what trials generate "
+                "together would not be what each generates alone; this architecture cannot be packed"
             )
 
 
-def _hidden(pack: Pack, items: Sequence[Item], with_adapters: bool = True) -> list[Tensor]:
-    """Last hidden states `(seq, hidden)` of each item."""
+def _kind(pack: Pack) -> str:
+    return type(pack.model).__name__
+
+
+def _is_like(ours: Tensor, expected: Tensor, than: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two results of a computation in `dtype` are one, measured by how far `than` is."""
+    tolerance = _TOLERANCES[dtype]
+    ours, expected, than = ours.double(), expected.double(), than.double()
+    return float((ours - expected).norm()) < tolerance * float((expected - than).norm())
+
+
+def _sizes(pack: Pack) -> dict[str, tuple[float, float]]:
+    """The root mean square of each called layer's input and output in the base."""
+    sizes: dict[str, tuple[float, float]] = {}
+
+    def measure(name: str, inputs: Tensor, output: Tensor) -> None:
+        sizes[name] = (float(inputs.double().square().mean().sqrt()), float(output.double().square().mean().sqrt()))
+
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: measure(name, inputs[0], output))
+        for name, module in pack.stack.modules.items()
+    ]
+    try:
+        _hidden(pack, [Item(0, _LONG)], with_adapters=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
+
+
+def _refuse_randomness(pack: Pack) -> None:
+    """In training mode, two forwards of the bare base must be one."""
+    pack.model.train()
+    [first], [second] = (_hidden(pack, [Item(0, _LONG)], with_adapters=False) for _ in range(2))
     pack.model.eval()
-    [chunk] = chunks(items, 2 * _TOKENS, pack.pad, pack.stack.device)
+    if not float((first - second).norm()) <= _REPEATED[first.dtype] * float(first.norm()):
+        raise ModelError(
+            f"nothing in a base may be random, but two training forwards of {_kind(pack)} differ: it has a dropout "
+            "that is not turned off here, and so neighbours would change a trial"
+        )
+
+
+def _chunk(pack: Pack, items: Sequence[Item], room_tokens: int = 0) -> Chunk:
+    budget_tokens = len(items) * (len(_LONG) + room_tokens)
+    [chunk] = chunks(items, budget_tokens, pack.pad, pack.stack.device, room_tokens)
+    return chunk
+
+
+def _hidden(pack: Pack, items: Sequence[Item], with_adapters: bool = True) -> list[Tensor]:
+    """Last hidden states `(seq, hidden)` of each item, padded on the right."""
+    chunk = _chunk(pack, items)
     with pack.stack.using(pack.stack.layout(chunk.rows) if with_adapters else None):
-        hidden = pack.head.hidden(chunk.tokens, chunk.attention_mask).float()
+        hidden = pack.head.hidden(chunk.tokens, chunk.attention_mask)
     return [row[: len(item.tokens)] for row, item in zip(hidden, chunk.items, strict=True)]
 
 
-def _random(pack: Pack, seed: int) -> AdapterState:
-    """An adapter at every layer that changes its output by about a tenth."""
+def _written(pack: Pack, items: Sequence[Item]) -> list[list[Tensor]]:
+    """For each item, padded on the left, the logits `(vocabulary,)` that its continuation begins with."""
+    chunk = _chunk(pack, items, room_tokens=_NEW_TOKENS)
+    settings = GenerationConfig(
+        # The token is the same for all, whatever the logits: rounding must not lead two continuations apart.
+        max_new_tokens=_NEW_TOKENS,
+        do_sample=False,
+        suppress_tokens=list(range(2, pack.model.get_output_embeddings().out_features)),
+        pad_token_id=pack.pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with pack.stack.using(pack.stack.layout(chunk.rows)):
+        logits = pack.greedy(chunk, settings).logits
+    return [[step[row] for step in logits] for row in range(len(items))]
+
+
+def _random(pack: Pack, sizes: dict[str, tuple[float, float]], seed: int) -> AdapterState:
+    """An adapter whose output at every layer is about as large as the layer's own."""
     generator = torch.Generator().manual_seed(seed)
     state = AdapterState(rank=_RANK, scale=1.0)
 
-    def matrix(*shape: int, std: float) -> Any:
-        return (torch.randn(*shape, generator=generator) * std).to(pack.stack.dtype)
+    def matrix(rows: int, columns: int, std: float) -> Tensor:
+        return (torch.randn(rows, columns, generator=generator) * std).to(pack.stack.dtype)
 
     for name, module in pack.stack.modules.items():
-        weight_std = float(module.base.weight.std()) if module.base.weight.is_floating_point() else 0.02
-        inputs, outputs = module.base.in_features, module.base.out_features
-        state.tensors["weight"][f"{name}.lora_A"] = matrix(_RANK, inputs, std=inputs**-0.5)
-        state.tensors["weight"][f"{name}.lora_B"] = matrix(
-            outputs, _RANK, std=0.1 * weight_std * (inputs / _RANK) ** 0.5
-        )
+        linear: nn.Linear = module.base
+        input_rms, output_rms = sizes[name]
+        b_std = output_rms / max(input_rms, 1e-12) / _RANK**0.5
+        state.tensors["weight"][f"{name}.lora_A"] = matrix(_RANK, linear.in_features, linear.in_features**-0.5)
+        state.tensors["weight"][f"{name}.lora_B"] = matrix(linear.out_features, _RANK, b_std)
     return state

@@ -44,6 +44,7 @@ class Head:
         Raises:
             ModelError: if this head leaves out something that the model does to its logits.
         """
+        model.eval()
         tokens = torch.arange(1, 9, device=next(model.parameters()).device)[None]
         own = model(input_ids=tokens, use_cache=False).logits[0].float()
         ours = self.logits(self.hidden(tokens, torch.ones_like(tokens))[0]).float()

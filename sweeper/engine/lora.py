@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sweeper.engine.dropout import Dropout
+from sweeper.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class PackedLoRA(nn.Module):
     """A frozen linear with stacked adapters; without a layout it is the frozen linear alone.
 
     Args:
-        key: tells this layer's dropout from that of others.
+        key: a number below 2³² that tells this layer's random values from those of others.
     """
 
     def __init__(self, base: nn.Linear, active: Active, key: int) -> None:
@@ -89,9 +90,14 @@ class PackedLoRA(nn.Module):
         layout = self._active.layout
         if layout is None or all(self.weights[route.bucket] is None for route in layout.routes):
             return y
-        tokens = x.shape[:-1].numel() // layout.rows
+        tokens, rest = divmod(x.shape[:-1].numel(), layout.rows)
+        if rest:
+            raise ModelError(
+                f"a layer must see every token of {layout.rows} rows, but one got {x.shape[:-1].numel()} tokens: "
+                "layers that see some tokens only, as experts do, cannot be packed"
+            )
         # Training in the base's precision, as under autocast; scoring in the adapters', as PEFT does it
-        # for the user of an export: what is scored is then what that user gets.
+        # (at 4-bit layers, to the rounding) for the user of an export: what is scored is then what that user gets.
         dtype = x.dtype if self.training else next(w.a.dtype for w in self.weights if w is not None)
         rows = x.reshape(layout.rows, tokens, x.shape[-1]).to(dtype)
         if self.training and layout.dropout is not None:

@@ -126,12 +126,12 @@ class Pack:
         return self.stack.extract(self.slots.index(slot))
 
     def keep_best(self, slot: Slot) -> None:
-        """Remembers the slot's weights as those of its best evaluation so far, its latest."""
+        """Remembers the slot's weights, in host memory, as those of its best evaluation so far, its latest."""
         slot.best_evaluation = len(slot.evaluations) - 1
-        slot.best_adapter = self.stack.extract(self.slots.index(slot), kinds=("weight",))
+        slot.best_adapter = self.stack.extract(self.slots.index(slot), kinds=("weight",), device="cpu")
 
     def tick(self) -> list[Tick]:
-        """One optimizer step of every slot, in their order; one that diverges is left as it was and reported so."""
+        """One optimizer step of every slot, in their order; the weights and moments of one that diverges stay."""
         self.model.train()
         batches = [batch_rows(s.rhythm, s.step, len(self.examples), s.seed) for s in self.slots]
         answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
@@ -162,9 +162,9 @@ class Pack:
             where = supervised(chunk, self.examples)
             with self.stack.using(self._layout(chunk)):
                 hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
-                losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(dtype)
-                by_slot = torch.zeros_like(total).index_add(0, where.slots, losses) / divisors
-                by_slot.sum().backward()  # type: ignore[no-untyped-call]
+            losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(dtype)
+            by_slot = torch.zeros_like(total).index_add(0, where.slots, losses) / divisors
+            by_slot.sum().backward()  # type: ignore[no-untyped-call]
             total += by_slot.detach()
         return [float(loss) for loss in total.tolist()]
 
@@ -226,16 +226,22 @@ class Pack:
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(end_tokens) or None, pad_token_id=self.pad
         )
-        # What is not set above would come from the model's own settings: penalties, sampling, an end token.
-        self.model.generation_config = settings
         keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
         written: dict[int, tuple[int, ...]] = {}
         for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device, room_tokens=max_new_tokens):
             with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
-                whole = self.model.generate(
-                    chunk.tokens, attention_mask=chunk.attention_mask, generation_config=settings
-                )
+                whole = self.greedy(chunk, settings)
             for item, tokens in zip(chunk.items, whole[:, chunk.tokens.shape[1] :].tolist(), strict=True):
                 end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
                 written[item.key] = tuple(tokens[:end])
         return [written[index] for index in range(len(items))]
+
+    def greedy(self, chunk: Chunk, settings: GenerationConfig) -> Any:
+        """transformers' `generate` with `settings` alone."""
+        own = self.model.generation_config
+        # What is not set would come from the model's own settings: penalties, sampling, an end token.
+        self.model.generation_config = settings
+        try:
+            return self.model.generate(chunk.tokens, attention_mask=chunk.attention_mask, generation_config=settings)
+        finally:
+            self.model.generation_config = own

@@ -161,9 +161,8 @@ class AdapterStack:
         return sum(bucket.slots for bucket in self.buckets)
 
     def detach(self) -> None:
-        """Puts the base's own linears back."""
-        for name, module in self.modules.items():
-            self.model.set_submodule(name, module.base)
+        """Makes the model what it was."""
+        detach(self.model)
 
     @torch.no_grad()
     def admit(self, state: AdapterState) -> int:
@@ -189,12 +188,12 @@ class AdapterStack:
         self._bind()
         return removed
 
-    def extract(self, slot: int, kinds: Sequence[str] = KINDS) -> AdapterState:
-        """Copies one adapter out, at its true rank."""
+    def extract(self, slot: int, kinds: Sequence[str] = KINDS, device: str | None = None) -> AdapterState:
+        """Copies one adapter out, at its true rank; to where it is, unless `device` says otherwise."""
         place, index = self._find(slot)
         state = self.buckets[place].state(index, kinds)
         state.tensors = {
-            kind: {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            kind: {name: tensor.detach().to(device, copy=True) for name, tensor in tensors.items()}
             for kind, tensors in state.tensors.items()
         }
         return state
@@ -272,16 +271,24 @@ class AdapterStack:
             return function(*args)
 
 
+def detach(model: Any) -> None:
+    """Puts a model's own linears back in the place of all `PackedLoRA`, and lets go of the stack."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PackedLoRA):
+            model.set_submodule(name, module.base)
+    if model.supports_gradient_checkpointing:
+        model._set_gradient_checkpointing(enable=False, gradient_checkpointing_func=checkpoint)
+
+
 def initial_state(stack: AdapterStack, targets: Sequence[str], rank: int, scale: float, seed: int) -> AdapterState:
     """A fresh adapter as PEFT initialises it: A uniform in ±1/√in, B zero.
 
     A's values depend on the seed, the module and the rank alone: not on the slot or its neighbours.
     """
     state = AdapterState(rank=rank, scale=scale)
-    for position, (name, module) in enumerate(stack.modules.items()):
-        if name not in targets:
-            continue
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
+    for name in targets:
+        module = stack.modules[name]
+        generator = torch.Generator().manual_seed(seed * 2**32 + module.key)
         bound = module.base.in_features**-0.5
         a = torch.rand(rank, module.base.in_features, generator=generator, dtype=torch.float64)
         state.tensors["weight"][f"{name}.lora_A"] = ((2 * a - 1) * bound).to(stack.dtype)

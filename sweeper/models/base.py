@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import warnings
 from contextlib import contextmanager
 from importlib import resources
@@ -136,12 +137,17 @@ def guard(model: Any) -> None:
 
 
 def _without_dropout(model: Any) -> None:
-    """Turns a base's own dropout off: it draws from the global generator, so neighbours would change a trial."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+    """Turns a base's own dropout off: it draws from the global generator, so neighbours would change a trial.
+
+    Models keep its rate in modules of torch, in attributes of their own (`attention_dropout`, `layerdrop`,
+    `jitter_noise`), or in their configuration. `engine.compatibility` proves that nothing is left.
+    """
+    for holder in [*model.modules(), model.config, model.config.get_text_config()]:
+        if isinstance(holder, torch.nn.modules.dropout._DropoutNd):
+            holder.p = 0.0
+        for name, value in list(vars(holder).items()):
+            if isinstance(value, float) and re.search("drop|jitter", name):
+                setattr(holder, name, 0.0)
 
 
 def _packaged_gguf(package: str) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeper.errors import ModelError, unknown
 
-PRESETS = {"all-linear": ("",), "attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn")}
+PRESETS = {"all-linear": ("",), "attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn", "fc1", "fc2")}
 
 
 def linear_names(model: Any) -> list[str]:

@@ -120,6 +120,7 @@ def _train(
     rhythm = config.rhythm(params, len(bench.pack.examples))
     slot, state = bench.pack.new_slot(trial.number, params, rhythm, config.train.seed)
     bench.pack.admit(slot, state)
+    announce(f"training trial {trial.number} alone")
     # A trial that ended between evaluations, or before the first, is followed to that place.
     while not slot.is_finished and slot.examples_seen < (trial.examples_seen or rhythm.interval_examples):
         [tick] = bench.pack.tick()

@@ -113,6 +113,7 @@ class Session:
 
     def _reconcile(self) -> None:
         """Catches the runs and files up with what a killed worker had told Optuna, and with its orphans."""
+        self.paths.drop_half_checkpoints()
         states = self.tracker.states()
         for trial in self.search.views():
             key = trial_key(trial.number)

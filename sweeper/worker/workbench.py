@@ -66,12 +66,14 @@ class Workbench:
         return Scores.of(split.truth, labels)
 
 
-def _check_targets(config: Config, linears: list[str]) -> None:
-    """Resolves every choice of target modules now, not when a trial draws it."""
+def _targets(config: Config, linears: list[str]) -> list[str]:
+    """Every linear that any trial may adapt; an unknown one is found now, not when a trial draws it."""
     searched = config.search.space.get("target_modules", [])
     choices = [config.lora.target_modules] if isinstance(searched, Range) or not searched else searched
-    for choice in choices:
-        resolve(choice if isinstance(choice, tuple) else str(choice), linears)
+    chosen = {
+        name for choice in choices for name in resolve(choice if isinstance(choice, tuple) else str(choice), linears)
+    }
+    return [name for name in linears if name in chosen]
 
 
 def set_up(config: Config, home: Home) -> Workbench:
@@ -91,10 +93,9 @@ def set_up(config: Config, home: Home) -> Workbench:
         torch.set_num_threads(config.engine.threads)
     model = base.load_base(config.model, home, base.pick_device(config.engine.device))
     linears = linear_names(model)
-    _check_targets(config, linears)
     pack = Pack(
         model,
-        linears,
+        _targets(config, linears),
         examples,
         pad=tokenizer.pad_token_id,
         chunk_tokens=config.engine.chunk_tokens,

@@ -78,8 +78,9 @@ class HashedDropout(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = len(self.positions)
-        dropout = Dropout.of([SEED] * rows, self.positions, [self.rate] * rows, x.shape[1], x.device)
-        return dropout.apply(x, zlib.crc32(self.name.encode()))
+        by_row = x.reshape(rows, -1, x.shape[-1])  # OPT hands (rows × seq, in) to its feed-forward layers
+        dropout = Dropout.of([SEED] * rows, self.positions, [self.rate] * rows, by_row.shape[1], x.device)
+        return dropout.apply(by_row, zlib.crc32(self.name.encode())).view_as(x)
 
 
 def with_peft(model: Any, params: TrialParams, initial: AdapterState) -> tuple[Any, dict[str, torch.nn.Parameter]]:

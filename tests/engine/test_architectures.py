@@ -45,6 +45,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 5.0, "residual_multiplier": 0.5},
     "cohere": {"logit_scale": 0.3},
     "olmo2": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.2, "attention_dropout": 0.1},  # not in modules
+    "seed_oss": {"residual_dropout": 0.2, "attention_dropout": 0.1},
     "stablelm": {},
 }
 
@@ -152,16 +154,85 @@ class Coupled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.layer(x)
-        return out + 10 * out.mean(dim=0, keepdim=True)
+        return out + 0.1 * out.mean(dim=0, keepdim=True)
 
 
-def test_a_model_whose_rows_depend_on_each_other_is_refused() -> None:
-    model: Any = small_model()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_model_whose_rows_depend_on_each_other_is_refused(dtype: torch.dtype) -> None:
+    model: Any = small_model(dtype)
     model.model.layers[0].mlp = Coupled(model.model.layers[0].mlp)
-    pack = new_pack(model, [])
+    pack = new_pack(model, [], dtype=dtype)
     with pytest.raises(ModelError, match="a row must not depend on its neighbours, but in LlamaForCausalLM it does"):
         verify(pack)
     assert pack.stack.slots == 0
+
+
+class Random(nn.Module):
+    """A dropout that nobody can turn off."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.1, self.training)
+
+
+def test_a_model_with_something_random_in_it_is_refused() -> None:
+    model: Any = small_model()
+    model.model.layers[1].post_attention_layernorm = Random()
+    with pytest.raises(ModelError, match="nothing in a base may be random, but two training forwards"):
+        verify(new_pack(model, []))
+
+
+class Experts(nn.Module):
+    """Layers that see the tokens that chose them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expert = nn.Linear(32, 32, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_chosen = (torch.arange(x.shape[0] * x.shape[1]) % 3 == 0).view(x.shape[:2])
+        out = torch.zeros_like(x)
+        out[is_chosen] = self.expert(x[is_chosen])
+        return out
+
+
+def test_a_layer_that_sees_some_tokens_only_is_refused() -> None:
+    model: Any = small_model()
+    model.model.layers[1].mlp = Experts()
+    with pytest.raises(ModelError, match="a layer must see every token of 2 rows, but one got 5 tokens"):
+        verify(new_pack(model, []))
+
+
+class Tuple(nn.Linear):
+    """A layer that gives more than its output."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), None
+
+
+def test_a_model_that_does_not_run_with_adapters_is_refused() -> None:
+    model: Any = small_model()
+    model.model.layers[1].mlp.extra = Tuple(32, 32, dtype=torch.float64)
+    own = model.model.layers[1].mlp.forward
+    model.model.layers[1].mlp.forward = lambda x: own(x) + model.model.layers[1].mlp.extra(x)[0]
+    with pytest.raises(
+        ModelError, match=r"must run with adapters at its linear layers, but .* \(AttributeError: .*tuple"
+    ):
+        verify(new_pack(model, []))
+
+
+def test_a_model_that_sees_its_padding_is_refused() -> None:
+    model: Any = small_model()
+    own = model.model.forward
+    model.model.forward = lambda attention_mask=None, **kwargs: own(attention_mask=None, **kwargs)
+    with pytest.raises(ModelError, match="a row must not depend on padding before it"):
+        verify(new_pack(model, []))
+
+
+def test_a_head_that_leaves_something_out_is_refused() -> None:
+    pack = new_pack(architecture("granite"), [])
+    pack.head.scale = 1.0
+    with pytest.raises(ModelError, match="transforms its logits in a way that is not known"):
+        verify(pack)
 
 
 def test_a_layer_that_is_never_called_is_refused() -> None:

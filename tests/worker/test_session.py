@@ -13,10 +13,12 @@ import yaml
 from sweeper.engine import checkpoint
 from sweeper.engine.pack import Pack
 from sweeper.errors import DataError
+from sweeper.models import base
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.study import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunState
 from sweeper.worker.session import RUN_STATES, Session, trial_key
+from tests.engine.test_architectures import Coupled
 from tests.worker.conftest import Prepare
 
 
@@ -239,6 +241,48 @@ def test_a_sweep_learns_on_this_device(prepare: Prepare, home: Home, device: tor
     assert sum(seen.counts().values()) == 4
     assert seen.best is not None
     assert (seen.best.value or 0) > seen.attributes["baseline"]["accuracy"] + 0.1
+
+
+def test_a_base_that_cannot_be_packed_is_refused_before_anything_is_measured(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_base = base.load_base
+
+    def coupled(*arguments: Any) -> Any:
+        model = load_base(*arguments)
+        model.model.layers[0].mlp = Coupled(model.model.layers[0].mlp)
+        return model
+
+    monkeypatch.setattr(base, "load_base", coupled)
+    outcome = run(prepare(), MemoryTracker())
+    assert outcome["kind"] == "ModelError"
+    assert "a row must not depend on its neighbours" in outcome["message"]
+    assert "baseline" not in view(home, "demo").attributes
+
+
+def test_what_a_killed_writer_left_is_deleted(prepare: Prepare, home: Home) -> None:
+    paths = prepare("search.trials=1")
+    half = paths.checkpoint(0).with_name(".checkpoint.safetensors.tmp")
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    assert paths.checkpoints_bytes() == 4
+    assert run(paths, MemoryTracker()) == {"status": "finished"}
+    assert not half.exists()
+
+
+def test_only_layers_that_a_trial_may_target_are_wrapped(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    tick = Pack.tick
+
+    def looked_at(pack: Pack) -> Any:
+        seen.append({name.rpartition(".")[2] for name in pack.stack.modules})
+        return tick(pack)
+
+    monkeypatch.setattr(Pack, "tick", looked_at)
+    run(prepare("search.trials=1", "+search.space.target_modules=[attention,down_proj]"), MemoryTracker())
+    assert seen[0] == {"q_proj", "k_proj", "v_proj", "o_proj", "down_proj"}
 
 
 def test_more_adapters_may_be_kept_later(prepare: Prepare, home: Home) -> None:
