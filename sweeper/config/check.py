@@ -74,8 +74,8 @@ def _epochs_problems(config: Config) -> list[str]:
     if not wrong:
         return []
     return [
-        f"{where}: every value must be a multiple of train.epochs / evaluation.count = {interval:g}, the interval "
-        f"between two evaluations, but got {wrong[0]:g}"
+        f"{where}: every value must be a multiple of train.epochs / evaluation.count = {interval!r}, the interval "
+        f"between two evaluations, but got {wrong[0]!r}"
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.space import Space
+from sweeper.errors import ConfigError
 from sweeper.paths import NAME_PATTERN
 from sweeper.trial import (
     Alpha,
@@ -109,7 +110,7 @@ class TrainSection(_Section):
 
 
 class EvaluationSection(_Section):
-    count: Annotated[int, Field(ge=1, le=1000)]
+    count: Annotated[int, Field(ge=1, le=100_000)]
     rows: Annotated[int, Field(ge=1)] | None
 
 
@@ -209,12 +210,25 @@ class Config(_Section):
 
     def rhythm(self, params: TrialParams, train_rows: int) -> Rhythm:
         """The steps and evaluations of a trial over `train_rows` rows."""
-        examples = self.train.examples or math.ceil(self.train.epochs * train_rows)
         return Rhythm(
-            interval_examples=math.ceil(examples / self.evaluation.count),
+            interval_examples=self.interval_examples(train_rows),
             evaluations=self.evaluations(params),
             batch_size=params.batch_size,
         )
+
+    def interval_examples(self, train_rows: int) -> int:
+        """Training examples from one evaluation to the next; rounded up.
+
+        Raises:
+            ConfigError: if there are not as many examples as evaluations.
+        """
+        examples = self.train.examples or math.ceil(self.train.epochs * train_rows)
+        if examples < self.evaluation.count:
+            raise ConfigError(
+                f"evaluation.count: at most as many evaluations fit as there are training examples, but got "
+                f"{self.evaluation.count} for train.epochs={self.train.epochs!r} of {train_rows} rows"
+            )
+        return math.ceil(examples / self.evaluation.count)
 
     def evaluations(self, params: TrialParams) -> int:
         """How often a trial is evaluated: a longer trial more often, so that all are at the same examples."""

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sklearn.metrics import accuracy_score, f1_score
-
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 
@@ -78,6 +76,8 @@ class Scores:
 
     @classmethod
     def of(cls, truth: Sequence[str], predictions: Sequence[str]) -> Scores:
+        from sklearn.metrics import accuracy_score, f1_score
+
         # Over the labels that occur in the truth: the set is then the same for every trial.
         labels = sorted(set(truth))
         f1 = f1_score(truth, predictions, labels=labels, average="macro", zero_division=0.0)

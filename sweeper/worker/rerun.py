@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -15,6 +16,7 @@ from sweeper.engine.pack import Slot
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.study import StudyView, TrialView, view
+from sweeper.trial import Reason
 from sweeper.worker.workbench import Workbench, set_up
 
 
@@ -29,29 +31,44 @@ class Rerun:
     recorded: list[float]
     alone: list[float]
     rows: int  # of the validation split that each evaluation reads
-    diverged_at_step: int | None
+    has_diverged: bool  # as recorded
+    diverged_at_step: int | None  # alone
     adapter: str | None  # the folder, where it was brought back
 
     @property
-    def largest_difference(self) -> float:
-        """Of the metric, over all evaluations."""
-        return max((abs(a - b) for a, b in zip(self.recorded, self.alone, strict=False)), default=0.0)
+    def largest_difference(self) -> float | None:
+        """Of the metric, over all evaluations; None where one of the two has evaluations that the other lacks."""
+        if len(self.recorded) != len(self.alone):
+            return None
+        return max((abs(a - b) for a, b in zip(self.recorded, self.alone, strict=True)), default=0.0)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the trial went the same way, each evaluation within one row of the validation split."""
+        difference = self.largest_difference
+        is_near = difference is not None and difference <= 1 / self.rows + 1e-9
+        return is_near and self.has_diverged == (self.diverged_at_step is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "largest_difference": self.largest_difference}
+        return {**vars(self), "largest_difference": self.largest_difference, "is_same": self.is_same}
 
     def summary(self) -> str:
         """The comparison in words."""
-        lines = [
-            f"after {examples} examples: recorded {recorded:.4f}, alone {alone:.4f}"
-            for examples, recorded, alone in zip(self.examples, self.recorded, self.alone, strict=False)
-        ]
+        name = f"trial {self.trial} of {self.study}"
+        lines = []
+        for examples, recorded, alone in zip_longest(self.examples, self.recorded, self.alone):
+            pair = [f"{value:.4f}" if value is not None else "none" for value in (recorded, alone)]
+            lines.append(f"after {examples} examples: recorded {pair[0]}, alone {pair[1]}")
         if self.diverged_at_step is not None:
-            lines.append(f"diverged at step {self.diverged_at_step}")
-        lines.append(
-            f"trial {self.trial} of {self.study}: largest difference in {self.metric} "
-            f"{self.largest_difference:.4f} (one of {self.rows} validation rows is {1 / self.rows:.4f})"
-        )
+            lines.append(f"diverged at step {self.diverged_at_step}" + ("" if self.has_diverged else ", only alone"))
+        elif self.has_diverged:
+            lines.append("did not diverge, but the recorded one did")
+        if self.largest_difference is not None:
+            lines.append(
+                f"{name}: largest difference in {self.metric} {self.largest_difference:.4f} "
+                f"(one of {self.rows} validation rows is {1 / self.rows:.4f})"
+            )
+        lines.append(f"{name} is {'the same' if self.is_same else 'NOT the same'} alone")
         if self.adapter is not None:
             lines.append(f"its adapter is back in {self.adapter}: sweeper export {self.study} --trial {self.trial}")
         return "\n".join(lines)
@@ -84,23 +101,26 @@ def rerun(home: Home, study: str, number: int, announce: Callable[[str], None]) 
                 f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
             )
         slot, diverged_at_step = _train(bench, config, trial, announce)
+        metric = config.objective.metric
+        count = max(len(slot.evaluations), len(trial.evaluations))
+        result = Rerun(
+            study=study,
+            trial=number,
+            metric=metric,
+            examples=[slot.rhythm.interval_examples * (index + 1) for index in range(count)],
+            recorded=list(trial.evaluations),
+            alone=[values[metric] for values in slot.evaluations],
+            rows=len(bench.validation.truth),
+            has_diverged=trial.reason == Reason.DIVERGED,
+            diverged_at_step=diverged_at_step,
+            adapter=None,
+        )
         folder = paths.adapter(number)
-        is_brought_back = trial.state == "COMPLETE" and not folder.is_dir()
-        if is_brought_back:
-            assert slot.best_adapter is not None  # a complete trial was evaluated
+        # An export says the scores that were recorded: they must be this adapter's.
+        if trial.state == "COMPLETE" and result.is_same and slot.best_adapter is not None and not folder.is_dir():
             adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears)
-    metric = config.objective.metric
-    return Rerun(
-        study=study,
-        trial=number,
-        metric=metric,
-        examples=[slot.rhythm.interval_examples * (index + 1) for index in range(len(slot.evaluations))],
-        recorded=list(trial.evaluations),
-        alone=[values[metric] for values in slot.evaluations],
-        rows=len(bench.validation.truth),
-        diverged_at_step=diverged_at_step,
-        adapter=str(folder) if is_brought_back else None,
-    )
+            result = replace(result, adapter=str(folder))
+    return result
 
 
 def _ended(seen: StudyView, number: int) -> TrialView:
@@ -121,8 +141,10 @@ def _train(
     slot, state = bench.pack.new_slot(trial.number, params, rhythm, config.train.seed)
     bench.pack.admit(slot, state)
     announce(f"training trial {trial.number} alone")
-    # A trial that ended between evaluations, or before the first, is followed to that place.
-    while not slot.is_finished and slot.examples_seen < (trial.examples_seen or rhythm.interval_examples):
+    # A trial that ended between evaluations, or before the first, is followed to that place; what is recorded of
+    # one that diverged includes the step at which it did, as here.
+    last = max(trial.examples_seen or 0, rhythm.interval_examples * max(1, len(trial.evaluations)))
+    while not slot.is_finished and slot.examples_seen < last:
         [tick] = bench.pack.tick()
         if not tick.is_finite:
             return slot, slot.step

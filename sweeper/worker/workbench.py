@@ -89,6 +89,7 @@ def set_up(config: Config, home: Home) -> Workbench:
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     validation, test = Split.of(rendered, selected), Split.of(rendered, data.test)
 
+    config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     model = base.load_base(config.model, home, base.pick_device(config.engine.device))

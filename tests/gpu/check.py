@@ -37,6 +37,7 @@ ANSWER_TOKENS = 32
 RANK = 16
 PACKED_SLOTS = (1, 2, 4, 8, 16)
 WARM_UP_STEPS, STEPS = 2, 5
+MARGIN_S = 30  # one step of the largest shape on a slow card
 GIB = 1024**3
 DISTRIBUTIONS = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "triton")
 
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with a toy")
     arguments = parser.parse_args()
     deadline = time.monotonic() + LIMIT_S
+    shutil.rmtree(SITE, ignore_errors=True)  # an older one would hide this checkout
     if arguments.bundle:
         unpack(arguments.bundle)
     sys.path[:0] = [str(SITE), str(ROOT)]
@@ -57,45 +59,65 @@ def main() -> int:
     if not torch.cuda.is_available() and not arguments.rehearse:
         print("error: make gpu-check needs a CUDA device, and torch sees none", file=sys.stderr)
         return 2
+    if arguments.bundle and not arguments.rehearse:
+        refuse_other_cuda(torch.version.cuda)
     device = torch.device("cpu" if arguments.rehearse else "cuda")
-    result = {"date": datetime.date.today().isoformat(), **machine(device)}
-    print(json.dumps(result), flush=True)
-    result["tests"] = run_tests(min(TESTS_LIMIT_S, deadline - time.monotonic()))
-    print(json.dumps(result["tests"]), flush=True)
-    shapes = ("toy",) if arguments.rehearse else ("0.5b", "8b")
-    result["solo"], result["packed"] = [], []
-    for shape in shapes:
-        for row in measured(shape, device, deadline):
-            kind = row.pop("kind")
-            result[kind].append(row)
-            print(json.dumps(row), flush=True)
-    result["duration_s"] = round(LIMIT_S - (deadline - time.monotonic()), 1)
+    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), **machine(device)}
     file = arguments.to or RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', result['card'].lower()).strip('-')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def keep() -> None:
+        """Writes what there is: whatever ends the check, nothing measured is lost."""
+        result["duration_s"] = round(LIMIT_S - (deadline - time.monotonic()), 1)
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    print(json.dumps(result), flush=True)
+    tests = result["tests"] = run_tests(min(TESTS_LIMIT_S, deadline - time.monotonic()))
+    print(json.dumps(tests), flush=True)
+    keep()
+    result["solo"], result["packed"] = [], []
+    for shape in ("toy",) if arguments.rehearse else ("0.5b", "8b"):
+        for row in measured(shape, device, deadline):
+            result[row.pop("kind")].append(row)
+            print(json.dumps(row), flush=True)
+            keep()
     print(f"written: {file}")
-    is_passed = result["tests"]["failed"] == [] and result["tests"]["is_whole"]
-    return 0 if is_passed and (arguments.rehearse or result["tests"]["passed"] > 0) else 1
+    is_passed = tests["failed"] == [] and tests["is_whole"] and (arguments.rehearse or tests["passed"] > 0)
+    return 0 if is_passed else 1
 
 
 def unpack(bundle: Path) -> None:
-    """Lays this checkout and the bundle's wheels, those that this machine lacks, into a folder of our own."""
+    """Lays this checkout and the bundle's wheels into a folder of our own; they come before what the machine has."""
     wheels = sorted(bundle.glob("*.whl"))
     if not wheels:
         raise SystemExit(
             f"error: {bundle} must hold wheels, but has none; run `make gpu-bundle` where there is a network"
         )
-    shutil.rmtree(SITE, ignore_errors=True)
+    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    for wheel in wheels:
+        tags = re.findall(r"-(cp\d+)-cp", wheel.name)
+        if tags and tags != [here]:
+            raise SystemExit(
+                f"error: {wheel.name} must be for this Python, {here}; "
+                f"make gpu-bundle GPU_PYTHON={sys.version_info.major}.{sys.version_info.minor}"
+            )
     shutil.copytree(ROOT / "sweeper", SITE / "sweeper")
     for folder in ("conf", "studies"):  # as pyproject.toml maps them
         shutil.copytree(ROOT / folder, SITE / "sweeper" / folder)
     for wheel in wheels:
-        name = wheel.name.split("-")[0]
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(SITE)
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(SITE)
+
+
+def refuse_other_cuda(version: str) -> None:
+    """Ends where the bundle's bitsandbytes is not for torch's CUDA version."""
+    wanted = "cuda" + "".join(version.split(".")[:2])
+    there = [file.name for file in SITE.glob("bitsandbytes/libbitsandbytes_*.so")]
+    if not any(wanted in name for name in there):
+        raise SystemExit(
+            f"error: bitsandbytes must have a library for this torch, {wanted}, but the bundle has "
+            f"{', '.join(there)}; make gpu-bundle GPU_CUDA={wanted.removeprefix('cuda')}"
+        )
 
 
 def environment() -> dict[str, str]:
@@ -137,7 +159,8 @@ def run_tests(limit_s: float) -> dict[str, Any]:
         # -P and append: what was unpacked comes before the checkout.
         command = [sys.executable, "-P", "-m", "pytest", "--import-mode=append", "-m", "gpu", f"--junitxml={report}"]
         # Versions differ from those of constraints.txt there: their warnings are not what is checked.
-        command += ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "tests/engine", "tests/worker"]
+        command += ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        command += ["tests/engine", "tests/worker"]
         is_whole = True
         try:
             code = subprocess.run(command, cwd=ROOT, env=environment(), timeout=limit_s, check=False).returncode
@@ -159,7 +182,14 @@ def measured(shape: str, device: Any, deadline: float) -> Iterator[dict[str, Any
     """Step time and peak memory: one slot at growing sizes, with and without recomputing; then packs."""
     from tests.gpu.shapes import random_base
 
-    model = random_base(shape, device)
+    if time.monotonic() > deadline - MARGIN_S:
+        yield {"kind": "solo", "shape": shape, "error": "no time left"}
+        return
+    try:
+        model = random_base(shape, device)
+    except RuntimeError as error:
+        yield {"kind": "solo", "shape": shape, "error": _first_line(error)}
+        return
     vocabulary = model.config.vocab_size
     for gradient_checkpointing in (True, False):
         for tokens in TOKENS:
@@ -174,27 +204,26 @@ def _step(
     model: Any, vocabulary: int, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float
 ) -> dict[str, Any]:
     """The median step of a pack whose slots have so many tokens each, and its peak; or why there is none."""
-    import torch
+    from sweeper.engine.stack import detach
 
-    if time.monotonic() > deadline - 20:
+    if time.monotonic() > deadline - MARGIN_S:
         return {"error": "no time left"}
     _release(device)
-    error = None
     try:
-        return _timed(model, vocabulary, device, tokens, gradient_checkpointing)
-    except torch.OutOfMemoryError as caught:
-        error = str(caught).split(".")[0]  # outside of this block: the exception holds on to tensors
+        return _timed(model, vocabulary, device, tokens, gradient_checkpointing, deadline)
+    except RuntimeError as error:  # out of memory comes as several kinds of it
+        return {"error": _first_line(error)}
     finally:
-        from sweeper.engine.lora import PackedLoRA
-
-        for name, module in list(model.named_modules()):
-            if isinstance(module, PackedLoRA):
-                model.set_submodule(name, module.base)
-    _release(device)
-    return {"error": error}
+        detach(model)
 
 
-def _timed(model: Any, vocabulary: int, device: Any, tokens: list[int], gradient_checkpointing: bool) -> dict[str, Any]:
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+
+
+def _timed(
+    model: Any, vocabulary: int, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float
+) -> dict[str, Any]:
     import torch
 
     from sweeper.data.prompt import Example
@@ -229,7 +258,15 @@ def _timed(model: Any, vocabulary: int, device: Any, tokens: list[int], gradient
         assert all(tick.is_finite for tick in ticks)
         if step >= WARM_UP_STEPS:
             seconds.append(time.perf_counter() - started)
-    result: dict[str, Any] = {"step_s": round(statistics.median(seconds), 5), "slowest_s": round(max(seconds), 5)}
+        elif time.monotonic() > deadline - MARGIN_S:
+            return {"error": "no time left"}
+        if time.monotonic() > deadline - MARGIN_S:
+            break
+    result: dict[str, Any] = {
+        "step_s": round(statistics.median(seconds), 5),
+        "slowest_s": round(max(seconds), 5),
+        "steps": len(seconds),
+    }
     if device.type == "cuda":
         result["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated(device) / GIB, 4)
         result["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 4)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from sweeper.engine.pack import Pack
 from sweeper.models.targets import linear_names
 from tests.gpu import check
 from tests.gpu.bundle import trim
@@ -74,10 +76,32 @@ def test_a_bundle_is_laid_beside_a_whole_copy_of_this_checkout(tmp_path: Path, m
         check.unpack(tmp_path)
     with zipfile.ZipFile(tmp_path / "not_here-1-py3-none-any.whl", "w") as archive:
         archive.writestr("not_here.py", "")
-    with zipfile.ZipFile(tmp_path / "torch-1-py3-none-any.whl", "w") as archive:
-        archive.writestr("torch.py", "")
     check.unpack(tmp_path)
     assert (tmp_path / "site" / "not_here.py").is_file()
-    assert not (tmp_path / "site" / "torch.py").exists()  # this machine has one
     assert (tmp_path / "site" / "sweeper" / "conf" / "config.yaml").is_file()
     assert (tmp_path / "site" / "sweeper" / "studies" / "demo" / "config.yaml").is_file()
+    library = tmp_path / "site" / "bitsandbytes" / "libbitsandbytes_cuda130.so"
+    library.parent.mkdir()
+    library.touch()
+    check.refuse_other_cuda("13.0")
+    with pytest.raises(SystemExit, match=r"cuda128, but the bundle has libbitsandbytes_cuda130\.so; make .*CUDA=128"):
+        check.refuse_other_cuda("12.8")
+    (tmp_path / "yaml-1-cp39-cp39-manylinux1.whl").touch()
+    with pytest.raises(SystemExit, match="must be for this Python"):
+        check.unpack(tmp_path)
+
+
+def test_what_fails_is_a_row_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "TOKENS", (64,))
+    monkeypatch.setattr(check, "PACKED_SLOTS", (1,))
+    ticks = iter(range(100))
+    tick = Pack.tick
+
+    def breaks(pack: Pack) -> Any:
+        if next(ticks) == 3:
+            raise RuntimeError("CUDA error: out of memory\nmore")
+        return tick(pack)
+
+    monkeypatch.setattr(Pack, "tick", breaks)
+    rows = list(check.measured("toy", torch.device("cpu"), time.monotonic() + 100))
+    assert [row.get("error") for row in rows] == ["RuntimeError: CUDA error: out of memory", None, None]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from sweeper.engine.pack import Tick
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.study import view
+from sweeper.tasks.classification import Scores
 from sweeper.tracking.tracker import MemoryTracker
 from sweeper.worker.rerun import Rerun, rerun
 from sweeper.worker.session import Session
+from sweeper.worker.workbench import Split, Workbench
 from tests.worker.conftest import Prepare
 
 SPACE = (
@@ -35,6 +39,7 @@ def test_each_trial_alone_is_what_it_was_in_the_pack(prepare: Prepare, home: Hom
         result = again(home, trial.number)
         assert result.recorded == list(trial.evaluations)
         assert result.alone == result.recorded
+        assert result.is_same
         assert result.examples == [16, 32][: len(trial.evaluations)]
         assert (result.adapter is not None) == (trial.state == "COMPLETE" and not was_kept)
         assert paths.adapter(trial.number).is_dir() == (trial.state == "COMPLETE")
@@ -55,7 +60,35 @@ def test_a_trial_that_diverged_diverges_again(prepare: Prepare, home: Home) -> N
     result = again(home, 0)
     assert result.diverged_at_step is not None
     assert f"diverged at step {result.diverged_at_step}" in result.summary()
+    assert result.is_same
     assert result.adapter is None
+
+
+def test_a_trial_that_goes_another_way_is_said_and_brings_no_adapter(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = prepare("search.trials=2", "store.keep_adapters=1", "pruner=none", "train.examples=64")
+    Session(paths, MemoryTracker(), lambda: False).run()
+    [dropped] = [number for number in (0, 1) if not paths.adapter(number).is_dir()]
+    score = Workbench.score
+
+    def wrong(bench: Workbench, split: Split, slots: list[int]) -> list[Scores]:
+        return [replace(scores, accuracy=scores.accuracy + 0.5) for scores in score(bench, split, slots)]
+
+    monkeypatch.setattr(Workbench, "score", wrong)
+    result = again(home, dropped)
+    assert not result.is_same
+    assert result.adapter is None
+    assert not paths.adapter(dropped).is_dir()
+    assert "largest difference in accuracy 0.5000" in result.summary()
+    assert f"trial {dropped} of demo is NOT the same alone" in result.summary()
+
+    monkeypatch.setattr(Tick, "is_finite", False)
+    diverged = again(home, dropped)
+    assert (diverged.diverged_at_step, diverged.largest_difference, diverged.is_same) == (1, None, False)
+    assert "recorded 0." in diverged.summary()
+    assert ", alone none" in diverged.summary()
+    assert "diverged at step 1, only alone" in diverged.summary()
 
 
 def test_what_cannot_be_run_again(prepare: Prepare, home: Home, few_tickets: Path, tmp_path: Path) -> None:

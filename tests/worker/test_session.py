@@ -243,6 +243,12 @@ def test_a_sweep_learns_on_this_device(prepare: Prepare, home: Home, device: tor
     assert (seen.best.value or 0) > seen.attributes["baseline"]["accuracy"] + 0.1
 
 
+def test_more_evaluations_than_examples_are_refused(prepare: Prepare, home: Home) -> None:
+    outcome = run(prepare("train.examples=null", "train.epochs=0.1", "evaluation.count=11"), MemoryTracker())
+    assert outcome["kind"] == "ConfigError"
+    assert "got 11 for train.epochs=0.1 of 96 rows" in outcome["message"]
+
+
 def test_a_base_that_cannot_be_packed_is_refused_before_anything_is_measured(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,9 +317,10 @@ def test_a_suspect_goes_on_alone(prepare: Prepare, monkeypatch: pytest.MonkeyPat
 
 
 def test_more_trials_score_the_test_split_again_only_for_a_new_winner(prepare: Prepare, home: Home) -> None:
-    run(prepare("search.trials=1"), MemoryTracker())
+    tracker = MemoryTracker()
+    assert run(prepare("search.trials=1"), tracker) == {"status": "finished"}
     before = view(home, "demo")
-    run(prepare("search.trials=2"), MemoryTracker())
+    assert run(prepare("search.trials=2"), tracker) == {"status": "finished"}
     after = view(home, "demo")
     assert after.trials[0] == before.trials[0]
     assert after.best is not None
