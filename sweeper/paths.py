@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,12 +155,14 @@ class StudyPaths:
 
     def checkpoints_bytes(self) -> int:
         """What the checkpoints of all trials take on the disk, half-written ones included."""
-        return sum(file.stat().st_size for file in self.root.glob("trials/*/*checkpoint.safetensors*"))
+        whole = self.root.glob("trials/*/checkpoint.safetensors")
+        half = self.root.glob("trials/*/.checkpoint.safetensors.tmp/*")
+        return sum(file.stat().st_size for file in [*whole, *half])
 
     def drop_half_checkpoints(self) -> None:
         """Deletes what killed writers left; only while nobody writes."""
-        for file in self.root.glob("trials/*/.checkpoint.safetensors.*"):
-            file.unlink()
+        for folder in self.root.glob("trials/*/.checkpoint.safetensors.tmp"):
+            shutil.rmtree(folder)
 
     def adapter(self, number: int) -> Path:
         return self.trial(number) / "adapter"

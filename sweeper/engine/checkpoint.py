@@ -7,10 +7,10 @@ is never taken for a trial.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,19 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "best_evaluation": slot.best_evaluation,
         }
     )
-    temporary = file.with_name(f".{file.name}.tmp")  # one name, so that a killed writer leaves one file at most
+    # A folder: safetensors writes under a random name and renames, so that killed writers would leave file after file.
+    temporary = file.with_name(f".{file.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"sweeper": header, "sha256": _sha256(header, tensors)})
-        _sync(temporary)
-        os.replace(temporary, file)
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / file.name, metadata={"sweeper": header, "sha256": _sha256(header, tensors)})
+        _sync(temporary / file.name)
+        os.replace(temporary / file.name, file)
         _sync(file.parent)  # or the new name could be lost with the machine
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"the checkpoint {file} must be writable, but: {error}; free the disk") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(file: Path) -> tuple[Slot, AdapterState]:

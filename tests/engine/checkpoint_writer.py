@@ -23,11 +23,11 @@ from tests.conftest import trial_params
 
 @cache
 def _noise(seed: int) -> torch.Tensor:
-    return torch.randn(8, 2048, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(8, 16384, generator=torch.Generator().manual_seed(seed))
 
 
 def made(step: int) -> tuple[Slot, AdapterState]:
-    """A trial of which everything depends on the step: some megabytes."""
+    """A trial of which everything depends on the step: 24 MiB, so that writing it takes a while."""
     params = trial_params(rank=8)
     state = AdapterState(rank=8, scale=params.scale)
     for kind in KINDS:

@@ -83,7 +83,9 @@ class HashedDropout(torch.nn.Module):
         return dropout.apply(by_row, zlib.crc32(self.name.encode())).view_as(x)
 
 
-def with_peft(model: Any, params: TrialParams, initial: AdapterState) -> tuple[Any, dict[str, torch.nn.Parameter]]:
+def with_peft(
+    model: Any, params: TrialParams, initial: AdapterState, autocast_adapter_dtype: bool = False
+) -> tuple[Any, dict[str, torch.nn.Parameter]]:
     """`model` with one PEFT adapter that begins at `initial`, and the adapter's parameters by our names."""
     config = LoraConfig(
         r=params.rank,
@@ -92,7 +94,7 @@ def with_peft(model: Any, params: TrialParams, initial: AdapterState) -> tuple[A
         target_modules=resolve(params.target_modules, linear_names(model)),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    model = get_peft_model(model, config, autocast_adapter_dtype=autocast_adapter_dtype)
     prefix = "base_model.model."
     weights = {
         name.removeprefix(prefix).replace(".default.weight", ""): parameter

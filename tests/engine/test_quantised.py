@@ -19,7 +19,7 @@ from sweeper.models.targets import linear_names
 from sweeper.paths import Home
 from sweeper.trial import TrialParams
 from tests.conftest import random_examples
-from tests.engine.oracle import STEPS, TRIALS, new_pack, rhythm_of, train_alone
+from tests.engine.oracle import STEPS, TRIALS, new_pack, rhythm_of, train_alone, with_peft
 
 EXAMPLES = random_examples(40, longest=40)
 
@@ -128,6 +128,28 @@ def test_evaluation_eviction_and_resuming_change_nothing(
     tolerance = 1e-4 if dtype == "float32" else 0.05  # the slots' order in the batch differs, and so do roundings
     assert disturbed_norms == pytest.approx(norms, rel=tolerance)
     assert float((weights - disturbed).norm() / weights.norm()) < tolerance
+
+
+def test_what_is_scored_is_what_peft_computes(composed: Any, home: Home, device: torch.device) -> None:
+    """A bfloat16 base computes adapters in their own float32 when it scores, as PEFT does for an export."""
+    model = load(composed, home, device, "bfloat16")
+    pack = new_pack(model, EXAMPLES, dtype=torch.float32)
+    slots = [warm(pack, number, params) for number, params in enumerate(TRIALS[:3])]
+    for slot, state in slots:
+        pack.admit(slot, state)
+    model.eval()
+    tokens = torch.tensor([EXAMPLES[0].prompt] * 3, device=device)
+    with torch.no_grad(), pack.stack.using(pack.stack.layout([(0, 1), (1, 1), (2, 1)])):
+        packed = pack.head.logits(pack.head.hidden(tokens, torch.ones_like(tokens)))
+    states = [(pack.slots.index(slot), slot.params, state) for slot, state in slots]
+    pack.stack.detach()
+    for row, params, state in states:
+        alone, weights = with_peft(model, params, state, autocast_adapter_dtype=True)
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+        with torch.no_grad():
+            expected = alone.eval()(input_ids=tokens[:1]).logits[0].float()
+        assert float((packed[row] == expected).float().mean()) > 0.95
+        model = alone.unload()
 
 
 def test_every_linear_of_the_base_is_quantised(composed: Any, home: Home, device: torch.device) -> None:
