@@ -25,7 +25,7 @@ from sweeper.errors import ModelError
 KINDS = ("weight", "exp_avg", "exp_avg_sq")  # AdamW's names
 RANK_MULTIPLE = 8  # grouped_mm wants strides of 16 bytes; see `ragged_matmul`
 BUCKET_FACTOR = 4  # the ranks of a bucket differ by less: fewer buckets, fewer kernels; more, less padding
-_FIRST_BUCKET = 16
+FIRST_BUCKET = 16
 
 
 @dataclass
@@ -47,7 +47,7 @@ class AdapterState:
 
 def bucket_of(rank: int) -> int:
     """The largest rank of the bucket that `rank` belongs to: 16, 64, 256, …"""
-    largest = _FIRST_BUCKET
+    largest = FIRST_BUCKET
     while largest < rank:
         largest *= BUCKET_FACTOR
     return largest
