@@ -140,10 +140,10 @@ def _written(pack: Pack, items: Sequence[Item]) -> list[list[Tensor]]:
     """For each item, padded on the left, the logits `(vocabulary,)` that its continuation begins with."""
     chunk = _chunk(pack, items, room_tokens=_NEW_TOKENS)
     settings = GenerationConfig(
-        # The token is the same for all, whatever the logits: rounding must not lead two continuations apart.
+        # All but one token are suppressed: rounding must not lead two continuations apart.
         max_new_tokens=_NEW_TOKENS,
         do_sample=False,
-        suppress_tokens=list(range(2, pack.model.get_output_embeddings().out_features)),
+        suppress_tokens=list(range(1, pack.model.config.get_text_config().vocab_size)),
         pad_token_id=pack.pad,
         output_logits=True,
         return_dict_in_generate=True,

@@ -3,8 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 
-from sweeper.launch.progress import Progress
+from sweeper.launch.progress import Progress, _Live
 
 STARTED = {"event": "trial_started", "number": 3, "name": "t03 r8", "step": 0, "steps": 20, "is_informed": False}
 EVALUATED = {"event": "evaluation", "number": 3, "index": 0, "examples": 40, "accuracy": 0.25, "macro_f1": 0.1}
@@ -60,3 +61,15 @@ def test_the_table_shows_each_trial_in_flight() -> None:
     assert "7/20" in text
     assert "1.500" in text
     assert "0.250" in text
+
+
+def test_a_checkpoint_that_is_missing_is_said_beside_the_live_table() -> None:
+    console = Console(width=100, force_terminal=True)
+    progress = Progress("demo", "accuracy", 16)
+    with console.capture() as captured, Live(progress.table(), console=console) as live:
+        screen = _Live(progress, live)
+        screen.update([STARTED, {"event": "checkpoint_skipped", "number": 3, "message": "it must fit"}])
+        screen.update([{"event": "checkpoint_damaged", "number": 3, "message": "its hash is another"}])
+    text = captured.get()
+    assert "warning: it must fit" in text
+    assert "warning: its hash is another" in text
