@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.engine.batches import Item, chunks
+
+CPU = torch.device("cpu")
+ITEMS = st.lists(
+    st.builds(
+        lambda slot, length, key: Item(slot, tuple(range(10, 10 + length)), key),
+        slot=st.integers(0, 3),
+        length=st.integers(1, 40),
+        key=st.integers(0, 5),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(items=ITEMS, budget=st.integers(1, 300), room=st.integers(0, 5))
+def test_chunks_hold_every_item_once_within_the_budget(items: list[Item], budget: int, room: int) -> None:
+    cut = chunks(items, budget, pad=0, device=CPU, room_tokens=room)
+    together = [item for chunk in cut for item in chunk.items]
+    assert sorted(together, key=repr) == sorted(items, key=repr)
+    for chunk in cut:
+        rows, longest = chunk.tokens.shape
+        assert rows == 1 or rows * (longest + room) <= budget
+        assert [item.slot for item in chunk.items] == sorted(item.slot for item in chunk.items)
+        assert chunk.rows == [(s, sum(i.slot == s for i in chunk.items)) for s in sorted({i.slot for i in chunk.items})]
+        for item, tokens, mask in zip(chunk.items, chunk.tokens, chunk.attention_mask, strict=True):
+            assert tuple(tokens[mask.bool()].tolist()) == item.tokens
+            pads = mask.tolist()
+            # Generation appends on the right, so padding is on the left there.
+            assert pads == sorted(pads, reverse=room == 0)
+
+
+def test_one_long_row_does_not_pad_the_others() -> None:
+    items = [Item(slot, tuple(range(8)), key) for slot in range(3) for key in range(8)] + [Item(3, tuple(range(200)))]
+    cut = chunks(items, 256, pad=0, device=CPU)
+    assert [tuple(chunk.tokens.shape) for chunk in cut] == [(1, 200), (24, 8)]
+    # In one batch they would be 25 × 200 tokens.
+    assert sum(chunk.tokens.numel() for chunk in cut) == 392
