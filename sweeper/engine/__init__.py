@@ -58,3 +58,5 @@ the first trial and says why where it does not hold.
 Read on: `pack` (the tick), `stack` (buckets and buffers), `lora` (the layer), `optimizer`, `head`, `batches`.
 The proof is in tests/engine: `test_exactness.py` against PEFT, `test_script.py` for any sequence of events.
 """
+
+import sweeper.models  # noqa: F401  (before peft imports bitsandbytes, whose needless warning it turns off)

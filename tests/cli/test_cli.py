@@ -31,7 +31,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     )
     out = python(code).stdout
     assert out.strip().endswith("[]")
-    for command in ("launch", "status", "best", "export", "predict", "ui", "doctor"):
+    for command in ("launch", "status", "best", "rerun", "export", "predict", "ui", "doctor"):
         assert f"  {command} " in out
 
 
@@ -77,6 +77,7 @@ def test_bad_input_is_refused_in_words(home: Home, ticket_files: Path, arguments
     [
         (["status", "demo"], "there is no store"),
         (["best", "demo"], "there is no store"),
+        (["rerun", "demo", "--trial", "0"], "there is no store"),
         (["export", "demo", "--to", "x"], "there is no store"),
         (["status", "../demo"], "there is no store"),
         (["ui"], "there are no runs"),
@@ -97,6 +98,11 @@ def test_broken_stores_and_exports_are_said(home: Home, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["predict", str(tmp_path), "text"])
     assert (result.exit_code, "is not a whole export ('model')" in result.stderr) == (2, True)
     assert CliRunner().invoke(main, ["ui", "--port", "70000"]).exit_code == 2
+
+
+def test_loading_the_engine_prints_nothing() -> None:
+    done = python("import sweeper.worker.rerun, sweeper.worker.session")
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_doctor_finds_this_machine_fit(home: Home) -> None:
