@@ -51,9 +51,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def architecture(kind: str, dtype: torch.dtype = torch.float64) -> Any:
+def architecture(kind: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
+    """A small frozen model of one architecture with random weights."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**COMMON, **ARCHITECTURES[kind]})
+    config = AutoConfig.for_model(kind, **{**COMMON, **ARCHITECTURES[kind], **changes})
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     for parameter in model.parameters():  # large enough for scaling, capping and attention to matter
         parameter.data.mul_(6.0) if parameter.dim() > 1 else None

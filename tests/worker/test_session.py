@@ -12,6 +12,7 @@ import yaml
 
 from sweeper.engine import checkpoint
 from sweeper.engine.pack import Pack
+from sweeper.engine.stack import AdapterStack
 from sweeper.errors import DataError
 from sweeper.models import base
 from sweeper.paths import Home, StudyPaths
@@ -226,11 +227,20 @@ def test_longer_trials_are_evaluated_at_the_same_examples_and_more_often(prepare
         assert composed["train"]["epochs"] == trial.params["epochs"]
 
 
-def test_checkpointed_layers_change_nothing(prepare: Prepare, home: Home) -> None:
+def test_checkpointed_layers_change_nothing(prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    recomputed: list[str] = []
+    run_layer = AdapterStack._run
+
+    def counted(stack: AdapterStack, *arguments: Any) -> Any:
+        recomputed.append(name)
+        return run_layer(stack, *arguments)
+
+    monkeypatch.setattr(AdapterStack, "_run", counted)
     for name in ("false", "true"):
         run(prepare(f"study.name=is-{name}", f"engine.gradient_checkpointing={name}"), MemoryTracker())
     one, other = (view(home, f"is-{name}").trials for name in ("false", "true"))
     assert [trial.evaluations for trial in one] == [trial.evaluations for trial in other]
+    assert set(recomputed) == {"true"}
 
 
 def test_a_sweep_learns_on_this_device(prepare: Prepare, home: Home, device: torch.device) -> None:
