@@ -6,6 +6,7 @@
     ├── PromptError     a row that cannot be rendered, masked or fitted
     ├── ModelError      a base that cannot be found, loaded or adapted
     ├── StoreError      the store: not writable, held by another launcher, no such study or trial
+    │   └── LeaseLostError  a trial that another worker has taken over
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
     ├── WorkerError     the worker process ended without a result
     └── ExportError     an adapter that cannot be written or read back
@@ -51,6 +52,10 @@ class StoreError(SweeperError):
     """The store is not usable, is held by another process, or lacks what was asked for."""
 
 
+class LeaseLostError(StoreError):
+    """Another worker has taken a trial over; it is no longer this worker's to tell."""
+
+
 class CheckpointError(SweeperError):
     """A trial's checkpoint is damaged, or does not fit."""
 
@@ -71,6 +76,7 @@ ERRORS = {
         PromptError,
         ModelError,
         StoreError,
+        LeaseLostError,
         CheckpointError,
         WorkerError,
         ExportError,

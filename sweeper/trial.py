@@ -30,6 +30,7 @@ class Reason(StrEnum):
     """Why a trial ended before its planned end."""
 
     PRUNER = "pruner"
+    INFEASIBLE = "infeasible"
     DIVERGED = "diverged"
     DEFECT = "defect"
 
@@ -82,6 +83,7 @@ SHORT_NAMES = {
     "dropout": "do",
     "epochs": "e",
     "target_modules": "",
+    "schedule": "",
 }
 
 

@@ -17,7 +17,7 @@ from sweeper.paths import Home
 
 if TYPE_CHECKING:
     from sweeper.config.schema import Config
-    from sweeper.search.study import StudyView
+    from sweeper.search.views import StudyView
 
 Parameters = ParamSpec("Parameters")
 USAGE_ERROR = 2
@@ -78,7 +78,7 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
 
     from sweeper.config import check
     from sweeper.launch.tables import study_table
-    from sweeper.search.study import view
+    from sweeper.search.views import view
 
     console = Console()
     if is_finished:
@@ -96,7 +96,7 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
 def _read(study: str) -> tuple[StudyView, Config]:
     """A study of the store and its settings."""
     from sweeper.config import check
-    from sweeper.search.study import view
+    from sweeper.search.views import view
 
     home = Home.from_environment()
     return view(home, study), check.load(home.study(study))
@@ -136,7 +136,11 @@ def best(study: str, as_json: bool) -> None:
             f"study {study!r} has no complete trial yet ({seen.summary()}); `sweeper status {study}` shows all"
         )
     if as_json:
-        extra = {"baseline": seen.attributes.get("baseline"), "test": seen.attributes.get("test")}
+        extra = {
+            "baseline": seen.attributes.get("baseline"),
+            "test": seen.attributes.get("test"),
+            "ties": [trial.number for trial in seen.ties(config.objective.metric)],
+        }
         click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
     else:
         Console().print(answer(seen, config))
@@ -170,12 +174,14 @@ def rerun(study: str, number: int, as_json: bool) -> int:
 def export(study: str, folder: Path, number: int | None, force: bool) -> None:
     """Export the best adapter as a PEFT folder."""
     from sweeper.export.export import export as export_adapter
+    from sweeper.launch.tables import plus_minus
 
     manifest = export_adapter(Home.from_environment(), study, folder, number, force)
     click.echo(f"trial {manifest['trial']} of {study} is in {folder}")
     for split in ("validation", "test"):
         if scores := manifest["scores"][split]:
-            click.echo(f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+            names = [name for name in scores if not name.endswith("_se")]
+            click.echo(f"{split}: " + ", ".join(f"{name} {plus_minus(scores, name)}" for name in names))
     click.echo(f'try it: sweeper predict {folder} "some text"')
 
 

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from sweeper.config import combinations
 from sweeper.config.schema import IDENTITY, Config, DataSection, ModelSection
-from sweeper.config.space import Range, Scalar, Space, space_problems
+from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
 
@@ -33,8 +34,8 @@ def check(values: dict[str, Any]) -> Config:
     # is a space of the wrong form, which is named above.
     with contextlib.suppress(ValidationError, KeyError, TypeError):
         problems += space_problems(TypeAdapter(Space).validate_python(values["search"]["space"]))
-    if config is not None:
-        problems += _cross_problems(config)
+    if config is not None and not problems:
+        problems += _cross_problems(config) + combinations.problems(config)
     if problems or config is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config
@@ -68,7 +69,7 @@ def _epochs_problems(config: Config) -> list[str]:
         if searched.step is None:
             return [f"{where}: a range of epochs must have a step, but got (low={searched.low}, high={searched.high})"]
     else:
-        values = list(searched)
+        values = list(values_of(searched) or [])
     interval = config.train.epochs / config.evaluation.count
     wrong = [v for v in values if isinstance(v, int | float) and abs(v / interval - max(1, round(v / interval))) > 1e-6]
     if not wrong:
@@ -104,6 +105,8 @@ def _readable(path: list[str]) -> list[str]:
 
 
 def _keys_at(path: list[str]) -> list[str]:
+    if path[:2] == ["search", "space"] and len(path) == 4:  # and how the parameter is written
+        return list((Choice if path[3] == "choice" else Range).model_fields)
     model: type[BaseModel] = Config
     for part in path:
         field = model.model_fields.get(part)
@@ -162,13 +165,20 @@ def load(paths: StudyPaths) -> Config:
     return check(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
 
 
+_SEARCH_IDENTITY = {"space", "seed", "enqueue", "warm_start", "warm_start_trials", "deterministic"}
+
+
 def differences(before: Config, now: Config) -> list[str]:
     """What makes `now` another study than `before`, a line each."""
     lines = []
     for section in IDENTITY:
         lines += _differences(section, getattr(before, section).model_dump(), getattr(now, section).model_dump())
-    spaces = (config.search.model_dump(include={"space", "seed"}) for config in (before, now))
-    return lines + _differences("search", *spaces)
+    searches = [config.search.model_dump(include=_SEARCH_IDENTITY) for config in (before, now)]
+    lines += _differences("search", *searches)
+    if now.search.deterministic and before.engine.slots != now.engine.slots:
+        reason = "search.deterministic=true fixes how many trials are in flight at an ask"
+        lines.append(f"engine.slots: was {before.engine.slots}, is {now.engine.slots}; {reason}")
+    return lines
 
 
 def _differences(where: str, before: Any, now: Any) -> list[str]:

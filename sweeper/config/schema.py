@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sweeper.config.space import Space
+from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
 from sweeper.errors import ConfigError
 from sweeper.paths import NAME_PATTERN
 from sweeper.trial import (
@@ -123,6 +123,13 @@ class SearchSection(_Section):
     trials: Annotated[int, Field(ge=1)]
     seed: Seed
     space: Space
+    enqueue: list[dict[str, Scalar]]
+    warm_start: Name | None
+    warm_start_trials: Annotated[int, Field(ge=1)]
+    duplicates: Literal["reuse", "train"]
+    deterministic: bool
+    max_rejections: Annotated[int, Field(ge=0)]
+    lease_s: Annotated[float, Field(ge=1)]
 
 
 class TPESection(_Section):
@@ -130,18 +137,82 @@ class TPESection(_Section):
     startup_trials: Annotated[int, Field(ge=0)]
 
 
+class GPSection(_Section):
+    name: Literal["gp"]
+    startup_trials: Annotated[int, Field(ge=1)]
+
+
 class RandomSection(_Section):
     name: Literal["random"]
 
 
-class MedianSection(_Section):
-    name: Literal["median"]
+class GridSection(_Section):
+    name: Literal["grid"]
+    points: Annotated[int, Field(ge=1)]
+
+
+class CmaEsSection(_Section):
+    name: Literal["cmaes"]
+    startup_trials: Annotated[int, Field(ge=1)]
+    population_size: Annotated[int, Field(ge=4)] | None
+
+
+class NSGAIISection(_Section):
+    name: Literal["nsgaii"]
+    population_size: Annotated[int, Field(ge=2)]
+
+
+class QMCSection(_Section):
+    name: Literal["qmc"]
+
+
+SamplerSection = Annotated[
+    TPESection | GPSection | RandomSection | GridSection | CmaEsSection | NSGAIISection | QMCSection,
+    Field(discriminator="name"),
+]
+
+
+class _QuantileSection(_Section):
     startup_trials: Annotated[int, Field(ge=0)]
     warmup_evaluations: Annotated[int, Field(ge=0)]
 
 
+class MedianSection(_QuantileSection):
+    name: Literal["median"]
+
+
+class PercentileSection(_QuantileSection):
+    name: Literal["percentile"]
+    percentile: Annotated[float, Field(gt=0, lt=100)]
+
+
+class PatientSection(_QuantileSection):
+    name: Literal["patient"]
+    patience: Annotated[int, Field(ge=0)]
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _RungsSection(_Section):
+    min_evaluations: Annotated[int, Field(ge=1)]
+    reduction_factor: Annotated[int, Field(ge=2)]
+
+
+class SuccessiveHalvingSection(_RungsSection):
+    name: Literal["successive-halving"]
+
+
+class HyperbandSection(_RungsSection):
+    name: Literal["hyperband"]
+
+
 class NoPrunerSection(_Section):
     name: Literal["none"]
+
+
+PrunerSection = Annotated[
+    MedianSection | PercentileSection | PatientSection | SuccessiveHalvingSection | HyperbandSection | NoPrunerSection,
+    Field(discriminator="name"),
+]
 
 
 class EngineSection(_Section):
@@ -170,8 +241,8 @@ class Config(_Section):
     evaluation: EvaluationSection
     objective: ObjectiveSection
     search: SearchSection
-    sampler: Annotated[TPESection | RandomSection, Field(discriminator="name")]
-    pruner: Annotated[MedianSection | NoPrunerSection, Field(discriminator="name")]
+    sampler: SamplerSection
+    pruner: PrunerSection
     engine: EngineSection
     checkpoint: CheckpointSection
 
@@ -203,7 +274,7 @@ class Config(_Section):
                 "train": TrainSection.model_validate(train),
                 "evaluation": self.evaluation.model_copy(update={"count": count}),
                 "search": self.search.model_copy(
-                    update={"trials": 1, "space": {name: [value] for name, value in sampled.items()}}
+                    update={"trials": 1, "space": {name: [value] for name, value in sampled.items()}, "enqueue": []}
                 ),
             }
         )
@@ -235,6 +306,14 @@ class Config(_Section):
         if self.train.examples is not None:
             return self.evaluation.count
         return round(self.evaluation.count * params.epochs / self.train.epochs)
+
+    def most_evaluations(self) -> int:
+        """The evaluations of the longest trial that the space allows."""
+        searched: Parameter | None = self.search.space.get("epochs")
+        if searched is None or self.train.examples is not None:
+            return self.evaluation.count
+        longest = searched.high if isinstance(searched, Range) else max(map(float, values_of(searched) or [0.0]))
+        return max(self.evaluation.count, round(self.evaluation.count * longest / self.train.epochs))
 
 
 # What makes two launches the same study. Everything else may change between them.

@@ -55,6 +55,11 @@ class Slot:
         return self.step >= self.rhythm.total_steps
 
     @property
+    def is_at_evaluation(self) -> bool:
+        """Whether the latest thing that happened to it is an evaluation."""
+        return self.step > 0 and self.step == len(self.evaluations) * self.rhythm.steps_per_interval
+
+    @property
     def examples_seen(self) -> int:
         return self.rhythm.examples_at(self.step)
 

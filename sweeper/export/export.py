@@ -14,7 +14,7 @@ from sweeper import __version__
 from sweeper.config import check
 from sweeper.errors import ExportError
 from sweeper.paths import Home, write_atomically
-from sweeper.search.study import StudyView, TrialView, view
+from sweeper.search.views import StudyView, TrialView, view
 
 MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
@@ -85,6 +85,10 @@ def _chosen(seen: StudyView, number: int | None) -> TrialView:
         raise ExportError(f"{seen.name!r} has the trials 0 to {len(seen.trials) - 1}, but not {number}")
     if found[0].state != "COMPLETE":
         raise ExportError(f"only a complete trial has an adapter, but trial {number} is {found[0].state}")
+    if found[0].same_as is not None:
+        raise ExportError(
+            f"trial {number} is trial {found[0].same_as} again and has no adapter of its own; export that"
+        )
     return found[0]
 
 

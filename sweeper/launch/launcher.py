@@ -22,14 +22,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeper.config import check
+from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.data import rows
 from sweeper.errors import ERRORS, ConfigError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.paths import Home, StudyPaths, write_atomically
-from sweeper.search.study import StudyView, study_names, view
+from sweeper.search.views import StudyView, is_at_total, study_names, view
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
@@ -67,21 +67,25 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         if before is not None:
             _refuse_other_study(config, paths, before, data.sha256)
         check.save(config, paths)
-        if before is not None and is_finished(before, config.search.trials):
+        if before is not None and is_finished(before, config):
             announce(
-                f"{paths.name} is complete already: {len(before.trials)} trials. search.trials=N goes on to N, "
+                f"{paths.name} is complete already: {before.summary()}. search.trials=N goes on to N, "
                 "study.name=NEW starts another"
             )
             return 0
+        if config.search.warm_start is not None:
+            view(home, config.search.warm_start)  # a name that is not known is said now
+        if before is None:
+            for line in combinations.notes(config):
+                announce(f"note: {line}")
         return Supervisor(paths, config, before).run()
 
 
-def is_finished(study: StudyView, total: int) -> bool:
+def is_finished(study: StudyView, config: Config) -> bool:
     """Whether a study has its total and its winner has been scored on the test split."""
-    told = [trial for trial in study.trials if trial.is_told]
     best = study.best
     is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
-    return len(told) >= total and is_tested and "baseline" in study.attributes
+    return is_at_total(study.trials, config) and is_tested and "baseline" in study.attributes
 
 
 def _existing(home: Home, paths: StudyPaths) -> StudyView | None:

@@ -51,7 +51,7 @@ class Progress:
                 self.phase = "scoring the untuned base"
             case "baseline":
                 self.baseline = event[self.metric]
-                return f"untuned base: validation {self.metric} {self.baseline:.3f}"
+                return f"untuned base: validation {self.metric} {self.baseline:.3f} ± {event[self.metric + '_se']:.3f}"
             case "trial_started":
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 self.phase = "training"
@@ -68,14 +68,16 @@ class Progress:
                 self.in_flight[number].score = event[self.metric]
                 return (
                     f"{self.in_flight[number].name}: validation {self.metric} {event[self.metric]:.3f} "
-                    f"after {event['examples']} examples"
+                    f"± {event[self.metric + '_se']:.3f} after {event['examples']} examples"
                 )
             case "trial_ended":
                 return self._end(event)
             case "testing":
                 self.phase = f"scoring the winner, trial {number}, and the base on the test split"
                 return self.phase
-            case "checkpoint_skipped" | "checkpoint_damaged":
+            case "note":
+                return f"note: {event['message']}"
+            case "checkpoint_skipped" | "checkpoint_damaged" | "lease_lost":
                 return f"warning: {event['message']}"
             case "suspended":
                 self.phase = "interrupted"
@@ -89,8 +91,10 @@ class Progress:
         value = event["value"]
         if state == "COMPLETE" and value is not None and (self.best is None or value > self.best[0]):
             self.best = (value, event["number"])
-        name = trial.name if trial else f"t{event['number']:02d}"
+        name = trial.name if trial else event["name"]
         reason = f" ({event['reason']})" if event["reason"] else ""
+        if event["same_as"] is not None:
+            reason = f" (the same as trial {event['same_as']}, not trained again)"
         score = f" at {self.metric} {value:.3f}" if value is not None else ""
         return f"{name}: {state.lower()}{reason}{score}; {sum(self.ended.values())} ended in this session"
 
@@ -137,7 +141,7 @@ class _Live:
     def update(self, events: Iterable[dict[str, Any]]) -> None:
         for event in events:
             line = self._progress.apply(event)
-            if line and line.startswith("warning: "):
+            if line and line.startswith(("warning: ", "note: ")):
                 self._live.console.print(line, highlight=False)
         self._live.update(self._progress.table())
 

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.schema import Config
-from sweeper.search.study import StudyView, TrialView
+from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
+
+MAX_TIES = 8  # that are named
 
 
 def study_json(study: StudyView, config: Config) -> dict[str, Any]:
@@ -22,10 +24,13 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "metric": config.objective.metric,
         "total": config.search.trials,
         "counts": study.counts(),
+        "trained": sum(trial.counts and trial.same_as is None for trial in study.trials),
+        "rejected": study.rejections,
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
         "best": study.best.number if study.best else None,
+        "ties": [trial.number for trial in study.ties(config.objective.metric)],
         "trials": [trial_json(trial) for trial in study.trials],
     }
 
@@ -44,6 +49,11 @@ def trial_json(trial: TrialView) -> dict[str, Any]:
         "examples_seen": trial.examples_seen,
         "is_informed": trial.is_informed,
         "evaluations": list(trial.evaluations),
+        "curve": list(trial.curve),
+        "constraints": trial.constraints,
+        "is_feasible": trial.is_feasible,
+        "same_as": trial.same_as,
+        "start": trial.start,
     }
 
 
@@ -65,7 +75,11 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
     for trial in ranked:
         is_plain = trial.reason in (None, Reason.PRUNER)
         state = trial.state.lower() + ("" if is_plain else f" ({trial.reason})")
-        value = f"{trial.value:.3f}" if trial.value is not None else "–"
+        if trial.same_as is not None:
+            state += f" (as {trial.same_as})"
+        if not trial.is_feasible and trial.reason != Reason.INFEASIBLE:
+            state += " (infeasible)"
+        value = plus_minus(trial.metrics, config.objective.metric) if trial.value is not None else "–"
         course = " ".join(f"{score:.2f}" for score in trial.evaluations) or "–"
         seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
         style = "bold" if best is not None and trial.number == best.number else None
@@ -81,18 +95,29 @@ def answer(study: StudyView, config: Config) -> RenderableType:
     if best is None:
         return Text("No trial is complete yet, so there is no winner.")
     params = ", ".join(f"{name} {_number(value)}" for name, value in best.params.items())
-    lines = [f"Best: trial {best.number} ({params}), validation {metric} {best.value:.3f}"]
+    lines = [f"Best: trial {best.number} ({params}), validation {metric} {plus_minus(best.metrics, metric)}"]
     baseline = study.attributes.get("baseline")
     if baseline:
-        lines[0] += f"; untuned base {baseline[metric]:.3f}"
+        lines[0] += f"; untuned base {plus_minus(baseline, metric)}"
+    ties = study.ties(metric)
+    if ties:
+        named = ", ".join(str(trial.number) for trial in ties[:MAX_TIES]) + (", …" if len(ties) > MAX_TIES else "")
+        lines.append(
+            f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
+            "These rows cannot tell which is best."
+        )
     test = study.attributes.get("test")
     if test and test["trial"] == best.number:
-        winner, base, majority = (test[who][metric] for who in ("winner", "base", "majority"))
+        winner, base, majority = (plus_minus(test[who], metric) for who in ("winner", "base", "majority"))
         lines.append(
-            f"Test {metric} over {test['rows']} rows: winner {winner:.3f}, untuned base {base:.3f}, "
-            f"majority class {majority:.3f}"
+            f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, majority class {majority}"
         )
     return Text("\n".join(lines))
+
+
+def plus_minus(scores: dict[str, float], metric: str) -> str:
+    """A score with its standard error."""
+    return f"{scores[metric]:.3f} ± {scores[f'{metric}_se']:.3f}"
 
 
 def _counts(study: StudyView, config: Config) -> str:

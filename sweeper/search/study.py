@@ -2,37 +2,36 @@
 
 What this keeps, beyond what Optuna does by itself:
 
-- Optuna's step is the evaluation's index, which every trial reaches at the same number of training
-  examples, so that pruners compare like with like.
+- Optuna's step is the number of the evaluation, from 1, which every trial reaches at the same number of
+  training examples, so that pruners compare like with like.
 - A trial that a hyperparameter stopped is PRUNED with a reason; FAIL is for defects alone.
-- An interrupted trial goes back to WAITING and is asked again under its own number.
+- Every trial has the study's constraints, all of them, set once, just before it is told.
+- An interrupted trial goes back to WAITING and is asked again under its own number; who may do that
+  is settled by leases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.config.schema import Config
-from sweeper.config.space import INTEGERS, Range, Scalar
-from sweeper.errors import StoreError, unknown
+from sweeper.config import combinations
+from sweeper.config.schema import Config, GPSection, GridSection
+from sweeper.config.space import exists, grid_size, in_order
+from sweeper.errors import ConfigError, LeaseLostError
 from sweeper.paths import Home
+from sweeper.search.leases import Holder, Leases, renewing
+from sweeper.search.pruners import EarlierTrials, pruner
+from sweeper.search.samplers import distributions, sampler
+from sweeper.search.views import TrialView, is_at_total, open_storage, ranked, view
 from sweeper.trial import Reason
 
-TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-LOCK_WAIT_S = 60  # how long a writer waits for another to leave SQLite
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -44,66 +43,65 @@ class Asked:
     params: dict[str, Any]
     is_informed: bool
     crashes: int
+    start: str | None  # where it came from, if not from the sampler alone
 
 
-def _storage(home: Home) -> optuna.storages.RDBStorage:
-    try:
-        return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise StoreError(
-            f"{home.optuna_file} must be Optuna's SQLite store, but it cannot be opened: {error}"
-        ) from error
+class _Study(optuna.Study):  # type: ignore[misc]
+    """A study whose trials are asked under a lease: a trial that is RUNNING always has one."""
 
+    def __init__(self, name: str, storage: optuna.storages.BaseStorage, leases: Leases) -> None:
+        super().__init__(name, storage)
+        self.leases = leases
 
-def distribution(name: str, parameter: list[Scalar] | Range) -> BaseDistribution:
-    """Optuna's form of one parameter of the space."""
-    if isinstance(parameter, list):
-        return CategoricalDistribution(parameter)
-    if name in INTEGERS:
-        step = 1 if parameter.step is None else int(parameter.step)
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-def sampler(config: Config, trials: int) -> optuna.samplers.BaseSampler:
-    """The configured sampler; a resumed study draws on from another seed than it began with."""
-    seed = config.search.seed + trials
-    if config.sampler.name == "tpe":
-        return optuna.samplers.TPESampler(
-            n_startup_trials=config.sampler.startup_trials, multivariate=True, constant_liar=True, seed=seed
-        )
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def pruner(config: Config) -> optuna.pruners.BasePruner:
-    """The configured pruner."""
-    if config.pruner.name == "median":
-        return optuna.pruners.MedianPruner(
-            n_startup_trials=config.pruner.startup_trials, n_warmup_steps=config.pruner.warmup_evaluations
-        )
-    return optuna.pruners.NopPruner()
+    def _pop_waiting_trial_id(self) -> int:
+        """What `ask` begins with: a trial that waits, or else a new one that waits no longer than until here."""
+        while True:
+            for trial in self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,)):
+                if not self.leases.acquire(trial._trial_id):
+                    continue
+                if self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                    return int(trial._trial_id)
+                self.leases.release(trial._trial_id)
+            self._storage.create_new_trial(self._study_id, create_trial(state=TrialState.WAITING))
 
 
 class Search:
-    """Asks and tells one study, which is created if it does not exist yet."""
+    """Asks and tells one study, which is created if it does not exist yet.
 
-    def __init__(self, home: Home, config: Config) -> None:
-        self._config = config
-        self._study = optuna.create_study(
-            storage=_storage(home),
-            study_name=config.study.name,
-            direction="maximize",
-            pruner=pruner(config),
-            load_if_exists=True,
-        )
-        self._study.sampler = sampler(config, len(self._study.get_trials(deepcopy=False)))
-        self._distributions = {name: distribution(name, parameter) for name, parameter in config.search.space.items()}
+    Args:
+        constraint_keys: the constraints that every trial of the study is told with.
+        holder: who asks, if not this process.
+
+    Raises:
+        ConfigError: if the study was begun with other constraints.
+    """
+
+    def __init__(
+        self, home: Home, config: Config, constraint_keys: Sequence[str] = (), holder: Holder | None = None
+    ) -> None:
+        self._home, self._config = home, config
+        storage = open_storage(home)
+        name = config.study.name
+        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self._leases = Leases(storage.engine, config.search.lease_s, holder)
+        self._study = _Study(name, storage, self._leases)
+        self._study.pruner = pruner(config)
+        self._distributions = distributions(config)
+        self._order = in_order(config.search.space)
         self._running: dict[int, optuna.Trial] = {}
+        self._constraint_keys = sorted(constraint_keys)
+        known = self.attributes.get("constraints")
+        if known is None:
+            self.remember("constraints", self._constraint_keys)
+        elif known != self._constraint_keys:
+            raise ConfigError(
+                f"a study keeps its constraints, but {name!r} was begun with {known} and now has "
+                f"{self._constraint_keys}; study.name=NEW starts another"
+            )
 
-    @property
-    def told(self) -> int:
-        """Trials that count towards the total."""
-        return len(self._study.get_trials(deepcopy=False, states=TOLD))
+    def renewing(self) -> AbstractContextManager[None]:
+        """Keeps the leases of the trials in flight while the block runs."""
+        return renewing(self._leases, self._config.search.lease_s)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -114,66 +112,228 @@ class Search:
         """Stores a JSON value with the study."""
         self._study.set_user_attr(key, value)
 
-    def requeue_orphans(self) -> list[int]:
-        """Sends trials back to the queue that a dead worker left RUNNING; only for the study's one worker."""
-        orphans = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for trial in orphans:
-            self._set_waiting(trial)
-        return [trial.number for trial in orphans]
+    @property
+    def in_flight(self) -> list[int]:
+        """The trials that this worker was given and has not told, in their order."""
+        return sorted(self._running)
 
-    def ask(self) -> Asked | None:
-        """The next configuration, interrupted ones first; None where the total is reached or in flight."""
-        if self.told + len(self._running) >= self._config.search.trials:
-            return None
-        finished = len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-        trial = self._study.ask(self._distributions)
-        self._running[trial.number] = trial
-        if "is_informed" not in trial.user_attrs:
-            is_informed = self._config.sampler.name == "tpe" and finished >= self._config.sampler.startup_trials
-            trial.set_user_attr("is_informed", is_informed)
-        return Asked(
-            number=trial.number,
-            params=dict(trial.params),
-            is_informed=bool(trial.user_attrs["is_informed"]),
-            crashes=int(trial.user_attrs.get("crashes", 0)),
-        )
-
-    def report(self, number: int, evaluation: int, scores: dict[str, float], may_prune: bool) -> bool:
-        """Reports an evaluation; True if the pruner ends the trial. A repeated report is skipped."""
-        trial = self._running[number]
-        if evaluation not in self._frozen(trial).intermediate_values:
-            trial.report(scores[self._config.objective.metric], step=evaluation)
-        return may_prune and trial.should_prune()
-
-    def complete(self, number: int, value: float, record: dict[str, Any]) -> None:
-        """Tells a trial that ran to its planned end."""
-        self._record(number, record)
-        self._study.tell(self._running.pop(number), value)
-
-    def prune(self, number: int, reason: Reason, record: dict[str, Any]) -> None:
-        """Tells a trial that its hyperparameters stopped."""
-        self._record(number, {**record, "reason": reason.value})
-        self._study.tell(self._running.pop(number), state=TrialState.PRUNED)
-
-    def fail(self, number: int, detail: str) -> None:
-        """Tells a trial that a defect ended."""
-        self._record(number, {"reason": Reason.DEFECT.value, "detail": detail})
-        self._study.tell(self._running.pop(number), state=TrialState.FAIL)
-
-    def requeue(self, number: int, has_crashed: bool) -> None:
-        """Puts a trial that is in flight back: it will be asked again under the same number."""
-        trial = self._running.pop(number)
-        if has_crashed:
-            trial.set_user_attr("crashes", int(trial.user_attrs.get("crashes", 0)) + 1)
-        self._set_waiting(self._frozen(trial))
+    @property
+    def is_complete(self) -> bool:
+        """Whether the study has all its trials."""
+        return is_at_total(self.views(), self._config)
 
     def views(self) -> list[TrialView]:
         """All trials, for display."""
         return [TrialView.of(trial) for trial in self._study.get_trials(deepcopy=False)]
 
-    def _record(self, number: int, record: dict[str, Any]) -> None:
-        for key, value in record.items():
-            self._running[number].set_user_attr(key, value)
+    def enqueue_starts(self) -> list[str]:
+        """Queues the configurations that are to be tried first; those that are queued already stay as they are.
+
+        Returns:
+            What was left out of another study's best, and why, a line each.
+        """
+        queued = {trial.start for trial in self.views()}
+        starts = {f"enqueue[{index}]": params for index, params in enumerate(self._config.search.enqueue)}
+        left_out: list[str] = []
+        if self._config.search.warm_start is not None:
+            starts |= self._warm_starts(self._config.search.warm_start, len(starts), left_out)
+        for label, params in starts.items():
+            if label not in queued:
+                self._study.enqueue_trial(params, user_attrs={"start": label})
+        return left_out
+
+    def _warm_starts(self, name: str, before: int, left_out: list[str]) -> dict[str, dict[str, Any]]:
+        config, space = self._config, self._config.search.space
+        starts: dict[str, dict[str, Any]] = {}
+        room = min(config.search.warm_start_trials, config.search.trials - before)
+        for trial in ranked(view(self._home, name).trials)[:room]:
+            params = {n: trial.params[n] for n in self._order if n in trial.params}
+            params = {n: value for n, value in params.items() if exists(space[n], params)}
+            outside = [f"{n}={v!r}" for n, v in params.items() if not combinations.is_allowed(config, n, v)]
+            if outside:
+                left_out.append(f"{name}'s trial {trial.number}: {', '.join(outside)} is outside search.space")
+            elif params not in starts.values():
+                starts[f"{name}, trial {trial.number}"] = params
+        return starts
+
+    def requeue_orphans(self) -> list[int]:
+        """Sends trials back to the queue whose worker is gone or silent; returns their numbers."""
+        orphans = []
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in self._running and self._leases.acquire(trial._trial_id):
+                self._set_waiting(trial)
+                orphans.append(trial.number)
+        return orphans
+
+    def ask(self) -> Asked | None:
+        """The next configuration, interrupted ones first; None where the total is reached or in flight.
+
+        Raises:
+            ConfigError: if the forecast has rejected more asks than the search may make in vain.
+        """
+        self.requeue_orphans()
+        views = self.views()
+        in_flight = sum(trial.state == TrialState.RUNNING.name for trial in views)
+        if is_at_total(views, self._config):
+            return None
+        if sum(trial.counts for trial in views) + in_flight >= self._config.search.trials:
+            return None
+        is_waiting = any(trial.state == TrialState.WAITING.name for trial in views)
+        if not is_waiting and self._is_exhausted(len(views)):
+            return None
+        self._refuse_more_rejections(views)
+        number = next((t.number for t in views if t.state == TrialState.WAITING.name), len(views))
+        self._study.sampler = sampler(self._config, number)
+        trial = self._study.ask()
+        params: dict[str, Any] = {}
+        for name in self._order:
+            if exists(self._config.search.space[name], params):
+                params[name] = _suggest(trial, name, self._distributions[name])
+        self._running[trial.number] = trial
+        if "is_informed" not in trial.user_attrs:
+            is_drawn = combinations.is_blind(self._config) or "start" in trial.user_attrs
+            trial.set_user_attr("is_informed", not is_drawn and bool(trial.relative_params))
+        return Asked(
+            number=trial.number,
+            params=params,
+            is_informed=bool(trial.user_attrs["is_informed"]),
+            crashes=int(trial.user_attrs.get("crashes", 0)),
+            start=trial.user_attrs.get("start"),
+        )
+
+    def _is_exhausted(self, asked: int) -> bool:
+        section = self._config.sampler
+        return isinstance(section, GridSection) and asked >= grid_size(self._config.search.space, section.points)
+
+    def _refuse_more_rejections(self, views: Sequence[TrialView]) -> None:
+        rejections, limit = sum(trial.is_rejected for trial in views), self._config.search.max_rejections
+        if rejections > limit:
+            trained = sum(trial.counts for trial in views)
+            finish = f", or finish with search.trials={trained}" if trained else ""
+            raise ConfigError(
+                f"search.max_rejections: at most {limit} asks may be infeasible, but {rejections} were, and {trained} "
+                f"trials trained; narrow search.space under another study.name{finish}"
+            )
+
+    def earlier(self, asked: Asked) -> TrialView | None:
+        """The trial that has already answered the same question, where its answer is to be used."""
+        if self._config.search.duplicates == "train":
+            return None
+        for trial in self.views():
+            is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in (Reason.PRUNER, Reason.DIVERGED)
+            if trial.number != asked.number and is_answer and trial.params == asked.params:
+                return trial
+        return None
+
+    def repeat(self, number: int, earlier: TrialView, constraints: dict[str, float]) -> None:
+        """Tells a trial what an earlier one of the same configuration was told."""
+        trial = self._running[number]
+        known = self._frozen(trial).intermediate_values
+        for evaluation, value in enumerate(earlier.evaluations, start=1):
+            if evaluation not in known:
+                trial.report(value, step=evaluation)
+        record = {
+            "metrics": earlier.metrics,
+            "curve": list(earlier.curve),
+            "duration_s": 0.0,
+            "examples_seen": earlier.examples_seen,
+            "same_as": earlier.number if earlier.same_as is None else earlier.same_as,
+        }
+        if earlier.value is not None:
+            self.complete(number, earlier.value, record, constraints)
+        else:
+            self.prune(number, Reason(earlier.reason or Reason.PRUNER), record, constraints)
+
+    def report(self, number: int, curve: Sequence[dict[str, float]], may_prune: bool) -> bool:
+        """Reports a trial's latest evaluation; True if the pruner ends the trial. A repeated report is skipped.
+
+        Args:
+            curve: every evaluation of the trial so far.
+        """
+        trial = self._running[number]
+        self._confirm(trial)
+        evaluation = len(curve)
+        if evaluation not in self._frozen(trial).intermediate_values:
+            trial.report(curve[-1][self._config.objective.metric], step=evaluation)
+            trial.set_user_attr("curve", list(curve))
+        if not may_prune:
+            return False
+        seen: optuna.Study = self._study
+        if self._config.search.deterministic:
+            # The trials that had been told when this one was asked, whichever have been since.
+            seen = EarlierTrials(self._study, number - self._config.engine.slots + 1)
+        return bool(self._study.pruner.prune(seen, self._frozen(trial)))
+
+    def complete(self, number: int, value: float, record: dict[str, Any], constraints: dict[str, float]) -> None:
+        """Tells a trial that ran to its planned end.
+
+        Raises:
+            LeaseLostError: if another worker has taken the trial over, as for `prune` and `fail`.
+        """
+        self._tell(number, TrialState.COMPLETE, value, record, constraints)
+
+    def prune(self, number: int, reason: Reason, record: dict[str, Any], constraints: dict[str, float]) -> None:
+        """Tells a trial that its hyperparameters stopped."""
+        record = {**record, "reason": reason.value}
+        if isinstance(self._config.sampler, GPSection):
+            # It reads complete trials alone, and would come back to where the others were stopped.
+            self._tell(number, TrialState.COMPLETE, self._value_where_stopped(number, reason), record, constraints)
+        else:
+            self._tell(number, TrialState.PRUNED, None, record, constraints)
+
+    def fail(self, number: int, detail: str, constraints: dict[str, float]) -> None:
+        """Tells a trial that a defect ended."""
+        self._tell(number, TrialState.FAIL, None, {"reason": Reason.DEFECT.value, "detail": detail}, constraints)
+
+    def requeue(self, number: int, has_crashed: bool) -> None:
+        """Puts a trial that is in flight back: it will be asked again under the same number."""
+        trial = self._running.pop(number)
+        if not self._leases.renew(trial._trial_id):
+            return  # it is another worker's already
+        if self._frozen(trial).state.is_finished():  # told, and then something went wrong
+            self._leases.release(trial._trial_id)
+            return
+        if has_crashed:
+            trial.set_user_attr("crashes", int(trial.user_attrs.get("crashes", 0)) + 1)
+        self._set_waiting(self._frozen(trial))
+
+    def abandon(self, number: int) -> None:
+        """Forgets a trial that another worker has taken over."""
+        self._running.pop(number, None)
+
+    def _value_where_stopped(self, number: int, reason: Reason) -> float:
+        """What a trial that did not come to its end is worth: where the pruner stopped it, or the worst so far."""
+        metric = self._config.objective.metric
+        last = self._frozen(self._running[number]).last_step
+        if reason is Reason.PRUNER and last is not None:
+            return float(self._frozen(self._running[number]).intermediate_values[last])
+        told = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        values = [trial.value for trial in told if trial.value is not None]
+        return min(values) if values else float(self.attributes.get("baseline", {}).get(metric, 0.0))
+
+    def _tell(
+        self, number: int, state: TrialState, value: float | None, record: dict[str, Any], constraints: dict[str, float]
+    ) -> None:
+        if sorted(constraints) != self._constraint_keys:
+            raise ValueError(f"constraints must be {self._constraint_keys}, but got {sorted(constraints)}")
+        trial = self._running[number]
+        self._confirm(trial)
+        for key, item in record.items():
+            trial.set_user_attr(key, item)
+        known = trial.constraints
+        for key, item in constraints.items():
+            if key not in known:  # it can be set once, and a worker may have died since
+                trial.set_constraint(key, item)
+        self._study.tell(trial, value, state)
+        del self._running[number]
+        self._leases.release(trial._trial_id)
+
+    def _confirm(self, trial: optuna.Trial) -> None:
+        if not self._leases.renew(trial._trial_id):
+            raise LeaseLostError(
+                f"a worker tells the trials that it holds, but the lease on trial {trial.number} was not renewed for "
+                f"search.lease_s={self._config.search.lease_s:g} s and is another worker's"
+            )
 
     def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
         return self._study._storage.get_trial(trial._trial_id)
@@ -181,95 +341,13 @@ class Search:
     def _set_waiting(self, trial: FrozenTrial) -> None:
         # Optuna's public interface has no way back from RUNNING; its storages allow it.
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+        self._leases.release(trial._trial_id)
 
 
-@dataclass(frozen=True)
-class TrialView:
-    """One trial as it stands in the storage."""
-
-    number: int
-    state: str
-    params: dict[str, Any]
-    value: float | None
-    metrics: dict[str, float]
-    duration_s: float | None
-    reason: str | None
-    detail: str | None
-    examples_seen: int | None
-    is_informed: bool
-    evaluations: tuple[float, ...]
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the trial has ended, and so counts towards the total."""
-        return self.state in {state.name for state in TOLD}
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> TrialView:
-        attributes = trial.user_attrs
-        return cls(
-            number=trial.number,
-            state=trial.state.name,
-            params=dict(trial.params),
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
-            metrics=dict(attributes.get("metrics", {})),
-            duration_s=attributes.get("duration_s"),
-            reason=attributes.get("reason"),
-            detail=attributes.get("detail"),
-            examples_seen=attributes.get("examples_seen"),
-            is_informed=bool(attributes.get("is_informed", False)),
-            evaluations=tuple(value for _, value in sorted(trial.intermediate_values.items())),
-        )
-
-
-@dataclass(frozen=True)
-class StudyView:
-    """One study as it stands in the storage; reading it changes nothing."""
-
-    name: str
-    trials: list[TrialView]
-    attributes: dict[str, Any]
-
-    @property
-    def best(self) -> TrialView | None:
-        return best_of(self.trials)
-
-    def counts(self) -> dict[str, int]:
-        """Trials by state, states that do not occur left out."""
-        states = [trial.state for trial in self.trials]
-        return {state: states.count(state) for state in sorted(set(states))}
-
-    def summary(self) -> str:
-        """The counts in words."""
-        return ", ".join(f"{count} {state.lower()}" for state, count in self.counts().items()) or "no trials yet"
-
-
-def best_of(trials: Sequence[TrialView]) -> TrialView | None:
-    """The complete trial with the highest value, the earlier of equals; None where none is complete."""
-    complete = [trial for trial in trials if trial.value is not None]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
-
-
-def study_names(home: Home) -> list[str]:
-    """The studies in the store.
-
-    Raises:
-        StoreError: if there is no store.
-    """
-    if not home.optuna_file.is_file():
-        raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
-    return list(optuna.study.get_all_study_names(_storage(home)))
-
-
-def view(home: Home, name: str) -> StudyView:
-    """Reads a study.
-
-    Raises:
-        StoreError: if there is none of that name.
-    """
-    names = study_names(home)
-    if name not in names:
-        raise StoreError(f"{unknown('study', name, names)} (store: {home.root})")
-    study = optuna.load_study(study_name=name, storage=_storage(home))
-    trials = [TrialView.of(trial) for trial in study.get_trials(deepcopy=False)]
-    return StudyView(name=name, trials=trials, attributes=study.user_attrs)
+def _suggest(trial: optuna.Trial, name: str, parameter: BaseDistribution) -> Any:
+    if isinstance(parameter, CategoricalDistribution):
+        return trial.suggest_categorical(name, parameter.choices)
+    if isinstance(parameter, IntDistribution):
+        return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+    assert isinstance(parameter, FloatDistribution)
+    return trial.suggest_float(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)

@@ -10,11 +10,16 @@ so far, which for prompts of a ticket's length is cheaper than keeping a cache f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
+
+_DRAWS = 400  # of the bootstrap: the standard error is then known to 4 %
 
 
 class LabelTrie:
@@ -69,10 +74,16 @@ def predict(
 
 @dataclass(frozen=True)
 class Scores:
-    """How predictions compare with the truth; both metrics between 0 and 1, higher is better."""
+    """How predictions compare with the truth; both metrics between 0 and 1, higher is better.
+
+    Each comes with its standard error, of the rows being a sample: the binomial one for the accuracy, a
+    bootstrap within the true labels for macro-F1.
+    """
 
     accuracy: float
     macro_f1: float
+    accuracy_se: float
+    macro_f1_se: float
 
     @classmethod
     def of(cls, truth: Sequence[str], predictions: Sequence[str]) -> Scores:
@@ -81,7 +92,35 @@ class Scores:
         # Over the labels that occur in the truth: the set is then the same for every trial.
         labels = sorted(set(truth))
         f1 = f1_score(truth, predictions, labels=labels, average="macro", zero_division=0.0)
-        return cls(accuracy=float(accuracy_score(truth, predictions)), macro_f1=float(f1))
+        accuracy = float(accuracy_score(truth, predictions))
+        return cls(
+            accuracy=accuracy,
+            macro_f1=float(f1),
+            accuracy_se=math.sqrt(accuracy * (1 - accuracy) / len(truth)),
+            macro_f1_se=_macro_f1_error(labels, truth, predictions),
+        )
 
     def as_dict(self) -> dict[str, float]:
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}
+        return asdict(self)
+
+
+def _macro_f1_error(labels: Sequence[str], truth: Sequence[str], predictions: Sequence[str]) -> float:
+    """The standard error of macro-F1: rows drawn again within each true label, which keeps rare labels in.
+
+    Drawing rows is drawing the cells of the confusion matrix, which costs milliseconds.
+    """
+    known = list(dict.fromkeys([*labels, *predictions]))
+    place = {label: index for index, label in enumerate(known)}
+    confusion = np.zeros((len(labels), len(known)))
+    for label, prediction in zip(truth, predictions, strict=True):
+        confusion[place[label], place[prediction]] += 1
+    generator = np.random.default_rng(0)
+    rows = confusion.sum(1)
+    # (labels, draws, known)
+    drawn = np.stack(
+        [generator.multinomial(int(n), cells / n, _DRAWS) for n, cells in zip(rows, confusion, strict=True)]
+    )
+    hits = np.stack([drawn[index, :, index] for index in range(len(labels))])
+    guesses = drawn.sum(0)[:, : len(labels)].T
+    f1 = 2 * hits / (rows[:, None] + guesses)  # rows is never zero
+    return float(f1.mean(0).std(ddof=1))

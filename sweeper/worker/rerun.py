@@ -15,7 +15,7 @@ from sweeper.engine import adapter
 from sweeper.engine.pack import Slot
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
-from sweeper.search.study import StudyView, TrialView, view
+from sweeper.search.views import StudyView, TrialView, view
 from sweeper.trial import Reason
 from sweeper.worker.workbench import Workbench, set_up
 
@@ -129,6 +129,8 @@ def _ended(seen: StudyView, number: int) -> TrialView:
         raise StoreError(f"study {seen.name!r} has trials 0 to {len(seen.trials) - 1}, but not {number}")
     if not found[0].is_told:
         raise StoreError(f"a trial must have ended to be run again, but trial {number} is {found[0].state}")
+    if found[0].is_rejected:
+        raise StoreError(f"only a trial that was trained is run again, but trial {number} was {found[0].detail}")
     return found[0]
 
 

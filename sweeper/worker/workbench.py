@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from sweeper.config.schema import Config
-from sweeper.config.space import Range
+from sweeper.config.space import condition_of, values_of
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.data.rows import Row
@@ -68,8 +69,10 @@ class Workbench:
 
 def _targets(config: Config, linears: list[str]) -> list[str]:
     """Every linear that any trial may adapt; an unknown one is found now, not when a trial draws it."""
-    searched = config.search.space.get("target_modules", [])
-    choices = [config.lora.target_modules] if isinstance(searched, Range) or not searched else searched
+    searched = config.search.space.get("target_modules")
+    is_always_chosen = searched is not None and not condition_of(searched)
+    choices: list[Any] = list((values_of(searched) if searched else None) or [])
+    choices += [] if is_always_chosen else [config.lora.target_modules]
     chosen = {
         name for choice in choices for name in resolve(choice if isinstance(choice, tuple) else str(choice), linears)
     }

@@ -19,14 +19,19 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/config.
 
 def test_the_counts_are_known() -> None:
     """A file that is added without being composed by the tests below changes these."""
-    assert len(GROUP_FILES) == 10
-    assert STUDIES == ["banking77", "demo"]
+    assert len(GROUP_FILES) == 19
+    assert STUDIES == ["banking77", "demo", "tickets"]
     assert sorted(compose.bundled_studies()) == STUDIES
 
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_every_option_composes(composed: Callable[..., Config], file: Path) -> None:
-    needed = {"model=hub": ["model.path=x"], "data=files": ["data.path=x"], "data=hub": ["data.path=x"]}
+    needed = {
+        "model=hub": ["model.path=x"],
+        "data=files": ["data.path=x"],
+        "data=hub": ["data.path=x"],
+        "sampler=cmaes": ["+search.space.dropout={low:0.0,high:0.2}"],
+    }
     option = f"{file.parent.name}={file.stem}"
     config = composed("study=demo", option, *needed.get(option, []))
     section = getattr(config, file.parent.name)
@@ -82,7 +87,7 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
         (["train.learning_rate=-0.1"], "train.learning_rate: .*greater than 0, but got -0.1"),
         (["train.learning_rate=fast"], "train.learning_rate: .*valid number.*'fast'"),
         (["train.schedule=zigzag"], "train.schedule: .*'constant'.*but got 'zigzag'"),
-        (["sampler.name=foo"], "sampler: .*'tpe', 'random'"),
+        (["sampler.name=foo"], "sampler: .*'tpe', 'gp', 'random'"),
         (["objective.metric=f1"], "objective.metric: .*'accuracy' or 'macro_f1'"),
         (["train.learning_rte=1"], "unknown key `train.learning_rte`; did you mean `train.learning_rate`"),
         (["+model.pth=1"], "model.pth: unknown key `pth`; did you mean `path`"),
@@ -122,9 +127,12 @@ def test_all_problems_come_in_one_message(composed: Callable[..., Config]) -> No
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["study=nope"], "Available options in 'study':\n\tbanking77\n\tdemo"),
+        (["study=nope"], "Available options in 'study':\n\tbanking77\n\tdemo\n\ttickets"),
         (["study=demo", "model=nope"], "Available options in 'model':\n\thub\n\tsmollm2-135m\n\ttiny"),
-        (["study=demo", "sampler=nope"], "Available options in 'sampler':\n\trandom\n\ttpe"),
+        (
+            ["study=demo", "sampler=nope"],
+            "Available options in 'sampler':\n\tcmaes\n\tgp\n\tgrid\n\tnsgaii\n\tqmc\n\trandom\n\ttpe",
+        ),
         ([], "You must specify 'study'"),
     ],
 )
@@ -165,6 +173,17 @@ def test_differences_name_the_key_and_both_values(composed: Callable[..., Config
         "train.batch_size: was 16, is 8",
         "search.space.rank: was [4, 8, 16, 32, 64], is [4]",
     ]
+    # What a resumed study would not do again, or would do otherwise, makes another study too.
+    now = composed("study=demo", "search.enqueue=[{rank:4}]", "search.warm_start=x", "search.deterministic=true")
+    assert [line.partition(":")[0] for line in check.differences(before, now)] == [
+        "search.enqueue",
+        "search.warm_start",
+        "search.deterministic",
+    ]
+    before = composed("study=demo", "search.deterministic=true")
+    now = composed("study=demo", "search.deterministic=true", "engine.slots=1", "search.duplicates=train")
+    [line] = check.differences(before, now)
+    assert "engine.slots: was 4, is 1; search.deterministic=true fixes" in line
 
 
 # Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.
@@ -174,8 +193,16 @@ READERS = {
     "model": ["models/base.py"],
     "lora": [],
     "train": [],
+    "sampler": ["search/samplers.py"],
+    "pruner": ["search/pruners.py"],
 }
-OWN_NAMES = {"data": r"section(\.splits|\.columns)?", "prompt": r"(self\.)?section", "model": "section"}
+OWN_NAMES = {
+    "data": r"section(\.splits|\.columns)?",
+    "prompt": r"(self\.)?section",
+    "model": "section",
+    "sampler": "section",
+    "pruner": "section",
+}
 
 
 @pytest.mark.parametrize("key", sorted(key for key in check.known_keys() if key not in Config.model_fields))
@@ -184,6 +211,8 @@ def test_every_key_is_read(key: str) -> None:
     section, _, name = key.partition(".")
     if section in ("lora", "train") and name in TrialParams.model_fields:
         return  # read as a trial's hyperparameter
+    if key in ("sampler.name", "pruner.name"):
+        return  # it says which section this is
     if key in ("data.splits", "data.columns", "model.name"):
         assert any(other.startswith(f"{key}.") for other in check.known_keys()) or key == "model.name"
         return

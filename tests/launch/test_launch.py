@@ -17,10 +17,10 @@ import pytest
 
 from sweeper.launch.launcher import INTERRUPTED
 from sweeper.paths import Home
-from sweeper.search.study import view
+from sweeper.search.views import view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.tracker import RunState
-from sweeper.worker.session import RUN_STATES
+from sweeper.worker.recorder import RUN_STATES
 from tests.conftest import SHORT
 
 PLAIN = Path(__file__).parents[1] / "plain_score.py"
@@ -131,7 +131,7 @@ def test_launch_look_export_use(home: Home, few_tickets: Path, tmp_path: Path) -
                        "search.space.learning_rate={low:0.003,high:0.004,log:true}")  # fmt: skip
     assert finished.returncode == 0
     assert "started" not in finished.stdout
-    assert "demo is complete already: 3 trials" in finished.stdout
+    assert "demo is complete already: 3 complete" in finished.stdout
     other = sweeper(home, "launch", *SHORT, path)
     assert other.returncode == 2
     assert "train.examples: was 480, is 32" in other.stderr

@@ -8,11 +8,21 @@ from rich.live import Live
 from sweeper.launch.progress import Progress, _Live
 
 STARTED = {"event": "trial_started", "number": 3, "name": "t03 r8", "step": 0, "steps": 20, "is_informed": False}
-EVALUATED = {"event": "evaluation", "number": 3, "index": 0, "examples": 40, "accuracy": 0.25, "macro_f1": 0.1}
+EVALUATED = {
+    "event": "evaluation",
+    "number": 3,
+    "index": 1,
+    "examples": 40,
+    "accuracy": 0.25,
+    "macro_f1": 0.1,
+    "accuracy_se": 0.02,
+    "macro_f1_se": 0.02,
+}
 
 
-def ended(state: str, value: float | None, reason: str | None = None) -> dict[str, Any]:
-    return {"event": "trial_ended", "number": 3, "state": state, "value": value, "reason": reason}
+def ended(state: str, value: float | None, reason: str | None = None, same_as: int | None = None) -> dict[str, Any]:
+    event = {"event": "trial_ended", "number": 3, "name": "t03 r8", "state": state, "value": value, "reason": reason}
+    return {**event, "same_as": same_as}
 
 
 def test_the_story_of_a_trial() -> None:
@@ -21,7 +31,8 @@ def test_the_story_of_a_trial() -> None:
         progress.apply(event)
         for event in (
             {"event": "loading", "model": "tiny"},
-            {"event": "baseline", "accuracy": 0.1, "macro_f1": 0.0},
+            {"event": "baseline", "accuracy": 0.1, "macro_f1": 0.0, "accuracy_se": 0.01},
+            {"event": "note", "message": "a start was left out"},
             STARTED,
             {"event": "tick", "slots": [{"number": 3, "step": 7, "loss": 1.5}, {"number": 9, "step": 1, "loss": 2.0}]},
             EVALUATED,
@@ -30,10 +41,11 @@ def test_the_story_of_a_trial() -> None:
     ]
     assert lines == [
         "loading tiny",
-        "untuned base: validation accuracy 0.100",
+        "untuned base: validation accuracy 0.100 ± 0.010",
+        "note: a start was left out",
         "t03 r8: started",
         None,
-        "t03 r8: validation accuracy 0.250 after 40 examples",
+        "t03 r8: validation accuracy 0.250 ± 0.020 after 40 examples",
         "t03 r8: pruned (pruner) at accuracy 0.250; 1 ended in this session",
     ]
     assert progress.best is None  # a pruned trial is never the best
@@ -47,6 +59,17 @@ def test_a_late_word_of_an_earlier_worker_is_passed_over() -> None:
     progress = Progress("demo", "accuracy", 16)
     assert progress.apply(EVALUATED) is None
     assert "t03" in str(progress.apply(ended("PRUNED", None)))
+
+
+def test_trials_that_are_not_trained_are_said_too() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    assert progress.apply(ended("PRUNED", None, "infeasible")) == "t03 r8: pruned (infeasible); 1 ended in this session"
+    line = progress.apply(ended("COMPLETE", 0.5, same_as=1))
+    assert (
+        line == "t03 r8: complete (the same as trial 1, not trained again) at accuracy 0.500; 2 ended in this session"
+    )
+    line = progress.apply({"event": "lease_lost", "number": 3, "message": "it is another worker's"})
+    assert line == "warning: it is another worker's"
 
 
 def test_the_table_shows_each_trial_in_flight() -> None:

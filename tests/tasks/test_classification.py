@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from sweeper.engine.pack import Pack
 from sweeper.models.targets import linear_names
@@ -99,3 +102,22 @@ def test_scores() -> None:
     assert scores.accuracy == 0.5
     # f1: a 2/3, b 1/2, c 0
     assert scores.macro_f1 == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_standard_errors_are_those_of_drawing_the_rows_again() -> None:
+    """Against the plain way: rows drawn again within each true label, each draw scored by scikit-learn."""
+    generator = np.random.default_rng(1)
+    labels = ["a", "b", "c", "d"]
+    truth = [label for label, count in zip(labels, (60, 30, 20, 5), strict=True) for _ in range(count)]
+    guesses = [label if generator.random() < 0.7 else str(generator.choice([*labels, "e"])) for label in truth]
+    scores = Scores.of(truth, guesses)
+    assert scores.accuracy_se == pytest.approx(math.sqrt(scores.accuracy * (1 - scores.accuracy) / len(truth)))
+    places = {label: [index for index, known in enumerate(truth) if known == label] for label in labels}
+    draws = []
+    for _ in range(600):
+        drawn = [int(i) for label in labels for i in generator.choice(places[label], len(places[label]))]
+        again = [truth[i] for i in drawn], [guesses[i] for i in drawn]
+        draws.append(f1_score(*again, labels=labels, average="macro", zero_division=0.0))
+    assert scores.macro_f1_se == pytest.approx(np.std(draws), rel=0.1)
+    assert Scores.of(truth, truth).accuracy_se == Scores.of(truth, truth).macro_f1_se == 0.0
+    assert Scores.of(truth, guesses) == scores  # the same draws each time

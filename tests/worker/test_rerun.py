@@ -11,9 +11,10 @@ from filelock import FileLock
 from sweeper.engine.pack import Tick
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
-from sweeper.search.study import view
+from sweeper.search.views import view
 from sweeper.tasks.classification import Scores
 from sweeper.tracking.tracker import MemoryTracker
+from sweeper.trial import TrialParams
 from sweeper.worker.rerun import Rerun, rerun
 from sweeper.worker.session import Session
 from sweeper.worker.workbench import Split, Workbench
@@ -114,3 +115,23 @@ def test_a_trial_in_flight_is_not_run_again(prepare: Prepare, home: Home) -> Non
     Session(paths, MemoryTracker(), lambda: next(questions, True)).run()
     with pytest.raises(StoreError, match="must have ended to be run again, but trial 0 is WAITING"):
         again(home, 0)
+
+
+def test_a_trial_that_was_not_trained_is_not_run_again_and_one_that_repeats_another_is(
+    prepare: Prepare, home: Home
+) -> None:
+    class RankFour:
+        keys = ("vram",)
+
+        def __call__(self, params: TrialParams) -> dict[str, float]:
+            return {"vram": params.rank / 8 - 1}
+
+    few = ("search.space.rank=[8,16]", "search.space.alpha_ratio=[1.0]", "~search.space.learning_rate")
+    paths = prepare("search.trials=3", "engine.slots=1", *few)
+    Session(paths, MemoryTracker(), lambda: False, RankFour()).run()
+    trials = view(home, "demo").trials
+    rejected = next(trial.number for trial in trials if trial.is_rejected)
+    with pytest.raises(StoreError, match=rf"but trial {rejected} was not trained: vram is \+1 above its limit"):
+        again(home, rejected)
+    repeated = next(trial for trial in trials if trial.same_as is not None)
+    assert again(home, repeated.number).alone == list(trials[repeated.same_as or 0].evaluations)

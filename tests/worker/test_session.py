@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import optuna
 import pytest
+import sqlalchemy
 import torch
 import yaml
 
+from sweeper.config import check
 from sweeper.engine import checkpoint
 from sweeper.engine.pack import Pack
 from sweeper.engine.stack import AdapterStack
 from sweeper.errors import DataError
 from sweeper.models import base
 from sweeper.paths import Home, StudyPaths
-from sweeper.search.study import StudyView, view
+from sweeper.search.leases import Holder
+from sweeper.search.study import Search
+from sweeper.search.views import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunState
-from sweeper.worker.session import RUN_STATES, Session, trial_key
+from sweeper.trial import TrialParams
+from sweeper.worker import session
+from sweeper.worker.recorder import RUN_STATES, trial_key
+from sweeper.worker.session import Session
 from tests.engine.test_architectures import Coupled
 from tests.worker.conftest import Prepare
 
@@ -350,3 +359,124 @@ def test_an_error_in_the_data_is_ours_and_has_no_trace(prepare: Prepare, tmp_pat
     assert outcome["kind"] == DataError.__name__
     assert outcome["trace"] is None
     json.dumps(outcome)
+
+
+def test_a_configuration_that_comes_again_is_answered_without_training(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: set[int] = set()
+    tick = Pack.tick
+
+    def counted(pack: Pack) -> Any:
+        trained.update(slot.number for slot in pack.slots)
+        return tick(pack)
+
+    monkeypatch.setattr(Pack, "tick", counted)
+    few = ("search.space.rank=[4,8]", "search.space.alpha_ratio=[1.0]", "~search.space.learning_rate")
+    paths, tracker = prepare("search.trials=8", "engine.slots=1", *few), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert len(seen.trials) == 8
+    assert len(trained) == 2  # one of each rank
+    for trial in seen.trials:
+        assert (trial.same_as is None) == (trial.number in trained)
+        if trial.same_as is None:
+            continue
+        assert trial.same_as in trained
+        earlier = seen.trials[trial.same_as]
+        assert (trial.value, trial.curve, trial.duration_s) == (earlier.value, earlier.curve, 0.0)
+        run_of = tracker.runs[trial_key(trial.number)]
+        assert run_of.tags["sweeper.same_as"] == str(trial.same_as)
+        assert run_of.metrics["accuracy"] == tracker.runs[trial_key(trial.same_as)].metrics["accuracy"]
+    assert_stores_agree(seen, tracker)
+    assert seen.best is not None
+    assert seen.best.number in trained
+
+    trained.clear()
+    run(prepare("study.name=again", "search.trials=4", "search.duplicates=train", *few), MemoryTracker())
+    assert len(trained) == 4
+
+
+def test_starts_are_trained_first(prepare: Prepare, home: Home) -> None:
+    tracker = MemoryTracker()
+    starts = "search.enqueue=[{rank:32,alpha_ratio:1.0,learning_rate:0.003},{rank:4}]"
+    assert run(prepare("search.trials=4", starts), tracker) == {"status": "finished"}
+    trials = view(home, "demo").trials
+    assert trials[0].params == {"rank": 32, "alpha_ratio": 1.0, "learning_rate": 0.003}
+    assert trials[1].params["rank"] == 4
+    assert [trial.start for trial in trials] == ["enqueue[0]", "enqueue[1]", None, None]
+    assert tracker.runs[trial_key(0)].tags["sweeper.start"] == "enqueue[0]"
+
+    warm = prepare("study.name=warm", "search.trials=3", "search.warm_start=demo", "search.warm_start_trials=2",
+                   "search.space.rank=[4,32]")  # fmt: skip
+    assert run(warm, MemoryTracker()) == {"status": "finished"}
+    best = view(home, "demo").best
+    assert best is not None
+    first = view(home, "warm").trials[0]
+    assert first.start is not None
+    assert (first.params["rank"], first.start.startswith("demo, trial ")) == (
+        best.params["rank"] if best.params["rank"] in (4, 32) else first.params["rank"],
+        True,
+    )
+
+
+def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a pause of the whole process: the lease has expired, another worker has it and tells the trial."""
+    monkeypatch.setattr(session, "POLL_S", 0.01)
+    paths, tracker = prepare("search.trials=2", "search.lease_s=600"), MemoryTracker()
+    other = Search(home, check.load(paths), holder=replace(Holder.this_process(), host="elsewhere"))
+    questions = 0
+
+    def steal() -> bool:
+        nonlocal questions
+        questions += 1
+        if questions == 5:  # both are in flight
+            with sqlalchemy.create_engine(home.optuna_url).begin() as connection:
+                connection.execute(sqlalchemy.text("UPDATE sweeper_leases SET expires_s = 0 WHERE trial_id = 1"))
+            asked = other.ask()
+            assert asked is not None
+            assert asked.number == 0
+        if questions == 40:
+            other.complete(0, 0.99, {"metrics": {"accuracy": 0.99, "accuracy_se": 0.0}}, {})
+        return False
+
+    session_of = Session(paths, tracker, steal)
+    monkeypatch.setattr(session_of, "_finish", lambda _: None)  # the winner's adapter is with the other worker
+    assert session_of.run() == {"status": "finished"}
+    trials = view(home, "demo").trials
+    assert [(trial.state, trial.value == 0.99) for trial in trials] == [("COMPLETE", True), ("COMPLETE", False)]
+    events = [json.loads(line) for line in paths.events.read_text().splitlines()]
+    assert [event["number"] for event in events if event["event"] == "lease_lost"] == [0]
+    assert questions > 40
+
+
+def test_something_that_goes_wrong_after_a_trial_was_told_does_not_ask_it_again(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.samplers.TPESampler, "after_trial", lambda *_: 1 / 0)  # Optuna tells it all the same
+        assert run(paths, tracker)["kind"] == "ZeroDivisionError"
+    before = view(home, "demo").trials
+    assert [trial.state for trial in before] == ["COMPLETE", "WAITING"]
+    assert run(paths, tracker) == {"status": "finished"}
+    assert view(home, "demo").trials[0] == before[0]
+    assert_stores_agree(view(home, "demo"), tracker)
+
+
+def test_a_study_whose_space_does_not_fit_says_so(prepare: Prepare, home: Home) -> None:
+    class NothingFits:
+        keys = ("vram",)
+
+        def __call__(self, params: TrialParams) -> dict[str, float]:
+            return {"vram": 0.5}
+
+    paths = prepare("search.max_rejections=5")
+    outcome = Session(paths, MemoryTracker(), lambda: False, NothingFits()).run()
+    assert outcome["kind"] == "ConfigError"
+    assert "at most 5 asks may be infeasible, but 6 were, and 0 trials trained" in outcome["message"]
+    seen = view(home, "demo")
+    assert (seen.counts(), seen.rejections) == ({"PRUNED": 6}, 6)
+    assert seen.trials[0].detail == "not trained: vram is +0.5 above its limit"

@@ -1,0 +1,208 @@
+"""A study as it stands in the storage, for whoever looks at it; reading it changes nothing.
+
+A trial's state is what became of it: COMPLETE where it ran to its planned end, PRUNED where a
+hyperparameter stopped it, whatever its sampler had to be told (see `sweeper.search.samplers`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeper.config.schema import Config, GridSection
+from sweeper.config.space import grid_size
+from sweeper.errors import StoreError, unknown
+from sweeper.paths import Home
+from sweeper.trial import Reason
+
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+LOCK_WAIT_S = 60  # how long a writer waits for another to leave SQLite
+
+
+def open_storage(home: Home) -> optuna.storages.RDBStorage:
+    """Optuna's storage of a store.
+
+    Raises:
+        StoreError: if it cannot be opened.
+    """
+    try:
+        return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StoreError(
+            f"{home.optuna_file} must be Optuna's SQLite store, but it cannot be opened: {error}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    value: float | None
+    metrics: dict[str, float]  # of the evaluation that gave the value, with their standard errors
+    curve: tuple[dict[str, float], ...]  # every evaluation: examples seen, metrics, standard errors
+    duration_s: float | None
+    reason: str | None
+    detail: str | None
+    examples_seen: int | None
+    is_informed: bool
+    evaluations: tuple[float, ...]  # the objective's metric alone
+    constraints: dict[str, float]  # each holds where it is not above zero
+    same_as: int | None  # the earlier trial whose result this one has, being the same configuration
+    start: str | None  # where its configuration came from, if not from the sampler alone
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the trial has ended."""
+        return self.state in {state.name for state in TOLD}
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether a forecast ended it before it was trained; such trials come on top of the total."""
+        return self.reason == Reason.INFEASIBLE and not self.curve and not self.examples_seen
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial has ended, and so counts towards the total."""
+        return self.is_told and not self.is_rejected
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether every constraint holds."""
+        return all(value <= 0 for value in self.constraints.values())
+
+    def standard_error(self, metric: str) -> float | None:
+        """Of the value; None where there is none."""
+        return self.metrics.get(f"{metric}_se")
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialView:
+        attributes = trial.user_attrs
+        reason = attributes.get("reason")
+        # A sampler that reads complete trials alone was told of one that was stopped as if it were complete.
+        is_stopped = trial.state == TrialState.COMPLETE and reason is not None
+        is_complete = trial.state == TrialState.COMPLETE and not is_stopped
+        return cls(
+            number=trial.number,
+            state=TrialState.PRUNED.name if is_stopped else trial.state.name,
+            params=dict(trial.params),
+            value=trial.value if is_complete else None,
+            metrics=dict(attributes.get("metrics", {})),
+            curve=tuple(attributes.get("curve", ())),
+            duration_s=attributes.get("duration_s"),
+            reason=reason,
+            detail=attributes.get("detail"),
+            examples_seen=attributes.get("examples_seen"),
+            is_informed=bool(attributes.get("is_informed", False)),
+            evaluations=tuple(value for _, value in sorted(trial.intermediate_values.items())),
+            constraints=dict(trial.constraints),
+            same_as=attributes.get("same_as"),
+            start=attributes.get("start"),
+        )
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """One study."""
+
+    name: str
+    trials: list[TrialView]
+    attributes: dict[str, Any]
+
+    @property
+    def best(self) -> TrialView | None:
+        return best_of(self.trials)
+
+    @property
+    def rejections(self) -> int:
+        """Asks that a forecast rejected."""
+        return sum(trial.is_rejected for trial in self.trials)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state, states that do not occur left out."""
+        states = [trial.state for trial in self.trials]
+        return {state: states.count(state) for state in sorted(set(states))}
+
+    def summary(self) -> str:
+        """The counts in words."""
+        counts = self.counts()
+        if self.rejections:
+            counts["PRUNED"] -= self.rejections
+        words = [f"{count} {state.lower()}" for state, count in counts.items() if count]
+        if self.rejections:
+            words.append(f"{self.rejections} infeasible, not trained")
+        return ", ".join(words) or "no trials yet"
+
+    def ties(self, metric: str) -> list[TrialView]:
+        """The trials that noise may have kept from winning: within one standard error of the difference.
+
+        The errors of both are taken as independent; they share their rows, so the true one is smaller
+        and the list errs on the long side. (The one-standard-error rule: Hastie, Tibshirani, Friedman,
+        The Elements of Statistical Learning, 7.10.)
+        """
+        best = self.best
+        if best is None or best.value is None:
+            return []
+        own = best.standard_error(metric)
+        found = []
+        for trial in ranked(self.trials):
+            error = trial.standard_error(metric)
+            if trial.number == best.number or trial.same_as == best.number or own is None or error is None:
+                continue
+            if best.value - (trial.value or 0.0) <= math.hypot(own, error):
+                found.append(trial)
+        return found
+
+
+def ranked(trials: Sequence[TrialView]) -> list[TrialView]:
+    """The complete and feasible trials, the best first, the earlier of equals first."""
+    found = [trial for trial in trials if trial.value is not None and trial.is_feasible]
+    return sorted(found, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def best_of(trials: Sequence[TrialView]) -> TrialView | None:
+    """The complete and feasible trial with the highest value; None where there is none."""
+    return next(iter(ranked(trials)), None)
+
+
+def is_at_total(trials: Sequence[TrialView], config: Config) -> bool:
+    """Whether a study has all its trials: its total, or every configuration of its grid."""
+    if sum(trial.counts for trial in trials) >= config.search.trials:
+        return True
+    return isinstance(config.sampler, GridSection) and sum(trial.is_told for trial in trials) >= grid_size(
+        config.search.space, config.sampler.points
+    )
+
+
+def study_names(home: Home) -> list[str]:
+    """The studies in the store.
+
+    Raises:
+        StoreError: if there is no store.
+    """
+    if not home.optuna_file.is_file():
+        raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
+    return list(optuna.study.get_all_study_names(open_storage(home)))
+
+
+def view(home: Home, name: str) -> StudyView:
+    """Reads a study.
+
+    Raises:
+        StoreError: if there is none of that name.
+    """
+    names = study_names(home)
+    if name not in names:
+        raise StoreError(f"{unknown('study', name, names)} (store: {home.root})")
+    study = optuna.load_study(study_name=name, storage=open_storage(home))
+    trials = [TrialView.of(trial) for trial in study.get_trials(deepcopy=False)]
+    return StudyView(name=name, trials=trials, attributes=study.user_attrs)

@@ -1,0 +1,171 @@
+"""What a trial leaves behind, kept equal everywhere: its run, its folder, and the events for whoever watches.
+
+The storage is told first, by the session; a recorder that is killed behind it catches up with `reconcile`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from sweeper.config import check
+from sweeper.config.schema import Config
+from sweeper.engine.pack import Slot, Tick
+from sweeper.events import EventLog
+from sweeper.paths import StudyPaths, write_atomically
+from sweeper.search.study import Asked
+from sweeper.search.views import TrialView, ranked
+from sweeper.tracking.tracker import RunKey, RunState, Tracker
+from sweeper.trial import RunKind, run_name
+
+RUN_STATES = {  # what became of a trial, and its run's state in MLflow
+    "RUNNING": RunState.RUNNING,
+    "WAITING": RunState.SCHEDULED,
+    "COMPLETE": RunState.FINISHED,
+    "PRUNED": RunState.KILLED,
+    "FAIL": RunState.FAILED,
+}
+ADAPTER = "adapter"  # the artifact folder of a run that has one
+
+
+def trial_key(number: int) -> RunKey:
+    return RunKey(RunKind.TRIAL, number)
+
+
+def curve(slot: Slot) -> list[dict[str, float]]:
+    """A trial's evaluations so far, each with the training examples seen before it."""
+    interval = slot.rhythm.interval_examples
+    return [{"examples": interval * index, **values} for index, values in enumerate(slot.evaluations, start=1)]
+
+
+class Recorder:
+    """Records the trials of one study."""
+
+    def __init__(self, paths: StudyPaths, config: Config, tracker: Tracker, events: EventLog) -> None:
+        self.paths = paths
+        self.config = config
+        self.tracker = tracker
+        self.events = events
+
+    def reconcile(self, trials: Sequence[TrialView]) -> None:
+        """Catches runs and files up with what a killed worker had told the storage, and with its orphans."""
+        self.paths.drop_half_checkpoints()
+        states = self.tracker.states()
+        for trial in trials:
+            key = trial_key(trial.number)
+            if key in states and states[key] is not RUN_STATES[trial.state]:
+                self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state, trial.reason))
+            if trial.is_told:
+                self.paths.checkpoint(trial.number).unlink(missing_ok=True)
+
+    def begin(self, asked: Asked) -> None:
+        """Opens a trial's run and writes its composed configuration."""
+        key = trial_key(asked.number)
+        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed)}
+        if asked.start is not None:
+            tags["sweeper.start"] = asked.start
+        self.tracker.start(key, run_name(asked.number, asked.params), asked.params, tags)
+        file = self.paths.trial_config(asked.number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, check.dump(self.config.for_trial(asked.params)))
+        self.tracker.log_file(key, file)
+
+    def train(self, asked: Asked, slot: Slot) -> None:
+        """Says that a trial trains, from the beginning or from a checkpoint."""
+        self.events.write(
+            "trial_started",
+            number=asked.number,
+            name=run_name(asked.number, asked.params),
+            step=slot.step,
+            steps=slot.rhythm.total_steps,
+            is_informed=asked.is_informed,
+        )
+
+    def ticks(self, slots: Sequence[Slot], ticks: Sequence[Tick]) -> None:
+        """Logs one optimizer step of each slot."""
+        for slot, tick in zip(slots, ticks, strict=True):
+            metrics = {
+                "train/loss": tick.loss,
+                "train/grad_norm": tick.grad_norm,
+                "train/learning_rate": tick.learning_rate,
+                "train/tokens": slot.train_tokens,
+                "train/supervised_tokens": slot.supervised_tokens,
+            }
+            self.tracker.log(trial_key(slot.number), metrics, slot.examples_seen)
+        self.events.write(
+            "tick",
+            slots=[
+                {"number": slot.number, "step": slot.step, "loss": tick.loss}
+                for slot, tick in zip(slots, ticks, strict=True)
+            ],
+        )
+
+    def evaluations(self, slots: Sequence[Slot]) -> None:
+        """Logs the latest evaluation of each slot."""
+        for slot in slots:
+            self._log_evaluation(slot.number, len(slot.evaluations), curve(slot)[-1])
+        self.tracker.flush()
+
+    def repeated(self, number: int, earlier: TrialView) -> None:
+        """Gives a trial that was not trained the evaluations of the earlier one that it equals."""
+        for index, point in enumerate(earlier.curve, start=1):
+            self._log_evaluation(number, index, point)
+
+    def _log_evaluation(self, number: int, index: int, point: dict[str, float]) -> None:
+        values = {name: value for name, value in point.items() if name != "examples"}
+        examples = int(point["examples"])
+        self.tracker.log(trial_key(number), values, examples)
+        self.events.write("evaluation", number=number, index=index, examples=examples, **values)
+
+    def end(self, trial: TrialView) -> None:
+        """Ends a trial's run and drops its checkpoint, after it has been told."""
+        key, examples = trial_key(trial.number), trial.examples_seen or 0
+        metrics = {f"constraint/{name}": value for name, value in trial.constraints.items()}
+        if trial.duration_s is not None:
+            metrics["duration_s"] = trial.duration_s
+        if trial.value is not None:
+            metrics["best_value"] = trial.value
+        self.tracker.log(key, metrics, examples)
+        tags = _tags(trial.state, trial.reason)
+        if trial.same_as is not None:
+            tags["sweeper.same_as"] = str(trial.same_as)
+        self.tracker.end(key, RUN_STATES[trial.state], tags)
+        self.paths.checkpoint(trial.number).unlink(missing_ok=True)
+        self.events.write(
+            "trial_ended",
+            number=trial.number,
+            name=run_name(trial.number, trial.params),
+            state=trial.state,
+            reason=trial.reason,
+            same_as=trial.same_as,
+            value=trial.metrics.get(self.config.objective.metric),
+        )
+
+    def wait(self, number: int) -> None:
+        """Says that a trial is interrupted."""
+        self.tracker.end(trial_key(number), RunState.SCHEDULED, _tags("WAITING", None))
+
+    def keep_best_adapters(self, trials: Sequence[TrialView], tracked: Sequence[int]) -> list[int]:
+        """Keeps the adapters of the best trials, on disk and in MLflow; deletes the others'.
+
+        Args:
+            tracked: the trials whose adapters MLflow has.
+
+        Returns:
+            The trials whose adapters are kept.
+        """
+        there = [trial.number for trial in ranked(trials) if self.paths.adapter(trial.number).is_dir()]
+        kept = there[: self.config.store.keep_adapters]
+        for number in kept:
+            if number not in tracked:
+                self.tracker.log_file(trial_key(number), self.paths.adapter(number), ADAPTER)
+        for trial in trials:  # one that is not told yet may be about to be
+            if trial.is_told and trial.number not in kept and self.paths.adapter(trial.number).is_dir():
+                shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)
+                self.tracker.drop_files(trial_key(trial.number), ADAPTER)
+        return kept
+
+
+def _tags(state: str, reason: str | None) -> dict[str, Any]:
+    return {"sweeper.state": state, **({"sweeper.reason": reason} if reason else {})}

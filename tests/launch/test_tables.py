@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from sweeper.config.schema import Config
+from sweeper.launch.tables import answer, plus_minus, study_json, study_table
+from sweeper.search.views import StudyView, TrialView
+
+
+def text(rendered: RenderableType) -> str:
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(rendered)
+    return captured.get()
+
+
+def scored(value: float, error: float = 0.02) -> dict[str, float]:
+    return {"accuracy": value, "macro_f1": value, "accuracy_se": error, "macro_f1_se": error}
+
+
+def trial(number: int, value: float | None, **changes: Any) -> TrialView:
+    made = TrialView(
+        number=number,
+        state="PRUNED" if value is None else "COMPLETE",
+        params={"rank": 8},
+        value=value,
+        metrics={} if value is None else scored(value),
+        curve=() if value is None else ({"examples": 16.0, **scored(value)},),
+        duration_s=3.0,
+        reason=None,
+        detail=None,
+        examples_seen=16,
+        is_informed=False,
+        evaluations=() if value is None else (value,),
+        constraints={},
+        same_as=None,
+        start=None,
+    )
+    return replace(made, **changes)
+
+
+ATTRIBUTES = {
+    "baseline": scored(0.1),
+    "test": {"trial": 1, "rows": 100, "winner": scored(0.7), "base": scored(0.1), "majority": scored(0.05)},
+}
+STUDY = StudyView(
+    "demo",
+    [
+        trial(0, 0.79),
+        trial(1, 0.80),
+        trial(2, 0.5),
+        trial(3, None, reason="infeasible", curve=(), examples_seen=0, constraints={"vram": 0.4}),
+        trial(4, None, reason="pruner"),
+        trial(5, 0.80, same_as=1),
+        trial(6, 0.95, constraints={"retention": 0.1}),
+        trial(7, None, reason="diverged"),
+    ],
+    ATTRIBUTES,
+)
+
+
+def test_scores_come_with_their_standard_error(composed: Callable[..., Config]) -> None:
+    said = text(answer(STUDY, composed("study=demo")))
+    assert plus_minus(scored(0.8), "accuracy") == "0.800 ± 0.020"
+    assert "Best: trial 1 (rank 8), validation accuracy 0.800 ± 0.020; untuned base 0.100 ± 0.020" in said
+    assert "Test accuracy over 100 rows: winner 0.700 ± 0.020, untuned base 0.100 ± 0.020, majority" in said
+
+
+def test_a_tie_is_said(composed: Callable[..., Config]) -> None:
+    """One standard error of the difference is 0.028; the winner's own repetition is no tie."""
+    config = composed("study=demo")
+    assert "one standard error of the difference): trial 0." in " ".join(text(answer(STUDY, config)).split())
+    clear = StudyView("demo", [trial(0, 0.7), trial(1, 0.8)], ATTRIBUTES)
+    assert "noise" not in text(answer(clear, config))
+    many = StudyView("demo", [trial(number, 0.8) for number in range(12)], ATTRIBUTES)
+    assert "trials 1, 2, 3, 4, 5, 6, 7, 8, …" in text(answer(many, config))
+
+
+def test_the_table_says_why_a_trial_is_not_what_it_seems(composed: Callable[..., Config]) -> None:
+    said = text(study_table(STUDY, composed("study=demo")))
+    for words in (
+        "pruned (infeasible)",
+        "complete (as 1)",
+        "complete (infeasible)",
+        "pruned (diverged)",
+        "0.790 ± 0.020",
+    ):
+        assert words in said
+    assert "5 complete, 2 pruned, 1 infeasible, not trained; total 16" in said
+
+
+def test_status_as_json(composed: Callable[..., Config]) -> None:
+    said = study_json(STUDY, composed("study=demo"))
+    assert (said["best"], said["ties"], said["rejected"], said["trained"]) == (1, [0], 1, 6)
+    assert said["trials"][3]["constraints"] == {"vram": 0.4}
+    assert said["trials"][5]["same_as"] == 1
+    assert said["trials"][6]["is_feasible"] is False
+    assert said["trials"][0]["curve"] == [{"examples": 16.0, **scored(0.79)}]
