@@ -100,6 +100,15 @@ def run_name(number: int, params: dict[str, object]) -> str:
     return " ".join(words)
 
 
+class Company(BaseModel):
+    """Beside whom a trial trains, from one of its steps on, until there is a later one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    slots: tuple[tuple[int, int], ...]  # number and step of each trial, itself among them, in the order of the pack
+
+
 class Rhythm(BaseModel):
     """When a trial steps and when it is evaluated.
 

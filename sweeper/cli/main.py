@@ -149,18 +149,21 @@ def best(study: str, as_json: bool) -> None:
 @main.command()
 @click.argument("study")
 @click.option("--trial", "number", type=int, required=True, help="The trial's number.")
+@click.option("--alone", "is_alone", is_flag=True, help="In a pack of one: quicker, and equal but for rounding.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def rerun(study: str, number: int, as_json: bool) -> int:
-    """Train one trial of a study again, alone, and compare.
+def rerun(study: str, number: int, is_alone: bool, as_json: bool) -> int:
+    """Train one trial of a study again and compare.
 
-    It goes as far as the trial went. A complete trial's adapter that was deleted is brought back for
-    `sweeper export`, until the study is launched again. The exit code is 1 where the trial is not the same
-    alone: an evaluation differs by more than one row, or one of the two diverged.
+    It goes as far as the trial went, beside stand-ins for the trials that it trained beside, so that even the
+    rounding is the same; or alone. A complete trial's adapter that was deleted is brought back for
+    `sweeper export`, until the study is launched again. The exit code is 1 where the trial is not the same: an
+    evaluation differs by more than one row, or one of the two diverged.
     """
     from sweeper.worker.rerun import rerun as rerun_trial
 
-    result = rerun_trial(Home.from_environment(), study, number, announce=lambda line: click.echo(line, err=as_json))
+    home = Home.from_environment()
+    result = rerun_trial(home, study, number, is_alone, announce=lambda line: click.echo(line, err=as_json))
     click.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.summary())
     return 0 if result.is_same else 1
 

@@ -113,17 +113,11 @@ def _pruner_problems(config: Config) -> list[str]:
             f"{where} decides first at evaluation {section.min_evaluations}, but a trial has {most} and is complete at "
             f"its last; {cure}"
         ]
-    if isinstance(section, HyperbandSection):
-        if brackets(config) < 2:
-            return [
-                f"{where} needs at least two brackets, min_evaluations × reduction_factor <= evaluations, but got "
-                f"{section.min_evaluations} × {section.reduction_factor} > {most}; take pruner=successive-halving"
-            ]
-        if config.search.deterministic:
-            return [
-                f"{where} compares with whatever has ended, so search.deterministic=true cannot hold; "
-                "take pruner=successive-halving, or median"
-            ]
+    if isinstance(section, HyperbandSection) and brackets(config) < 2:
+        return [
+            f"{where} needs at least two brackets, min_evaluations × reduction_factor <= evaluations, but got "
+            f"{section.min_evaluations} × {section.reduction_factor} > {most}; take pruner=successive-halving"
+        ]
     return []
 
 
@@ -166,7 +160,7 @@ def _sampler_notes(config: Config) -> list[str]:
         choices = [name for name, parameter in config.search.space.items() if values_of(parameter) is not None]
         if choices:
             found.append(f"sampler: cmaes draws {', '.join(choices)} at random; it adapts ranges only")
-    if isinstance(section, CmaEsSection | RandomSection | QMCSection | GridSection):
+    if isinstance(section, CmaEsSection | NSGAIISection | RandomSection | QMCSection | GridSection):
         found.append(
             f"sampler: {section.name} does not avoid infeasible configurations; they are told without training"
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 from sweeper.engine.pack import Slot
 from sweeper.engine.stack import KINDS, AdapterState
 from sweeper.errors import CheckpointError
-from sweeper.trial import Rhythm, TrialParams
+from sweeper.trial import Company, Rhythm, TrialParams
 
 GIB = 1024**3
 _BEST = "best"
@@ -62,6 +62,7 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "duration_s": slot.duration_s,
             "evaluations": slot.evaluations,
             "best_evaluation": slot.best_evaluation,
+            "company": [company.model_dump() for company in slot.company],
         }
     )
     # A folder: safetensors writes under a random name and renames, so that killed writers would leave file after file.
@@ -120,6 +121,7 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
         evaluations=header["evaluations"],
         best_evaluation=header["best_evaluation"],
         best_adapter=best if header["best_evaluation"] is not None else None,
+        company=[Company.model_validate(company) for company in header["company"]],
     )
     return slot, state
 

@@ -28,7 +28,7 @@ from sweeper.engine.head import Head
 from sweeper.engine.lora import Layout
 from sweeper.engine.stack import AdapterStack, AdapterState, initial_state
 from sweeper.models.targets import resolve
-from sweeper.trial import Rhythm, TrialParams
+from sweeper.trial import Company, Rhythm, TrialParams
 
 # The gradients are slices of one flat buffer; autograd would like each in a tensor of its own.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -49,6 +49,7 @@ class Slot:
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None
+    company: list[Company] = field(default_factory=list)  # beside whom it trained
 
     @property
     def is_finished(self) -> bool:
@@ -109,6 +110,7 @@ class Pack:
         self.pad = pad
         self.chunk_tokens = chunk_tokens
         self.slots: list[Slot] = []  # in the order of the stack
+        self._has_changed = False  # whether slots came or went since the last tick
 
     def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm, seed: int) -> tuple[Slot, AdapterState]:
         """A trial at its beginning."""
@@ -119,11 +121,13 @@ class Pack:
     def admit(self, slot: Slot, state: AdapterState) -> None:
         """Adds a trial, new or resumed, beside those of like rank."""
         self.slots.insert(self.stack.admit(state), slot)
+        self._has_changed = True
 
     def remove(self, slot: Slot) -> AdapterState:
         """Takes a trial out and returns its tensors; the others keep their order."""
         index = self.slots.index(slot)
         del self.slots[index]
+        self._has_changed = True
         return self.stack.remove(index)
 
     def state(self, slot: Slot) -> AdapterState:
@@ -138,6 +142,7 @@ class Pack:
     def tick(self) -> list[Tick]:
         """One optimizer step of every slot, in their order; the weights and moments of one that diverges stay."""
         self.model.train()
+        self._note_company()
         batches = [batch_rows(s.rhythm, s.step, len(self.examples), s.seed) for s in self.slots]
         answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
         items = [
@@ -155,6 +160,18 @@ class Pack:
             slot.supervised_tokens += answers[index]
             ticks.append(Tick(losses[index], norms[index], rates[index].learning_rate))
         return ticks
+
+    def _note_company(self) -> None:
+        """Notes for each slot who trains beside it, where that has changed.
+
+        Neighbours change nothing but the rounding: which rows share a chunk, and to what lengths and ranks it is
+        padded. A training that amplifies rounding can be repeated exactly only in the same company.
+        """
+        if self._has_changed:
+            here = tuple((slot.number, slot.step) for slot in self.slots)
+            for slot in self.slots:
+                slot.company.append(Company(step=slot.step, slots=here))
+        self._has_changed = False
 
     def _backward(self, items: list[Item], answers: list[int]) -> list[float]:
         """Accumulates every slot's gradient; returns each slot's loss."""

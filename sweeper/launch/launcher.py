@@ -29,7 +29,7 @@ from sweeper.errors import ERRORS, ConfigError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.paths import Home, StudyPaths, write_atomically
-from sweeper.search.views import StudyView, is_at_total, study_names, view
+from sweeper.search.views import StudyView, configurations, is_at_total, study_names, view
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
@@ -85,7 +85,8 @@ def is_finished(study: StudyView, config: Config) -> bool:
     """Whether a study has its total and its winner has been scored on the test split."""
     best = study.best
     is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
-    return is_at_total(study.trials, config) and is_tested and "baseline" in study.attributes
+    is_whole = is_at_total(study.trials, config.search.trials, configurations(config))
+    return is_whole and is_tested and "baseline" in study.attributes
 
 
 def _existing(home: Home, paths: StudyPaths) -> StudyView | None:

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -43,6 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 logger = logging.getLogger(__name__)
+_WAIT_S = 0.02
 RENEWALS = 4  # in the time after which a lease that is not renewed expires
 _LEASES = Table(
     "sweeper_leases",
@@ -155,6 +157,21 @@ class Leases:
         """Gives a lease back."""
         with self._engine.begin() as connection:
             connection.execute(delete(_LEASES).where(_LEASES.c.trial_id == trial_id, _LEASES.c.holder == self._holder))
+
+    def forget(self, trial_id: int) -> None:
+        """Deletes the lease on a trial that nobody needs any more, whoever had it."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_LEASES).where(_LEASES.c.trial_id == trial_id))
+
+    @contextmanager
+    def exclusively(self, key: int) -> Iterator[None]:
+        """Waits until no other worker is in such a block of the same key; a key is no trial's id."""
+        while not self.acquire(key):
+            time.sleep(_WAIT_S)
+        try:
+            yield
+        finally:
+            self.release(key)
 
     @property
     def _expires(self) -> Any:

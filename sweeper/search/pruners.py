@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Container
+from typing import Any
 
 import optuna
 from optuna.pruners import (
@@ -26,6 +28,9 @@ from sweeper.config.schema import (
     SuccessiveHalvingSection,
 )
 
+_RUNG = "completed_rung_"  # where successive halving notes a trial's value at a rung, before it decides
+_RUNGS = "rungs"  # which of them a trial had before each evaluation
+
 
 def pruner(config: Config) -> BasePruner:
     """The configured pruner."""
@@ -46,12 +51,54 @@ def pruner(config: Config) -> BasePruner:
     return NopPruner()
 
 
-class EarlierTrials(optuna.Study):  # type: ignore[misc]
-    """A study as a pruner sees it that may look at the trials before `end` alone."""
+def should_prune(study: optuna.Study, trial: optuna.Trial, evaluation: int, end: int | None) -> bool:
+    """The pruner's decision on a trial after an evaluation; the same again if a worker died over it.
 
-    def __init__(self, study: optuna.Study, end: int) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._end = end
+    Args:
+        end: only trials before this number are compared with; None: all.
+    """
+    frozen = copy.copy(study._storage.get_trial(trial._trial_id))
+    # A worker that died may have come further than the checkpoint from which the trial goes on.
+    frozen.intermediate_values = {s: value for s, value in frozen.intermediate_values.items() if s <= evaluation}
+    before = _rungs_before(trial, frozen, evaluation)
+    attributes = frozen.system_attrs.items()
+    frozen.system_attrs = {key: v for key, v in attributes if not key.startswith(_RUNG) or key in before}
+    seen = optuna.Study(study.study_name, _Others(study._storage, frozen.number, end), study.sampler, study.pruner)
+    return bool(study.pruner.prune(seen, frozen))
 
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        return [trial for trial in super().get_trials(deepcopy, states) if trial.number < self._end]
+
+def _rungs_before(trial: optuna.Trial, frozen: FrozenTrial, evaluation: int) -> list[str]:
+    known: dict[str, list[str]] = frozen.user_attrs.get(_RUNGS, {})
+    if str(evaluation) not in known:
+        rungs = [key for key in frozen.system_attrs if key.startswith(_RUNG)]
+        known = {**known, str(evaluation): rungs}
+        if rungs or isinstance(trial.study.pruner, SuccessiveHalvingPruner | HyperbandPruner):
+            trial.set_user_attr(_RUNGS, known)
+    return known[str(evaluation)]
+
+
+class _Others:
+    """A storage as a pruner is to see it: without the trial in question, and with states as they came about.
+
+    A sampler may have been told that a trial which was stopped is complete; to a pruner it is a pruned one.
+    """
+
+    def __init__(self, storage: optuna.storages.BaseStorage, number: int, end: int | None) -> None:
+        self._storage, self._number, self._end = storage, number, end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        found = []
+        for trial in self._storage.get_all_trials(study_id, deepcopy=deepcopy):
+            if trial.number == self._number or (self._end is not None and trial.number >= self._end):
+                continue
+            seen = copy.copy(trial)
+            if trial.state == TrialState.COMPLETE and trial.user_attrs.get("reason") is not None:
+                seen.state = TrialState.PRUNED
+            if states is None or seen.state in states:
+                found.append(seen)
+        return found

@@ -7,8 +7,8 @@
 | nsgaii, cmaes | complete trials | PRUNED, and so left out |
 | random, grid, qmc | nothing | PRUNED |
 
-What the Gaussian process does otherwise with pruned trials, `tests/bench/stopped_trials.py` shows: told PRUNED, 31 to 34
-of 40 trials were pruned, and up to 28 asks came back to where one had been; told as complete, 9 to 17, and none.
+What the Gaussian process does otherwise, `tests/bench/stopped_trials.py` shows: told PRUNED, 31 to 34 of 40 trials
+were pruned, and up to 28 asks came back to where one had been; told as complete, 9 to 17, and none.
 
 A sampler is made anew for each ask, seeded by the study's seed and the trial's number: what a study
 asks depends on its trials, and not on how often it was interrupted.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +76,11 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
     return {name: distribution(name, parameter) for name, parameter in space.items()}
 
 
-def sampler(config: Config, number: int) -> BaseSampler:
-    """The configured sampler, for the trial of that number."""
+def sampler(config: Config, number: int, parameter: str = "") -> BaseSampler:
+    """The configured sampler, for the trial of that number; for one parameter, where that is drawn by itself."""
     section = config.sampler
-    seed = int(np.random.SeedSequence([config.search.seed, number]).generate_state(1)[0])
+    entropy = [config.search.seed, number, zlib.crc32(parameter.encode())]
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     with warnings.catch_warnings():
         # TPE's groups and the exhaustive sampler are marked experimental; the contract tests stand on them.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -104,13 +106,14 @@ def sampler(config: Config, number: int) -> BaseSampler:
         if isinstance(section, NSGAIISection):
             return NSGAIISampler(population_size=section.population_size, seed=seed)
         if isinstance(section, QMCSection):  # one sequence for the whole study, so one seed
-            independent = RandomSampler(seed=seed)
-            return QMCSampler(
+            made = _Sobol(
                 scramble=True,
                 seed=config.search.seed,
-                independent_sampler=independent,
+                independent_sampler=RandomSampler(seed=seed),
                 warn_independent_sampling=False,
             )
+            made.number = number
+            return made
         return RandomSampler(seed=seed)
 
 
@@ -128,6 +131,15 @@ class _Grid(BruteForceSampler):  # type: ignore[misc]
         values: Sequence[float] | None,
     ) -> None:
         """Nothing is to be done."""
+
+
+class _Sobol(QMCSampler):  # type: ignore[misc]
+    """A Sobol sequence whose points belong to the trials' numbers: an ask that is repeated uses up none."""
+
+    number: int
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self.number
 
 
 class _CmaEs(CmaEsSampler):  # type: ignore[misc]

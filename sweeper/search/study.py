@@ -22,14 +22,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.config import combinations
-from sweeper.config.schema import Config, GPSection, GridSection
-from sweeper.config.space import exists, grid_size, in_order
+from sweeper.config.schema import Config, GPSection
+from sweeper.config.space import exists, in_order
 from sweeper.errors import ConfigError, LeaseLostError
 from sweeper.paths import Home
 from sweeper.search.leases import Holder, Leases, renewing
-from sweeper.search.pruners import EarlierTrials, pruner
+from sweeper.search.pruners import pruner, should_prune
 from sweeper.search.samplers import distributions, sampler
-from sweeper.search.views import TrialView, is_at_total, open_storage, ranked, view
+from sweeper.search.views import TOLD, TrialView, configurations, is_at_total, open_storage, ranked, view
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -49,9 +49,15 @@ class Asked:
 class _Study(optuna.Study):  # type: ignore[misc]
     """A study whose trials are asked under a lease: a trial that is RUNNING always has one."""
 
-    def __init__(self, name: str, storage: optuna.storages.BaseStorage, leases: Leases) -> None:
-        super().__init__(name, storage)
+    def __init__(self, config: Config, storage: optuna.storages.BaseStorage, leases: Leases) -> None:
+        super().__init__(config.study.name, storage, pruner=pruner(config))
+        self.config = config
         self.leases = leases
+
+    @property
+    def is_asking(self) -> AbstractContextManager[None]:
+        """Of several workers one asks at a time, so that together they do not ask for more than the total."""
+        return self.leases.exclusively(-self._study_id)
 
     def _pop_waiting_trial_id(self) -> int:
         """What `ask` begins with: a trial that waits, or else a new one that waits no longer than until here."""
@@ -60,6 +66,7 @@ class _Study(optuna.Study):  # type: ignore[misc]
                 if not self.leases.acquire(trial._trial_id):
                     continue
                 if self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                    self.sampler = sampler(self.config, trial.number)
                     return int(trial._trial_id)
                 self.leases.release(trial._trial_id)
             self._storage.create_new_trial(self._study_id, create_trial(state=TrialState.WAITING))
@@ -84,8 +91,8 @@ class Search:
         name = config.study.name
         optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         self._leases = Leases(storage.engine, config.search.lease_s, holder)
-        self._study = _Study(name, storage, self._leases)
-        self._study.pruner = pruner(config)
+        self._study = _Study(config, storage, self._leases)
+        self._configurations = configurations(config)
         self._distributions = distributions(config)
         self._order = in_order(config.search.space)
         self._running: dict[int, optuna.Trial] = {}
@@ -120,7 +127,7 @@ class Search:
     @property
     def is_complete(self) -> bool:
         """Whether the study has all its trials."""
-        return is_at_total(self.views(), self._config)
+        return is_at_total(self.views(), self._config.search.trials, self._configurations)
 
     def views(self) -> list[TrialView]:
         """All trials, for display."""
@@ -161,9 +168,17 @@ class Search:
         orphans = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in self._running and self._leases.acquire(trial._trial_id):
-                self._set_waiting(trial)
-                orphans.append(trial.number)
+                if self._study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING:
+                    self._set_waiting(trial)
+                    orphans.append(trial.number)
+                else:  # it has been told meanwhile
+                    self._leases.release(trial._trial_id)
         return orphans
+
+    def release_told(self) -> None:
+        """Deletes the leases that a worker left which was killed just after it told their trials."""
+        for trial in self._study.get_trials(deepcopy=False, states=TOLD):
+            self._leases.forget(trial._trial_id)
 
     def ask(self) -> Asked | None:
         """The next configuration, interrupted ones first; None where the total is reached or in flight.
@@ -172,27 +187,21 @@ class Search:
             ConfigError: if the forecast has rejected more asks than the search may make in vain.
         """
         self.requeue_orphans()
-        views = self.views()
-        in_flight = sum(trial.state == TrialState.RUNNING.name for trial in views)
-        if is_at_total(views, self._config):
-            return None
-        if sum(trial.counts for trial in views) + in_flight >= self._config.search.trials:
-            return None
-        is_waiting = any(trial.state == TrialState.WAITING.name for trial in views)
-        if not is_waiting and self._is_exhausted(len(views)):
-            return None
-        self._refuse_more_rejections(views)
-        number = next((t.number for t in views if t.state == TrialState.WAITING.name), len(views))
-        self._study.sampler = sampler(self._config, number)
-        trial = self._study.ask()
+        with self._study.is_asking:
+            if not self._may_ask():
+                return None
+            trial = self._study.ask()
+        self._running[trial.number] = trial
         params: dict[str, Any] = {}
+        relative = self._drawn_together(trial)
         for name in self._order:
             if exists(self._config.search.space[name], params):
+                # Independent draws have a seed for each parameter: a worker may have died between two of them.
+                self._study.sampler = sampler(self._config, trial.number, name)
                 params[name] = _suggest(trial, name, self._distributions[name])
-        self._running[trial.number] = trial
         if "is_informed" not in trial.user_attrs:
             is_drawn = combinations.is_blind(self._config) or "start" in trial.user_attrs
-            trial.set_user_attr("is_informed", not is_drawn and bool(trial.relative_params))
+            trial.set_user_attr("is_informed", not is_drawn and bool(relative))
         return Asked(
             number=trial.number,
             params=params,
@@ -201,27 +210,50 @@ class Search:
             start=trial.user_attrs.get("start"),
         )
 
-    def _is_exhausted(self, asked: int) -> bool:
-        section = self._config.sampler
-        return isinstance(section, GridSection) and asked >= grid_size(self._config.search.space, section.points)
-
-    def _refuse_more_rejections(self, views: Sequence[TrialView]) -> None:
+    def _may_ask(self) -> bool:
+        """Whether another trial is due: one that waits, or a new one."""
+        views = self.views()
+        states = [trial.state for trial in views]
+        in_flight = states.count(TrialState.RUNNING.name)
+        told = sum(trial.counts for trial in views)
+        total = self._config.search.trials
+        if is_at_total(views, total, self._configurations) or told + in_flight >= total:
+            return False
+        if TrialState.WAITING.name in states:
+            return True
+        if self._configurations is not None and len(views) >= self._configurations:
+            return False
         rejections, limit = sum(trial.is_rejected for trial in views), self._config.search.max_rejections
-        if rejections > limit:
-            trained = sum(trial.counts for trial in views)
-            finish = f", or finish with search.trials={trained}" if trained else ""
+        if rejections > limit and not in_flight:  # those in flight may come to their end first
+            finish = f"; or finish with search.trials={told}" if told else ""
             raise ConfigError(
-                f"search.max_rejections: at most {limit} asks may be infeasible, but {rejections} were, and {trained} "
-                f"trials trained; narrow search.space under another study.name{finish}"
+                f"search.max_rejections: at most {limit} asks may be infeasible, but {rejections} were, and {told} "
+                f"trials trained; raise it, or narrow search.space under another study.name{finish}"
             )
+        return rejections <= limit
+
+    def _drawn_together(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The parameters that the sampler draws in relation to each other, or drew before its worker died."""
+        drawn: dict[str, Any] | None = trial.user_attrs.get("drawn")
+        if drawn is None:
+            drawn = dict(trial.relative_params)
+            trial.set_user_attr("drawn", drawn)
+        else:  # Optuna would draw again, knowing more
+            trial.relative_search_space = {name: self._distributions[name] for name in drawn}
+            trial._relative_params = drawn
+        return drawn
 
     def earlier(self, asked: Asked) -> TrialView | None:
         """The trial that has already answered the same question, where its answer is to be used."""
         if self._config.search.duplicates == "train":
             return None
-        for trial in self.views():
+        # With fixed order, only what is told before every such ask, however often the study is interrupted.
+        known = asked.number
+        if self._config.search.deterministic:
+            known -= self._config.engine.slots - 1
+        for trial in self.views()[: max(0, known)]:
             is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in (Reason.PRUNER, Reason.DIVERGED)
-            if trial.number != asked.number and is_answer and trial.params == asked.params:
+            if trial.is_told and is_answer and trial.params == asked.params:
                 return trial
         return None
 
@@ -238,6 +270,7 @@ class Search:
             "duration_s": 0.0,
             "examples_seen": earlier.examples_seen,
             "same_as": earlier.number if earlier.same_as is None else earlier.same_as,
+            "company": earlier.company,
         }
         if earlier.value is not None:
             self.complete(number, earlier.value, record, constraints)
@@ -256,13 +289,9 @@ class Search:
         if evaluation not in self._frozen(trial).intermediate_values:
             trial.report(curve[-1][self._config.objective.metric], step=evaluation)
             trial.set_user_attr("curve", list(curve))
-        if not may_prune:
-            return False
-        seen: optuna.Study = self._study
-        if self._config.search.deterministic:
-            # The trials that had been told when this one was asked, whichever have been since.
-            seen = EarlierTrials(self._study, number - self._config.engine.slots + 1)
-        return bool(self._study.pruner.prune(seen, self._frozen(trial)))
+        # With fixed order: the trials that had been told when this one was asked, whichever have been since.
+        end = number - self._config.engine.slots + 1 if self._config.search.deterministic else None
+        return may_prune and should_prune(self._study, trial, evaluation, end)
 
     def complete(self, number: int, value: float, record: dict[str, Any], constraints: dict[str, float]) -> None:
         """Tells a trial that ran to its planned end.
@@ -318,7 +347,8 @@ class Search:
             raise ValueError(f"constraints must be {self._constraint_keys}, but got {sorted(constraints)}")
         trial = self._running[number]
         self._confirm(trial)
-        for key, item in record.items():
+        # What an earlier attempt may have left is overwritten: its worker was killed before it told.
+        for key, item in {"reason": None, "detail": None, "same_as": None, **record}.items():
             trial.set_user_attr(key, item)
         known = trial.constraints
         for key, item in constraints.items():
@@ -327,6 +357,14 @@ class Search:
         self._study.tell(trial, value, state)
         del self._running[number]
         self._leases.release(trial._trial_id)
+
+    def confirm(self, number: int) -> None:
+        """Makes sure that a trial is still this worker's.
+
+        Raises:
+            LeaseLostError: if it is not.
+        """
+        self._confirm(self._running[number])
 
     def _confirm(self, trial: optuna.Trial) -> None:
         if not self._leases.renew(trial._trial_id):

@@ -59,6 +59,7 @@ class TrialView:
     constraints: dict[str, float]  # each holds where it is not above zero
     same_as: int | None  # the earlier trial whose result this one has, being the same configuration
     start: str | None  # where its configuration came from, if not from the sampler alone
+    company: list[dict[str, Any]]  # `sweeper.trial.Company`: beside whom it trained
 
     @property
     def is_told(self) -> bool:
@@ -68,7 +69,7 @@ class TrialView:
     @property
     def is_rejected(self) -> bool:
         """Whether a forecast ended it before it was trained; such trials come on top of the total."""
-        return self.reason == Reason.INFEASIBLE and not self.curve and not self.examples_seen
+        return self.is_told and self.reason == Reason.INFEASIBLE and not self.examples_seen
 
     @property
     def counts(self) -> bool:
@@ -91,22 +92,24 @@ class TrialView:
         # A sampler that reads complete trials alone was told of one that was stopped as if it were complete.
         is_stopped = trial.state == TrialState.COMPLETE and reason is not None
         is_complete = trial.state == TrialState.COMPLETE and not is_stopped
+        curve = tuple(attributes.get("curve", ()))
         return cls(
             number=trial.number,
             state=TrialState.PRUNED.name if is_stopped else trial.state.name,
             params=dict(trial.params),
             value=trial.value if is_complete else None,
             metrics=dict(attributes.get("metrics", {})),
-            curve=tuple(attributes.get("curve", ())),
+            curve=curve,
             duration_s=attributes.get("duration_s"),
             reason=reason,
             detail=attributes.get("detail"),
             examples_seen=attributes.get("examples_seen"),
             is_informed=bool(attributes.get("is_informed", False)),
-            evaluations=tuple(value for _, value in sorted(trial.intermediate_values.items())),
+            evaluations=tuple(value for _, value in sorted(trial.intermediate_values.items())[: len(curve) or None]),
             constraints=dict(trial.constraints),
             same_as=attributes.get("same_as"),
             start=attributes.get("start"),
+            company=attributes.get("company", []),
         )
 
 
@@ -164,9 +167,9 @@ class StudyView:
 
 
 def ranked(trials: Sequence[TrialView]) -> list[TrialView]:
-    """The complete and feasible trials, the best first, the earlier of equals first."""
+    """The complete and feasible trials, the best first; of equals those that were trained, and the earlier, first."""
     found = [trial for trial in trials if trial.value is not None and trial.is_feasible]
-    return sorted(found, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    return sorted(found, key=lambda trial: (-(trial.value or 0.0), trial.same_as is not None, trial.number))
 
 
 def best_of(trials: Sequence[TrialView]) -> TrialView | None:
@@ -174,13 +177,17 @@ def best_of(trials: Sequence[TrialView]) -> TrialView | None:
     return next(iter(ranked(trials)), None)
 
 
-def is_at_total(trials: Sequence[TrialView], config: Config) -> bool:
-    """Whether a study has all its trials: its total, or every configuration of its grid."""
-    if sum(trial.counts for trial in trials) >= config.search.trials:
-        return True
-    return isinstance(config.sampler, GridSection) and sum(trial.is_told for trial in trials) >= grid_size(
-        config.search.space, config.sampler.points
-    )
+def configurations(config: Config) -> int | None:
+    """How many configurations there are, where the sampler visits each once."""
+    if isinstance(config.sampler, GridSection):
+        return grid_size(config.search.space, config.sampler.points)
+    return None
+
+
+def is_at_total(trials: Sequence[TrialView], total: int, configurations: int | None) -> bool:
+    """Whether a study has all its trials: its total, or every configuration that there is."""
+    told = sum(trial.is_told for trial in trials)
+    return sum(trial.counts for trial in trials) >= total or (configurations is not None and told >= configurations)
 
 
 def study_names(home: Home) -> list[str]:

@@ -76,8 +76,9 @@ def predict(
 class Scores:
     """How predictions compare with the truth; both metrics between 0 and 1, higher is better.
 
-    Each comes with its standard error, of the rows being a sample: the binomial one for the accuracy, a
-    bootstrap within the true labels for macro-F1.
+    Each comes with its standard error, of the rows being a sample: for the accuracy that of Agresti and Coull (The
+    American Statistician 52, 1998), the binomial one with two hits and two misses added, which is not zero where all
+    rows are right; for macro-F1 a bootstrap within the true labels, which is.
     """
 
     accuracy: float
@@ -96,12 +97,17 @@ class Scores:
         return cls(
             accuracy=accuracy,
             macro_f1=float(f1),
-            accuracy_se=math.sqrt(accuracy * (1 - accuracy) / len(truth)),
+            accuracy_se=_accuracy_error(accuracy, len(truth)),
             macro_f1_se=_macro_f1_error(labels, truth, predictions),
         )
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+
+def _accuracy_error(accuracy: float, rows: int) -> float:
+    adjusted = (accuracy * rows + 2) / (rows + 4)
+    return math.sqrt(adjusted * (1 - adjusted) / (rows + 4))
 
 
 def _macro_f1_error(labels: Sequence[str], truth: Sequence[str], predictions: Sequence[str]) -> float:

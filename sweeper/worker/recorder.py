@@ -55,7 +55,10 @@ class Recorder:
         for trial in trials:
             key = trial_key(trial.number)
             if key in states and states[key] is not RUN_STATES[trial.state]:
-                self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state, trial.reason))
+                if trial.is_told:
+                    self._end_run(trial)
+                else:
+                    self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state, None))
             if trial.is_told:
                 self.paths.checkpoint(trial.number).unlink(missing_ok=True)
 
@@ -104,33 +107,18 @@ class Recorder:
     def evaluations(self, slots: Sequence[Slot]) -> None:
         """Logs the latest evaluation of each slot."""
         for slot in slots:
-            self._log_evaluation(slot.number, len(slot.evaluations), curve(slot)[-1])
+            point = curve(slot)[-1]
+            self._log_evaluation(slot.number, point)
+            self.events.write("evaluation", number=slot.number, index=len(slot.evaluations), **point)
         self.tracker.flush()
 
-    def repeated(self, number: int, earlier: TrialView) -> None:
-        """Gives a trial that was not trained the evaluations of the earlier one that it equals."""
-        for index, point in enumerate(earlier.curve, start=1):
-            self._log_evaluation(number, index, point)
-
-    def _log_evaluation(self, number: int, index: int, point: dict[str, float]) -> None:
+    def _log_evaluation(self, number: int, point: dict[str, float]) -> None:
         values = {name: value for name, value in point.items() if name != "examples"}
-        examples = int(point["examples"])
-        self.tracker.log(trial_key(number), values, examples)
-        self.events.write("evaluation", number=number, index=index, examples=examples, **values)
+        self.tracker.log(trial_key(number), values, int(point["examples"]))
 
     def end(self, trial: TrialView) -> None:
         """Ends a trial's run and drops its checkpoint, after it has been told."""
-        key, examples = trial_key(trial.number), trial.examples_seen or 0
-        metrics = {f"constraint/{name}": value for name, value in trial.constraints.items()}
-        if trial.duration_s is not None:
-            metrics["duration_s"] = trial.duration_s
-        if trial.value is not None:
-            metrics["best_value"] = trial.value
-        self.tracker.log(key, metrics, examples)
-        tags = _tags(trial.state, trial.reason)
-        if trial.same_as is not None:
-            tags["sweeper.same_as"] = str(trial.same_as)
-        self.tracker.end(key, RUN_STATES[trial.state], tags)
+        self._end_run(trial)
         self.paths.checkpoint(trial.number).unlink(missing_ok=True)
         self.events.write(
             "trial_ended",
@@ -141,6 +129,22 @@ class Recorder:
             same_as=trial.same_as,
             value=trial.metrics.get(self.config.objective.metric),
         )
+
+    def _end_run(self, trial: TrialView) -> None:
+        key, examples = trial_key(trial.number), trial.examples_seen or 0
+        if trial.same_as is not None:  # it was not trained, and has the evaluations of the one that it equals
+            for point in trial.curve:
+                self._log_evaluation(trial.number, point)
+        metrics = {f"constraint/{name}": value for name, value in trial.constraints.items()}
+        if trial.duration_s is not None:
+            metrics["duration_s"] = trial.duration_s
+        if trial.value is not None:
+            metrics["best_value"] = trial.value
+        self.tracker.log(key, metrics, examples)
+        tags = _tags(trial.state, trial.reason)
+        if trial.same_as is not None:
+            tags["sweeper.same_as"] = str(trial.same_as)
+        self.tracker.end(key, RUN_STATES[trial.state], tags)
 
     def wait(self, number: int) -> None:
         """Says that a trial is interrupted."""

@@ -1,4 +1,8 @@
-"""One trial of a study once more, alone: what it gave in the pack must be what it gives by itself."""
+"""One trial of a study once more: beside stand-ins for its neighbours, or alone.
+
+Beside stand-ins every shape is what it was, and so is every rounding: on the same machine in float32 the trial is
+the same, however much its training amplifies rounding. Alone it costs less, and shows what neighbours change: rounding.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +17,36 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
 from sweeper.engine.pack import Slot
+from sweeper.engine.stack import AdapterState
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, TrialView, view
-from sweeper.trial import Reason
+from sweeper.trial import Company, Reason
 from sweeper.worker.workbench import Workbench, set_up
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """A trial's evaluations as recorded, and as they came out alone."""
+    """A trial's evaluations as recorded, and as they came out again."""
 
     study: str
     trial: int
     metric: str
     examples: list[int]  # seen at each evaluation
     recorded: list[float]
-    alone: list[float]
+    again: list[float]
+    is_alone: bool  # in a pack of one
     rows: int  # of the validation split that each evaluation reads
     has_diverged: bool  # as recorded
-    diverged_at_step: int | None  # alone
+    diverged_at_step: int | None  # again
     adapter: str | None  # the folder, where it was brought back
 
     @property
     def largest_difference(self) -> float | None:
         """Of the metric, over all evaluations; None where one of the two has evaluations that the other lacks."""
-        if len(self.recorded) != len(self.alone):
+        if len(self.recorded) != len(self.again):
             return None
-        return max((abs(a - b) for a, b in zip(self.recorded, self.alone, strict=True)), default=0.0)
+        return max((abs(a - b) for a, b in zip(self.recorded, self.again, strict=True)), default=0.0)
 
     @property
     def is_same(self) -> bool:
@@ -56,11 +62,12 @@ class Rerun:
         """The comparison in words."""
         name = f"trial {self.trial} of {self.study}"
         lines = []
-        for examples, recorded, alone in zip_longest(self.examples, self.recorded, self.alone):
-            pair = [f"{value:.4f}" if value is not None else "none" for value in (recorded, alone)]
-            lines.append(f"after {examples} examples: recorded {pair[0]}, alone {pair[1]}")
+        how = "alone" if self.is_alone else "again"
+        for examples, recorded, value in zip_longest(self.examples, self.recorded, self.again):
+            pair = [f"{score:.4f}" if score is not None else "none" for score in (recorded, value)]
+            lines.append(f"after {examples} examples: recorded {pair[0]}, {how} {pair[1]}")
         if self.diverged_at_step is not None:
-            lines.append(f"diverged at step {self.diverged_at_step}" + ("" if self.has_diverged else ", only alone"))
+            lines.append(f"diverged at step {self.diverged_at_step}" + ("" if self.has_diverged else f", only {how}"))
         elif self.has_diverged:
             lines.append("did not diverge, but the recorded one did")
         if self.largest_difference is not None:
@@ -68,14 +75,17 @@ class Rerun:
                 f"{name}: largest difference in {self.metric} {self.largest_difference:.4f} "
                 f"(one of {self.rows} validation rows is {1 / self.rows:.4f})"
             )
-        lines.append(f"{name} is {'the same' if self.is_same else 'NOT the same'} alone")
+        lines.append(f"{name} is {'the same' if self.is_same else 'NOT the same'} {how}")
         if self.adapter is not None:
             lines.append(f"its adapter is back in {self.adapter}: sweeper export {self.study} --trial {self.trial}")
         return "\n".join(lines)
 
 
-def rerun(home: Home, study: str, number: int, announce: Callable[[str], None]) -> Rerun:
-    """Trains trial `number` again in a pack of one, as far as it went.
+def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callable[[str], None]) -> Rerun:
+    """Trains trial `number` again, as far as it went.
+
+    Args:
+        is_alone: in a pack of one; otherwise beside stand-ins for the trials that it trained beside.
 
     Raises:
         StoreError: if there is no such trial, it has not ended, or a worker of the study runs.
@@ -100,7 +110,7 @@ def rerun(home: Home, study: str, number: int, announce: Callable[[str], None]) 
                 f"a trial is run again on the data it was trained on, but that of {study!r} has changed "
                 f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
             )
-        slot, diverged_at_step = _train(bench, config, trial, announce)
+        slot, diverged_at_step = _train(bench, config, trial, seen, is_alone, announce)
         metric = config.objective.metric
         count = max(len(slot.evaluations), len(trial.evaluations))
         result = Rerun(
@@ -109,7 +119,8 @@ def rerun(home: Home, study: str, number: int, announce: Callable[[str], None]) 
             metric=metric,
             examples=[slot.rhythm.interval_examples * (index + 1) for index in range(count)],
             recorded=list(trial.evaluations),
-            alone=[values[metric] for values in slot.evaluations],
+            again=[values[metric] for values in slot.evaluations],
+            is_alone=is_alone,
             rows=len(bench.validation.truth),
             has_diverged=trial.reason == Reason.DIVERGED,
             diverged_at_step=diverged_at_step,
@@ -134,20 +145,60 @@ def _ended(seen: StudyView, number: int) -> TrialView:
     return found[0]
 
 
+class _Company:
+    """Stand-ins for the trials beside which a trial trained, in the pack as those came and went.
+
+    They make the same shapes and so the same rounding; what they learn is of no account.
+    """
+
+    def __init__(self, bench: Workbench, config: Config, study: StudyView, slot: Slot) -> None:
+        self._bench, self._config, self._slot = bench, config, slot
+        self._params = {trial.number: trial.params for trial in study.trials}
+        trial = study.trials[slot.number]
+        self._number = slot.number if trial.same_as is None else trial.same_as
+        self._recorded = {company.step: company for company in map(Company.model_validate, trial.company)}
+
+    def gather(self) -> None:
+        """Makes the pack what it was when the trial was at its step."""
+        company, pack = self._recorded.get(self._slot.step), self._bench.pack
+        if company is None:
+            return
+        own = pack.state(self._slot)
+        for slot in list(pack.slots):
+            pack.remove(slot)
+        for number, step in company.slots:  # in their order in the pack
+            pack.admit(*((self._slot, own) if number == self._number else self._stand_in(number, step)))
+
+    def _stand_in(self, number: int, step: int) -> tuple[Slot, AdapterState]:
+        params = self._config.trial_params(self._params[number])
+        rhythm = self._config.rhythm(params, len(self._bench.pack.examples))
+        slot, state = self._bench.pack.new_slot(number, params, rhythm, self._config.train.seed)
+        slot.step = step
+        return slot, state
+
+
 def _train(
-    bench: Workbench, config: Config, trial: TrialView, announce: Callable[[str], None]
+    bench: Workbench,
+    config: Config,
+    trial: TrialView,
+    study: StudyView,
+    is_alone: bool,
+    announce: Callable[[str], None],
 ) -> tuple[Slot, int | None]:
-    """The trial alone, and the step at which it diverged, if it did."""
+    """The trial again, and the step at which it diverged, if it did."""
     params = config.trial_params(trial.params)
     rhythm = config.rhythm(params, len(bench.pack.examples))
     slot, state = bench.pack.new_slot(trial.number, params, rhythm, config.train.seed)
     bench.pack.admit(slot, state)
-    announce(f"training trial {trial.number} alone")
+    announce(f"training trial {trial.number}" + (" alone" if is_alone else " beside stand-ins for its neighbours"))
     # A trial that ended between evaluations, or before the first, is followed to that place; what is recorded of
     # one that diverged includes the step at which it did, as here.
     last = max(trial.examples_seen or 0, rhythm.interval_examples * max(1, len(trial.evaluations)))
+    company = _Company(bench, config, study, slot)
     while not slot.is_finished and slot.examples_seen < last:
-        [tick] = bench.pack.tick()
+        if not is_alone:
+            company.gather()
+        tick = bench.pack.tick()[bench.pack.slots.index(slot)]
         if not tick.is_finite:
             return slot, slot.step
         if rhythm.is_evaluation(slot.step):

@@ -73,6 +73,7 @@ class Session:
         try:
             with self.search.renewing():
                 self.search.requeue_orphans()
+                self.search.release_told()
                 self.recorder.reconcile(self.search.views())
                 self.events.write("loading", model=self.config.model.name)
                 bench = set_up(self.config, self.paths.home)
@@ -123,7 +124,7 @@ class Session:
         """The loop: tell and refill, tick, score what is due, checkpoint."""
         pack = bench.pack
         self._advance(bench)
-        while not self.is_stopping() and not (self.search.is_complete and not pack.slots):
+        while not self.is_stopping() and (pack.slots or not self.search.is_complete):
             if not pack.slots:  # what is left is in flight elsewhere, or was: its leases may expire
                 time.sleep(POLL_S)
                 self._advance(bench)
@@ -246,6 +247,7 @@ class Session:
     def _complete(self, bench: Workbench, slot: Slot) -> None:
         assert slot.best_evaluation is not None  # a trial is complete after its last evaluation
         assert slot.best_adapter is not None
+        self.search.confirm(slot.number)  # or the folder is another worker's
         folder = self.paths.adapter(slot.number)
         adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears)
         value = slot.evaluations[slot.best_evaluation][self.config.objective.metric]
@@ -268,7 +270,6 @@ class Session:
     def _repeat(self, number: int, earlier: TrialView) -> None:
         """Gives a trial the result of the earlier one that it equals, untrained."""
         self.search.repeat(number, earlier, self._constraints[number])
-        self.recorder.repeated(number, earlier)
         self.recorder.end(self._told(number))
 
     def _fail(self, asked: Asked) -> None:
@@ -287,6 +288,7 @@ class Session:
             "curve": curve(slot),
             "duration_s": round(slot.duration_s, 3),
             "examples_seen": slot.examples_seen,
+            "company": [company.model_dump() for company in slot.company],
         }
 
     def _drop(self, bench: Workbench, slot: Slot, error: LeaseLostError) -> None:
@@ -310,6 +312,10 @@ class Session:
                 self._checkpoint(slot, bench.pack.state(slot))
 
     def _checkpoint(self, slot: Slot, state: AdapterState) -> None:
+        try:
+            self.search.confirm(slot.number)
+        except LeaseLostError:
+            return  # the checkpoint is another worker's; the trial is let go at its next evaluation
         self.tracker.flush()  # what the checkpoint has behind it would not be logged again
         room_bytes = self.config.checkpoint.max_gib * checkpoint.GIB - self.paths.checkpoints_bytes()
         try:

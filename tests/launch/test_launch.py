@@ -222,8 +222,8 @@ def test_a_moved_store_opens_whole(home: Home, few_tickets: Path, tmp_path: Path
     home.root.rename(moved.root)
     assert json_of(moved, "best", "demo")["number"] == 0
     rerun = json_of(moved, "rerun", "demo", "--trial", "0")
-    assert rerun["alone"] == rerun["recorded"]
-    assert len(rerun["alone"]) == 2
+    assert rerun["again"] == rerun["recorded"]
+    assert len(rerun["again"]) == 2
     assert sweeper(moved, "export", "demo", "--to", str(tmp_path / "out")).returncode == 0
     assert sweeper(moved, "predict", str(tmp_path / "out"), "my parcel is late").returncode == 0
     assert len(MlflowTracker(moved, "demo").states()) == 3

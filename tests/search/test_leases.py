@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState, create_trial
 
+from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.errors import LeaseLostError
 from sweeper.paths import Home
@@ -152,3 +153,61 @@ def test_a_trial_that_was_made_but_never_asked_is_asked_next(composed: Compose, 
     assert (asked.number, set(asked.params)) == (0, {"rank", "alpha_ratio", "learning_rate"})
     assert ask(search).number == 1
     assert search.ask() is None
+
+
+def test_an_orphan_that_was_told_meanwhile_is_left_alone(
+    composed: Compose, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed("study=demo", "search.trials=2")
+    one, other = Search(home, config, holder=ELSEWHERE), Search(home, config, holder=THERE)
+    number = ask(one).number
+    acquire = Leases.acquire
+
+    def tells_first(self: Leases, trial_id: int) -> bool:
+        if self is other._leases and one.in_flight:
+            one.complete(number, 0.5, RECORD, {})
+        return acquire(self, trial_id)
+
+    monkeypatch.setattr(Leases, "acquire", tells_first)
+    assert other.requeue_orphans() == []
+    assert view(home, "demo").counts() == {"COMPLETE": 1}
+    with sqlalchemy.create_engine(home.optuna_url).connect() as connection:
+        assert connection.scalar(sqlalchemy.text("SELECT COUNT(*) FROM sweeper_leases")) == 0
+
+
+def test_a_lease_that_outlived_its_trial_is_deleted(composed: Compose, home: Home) -> None:
+    config = composed("study=demo", "search.trials=2")
+    search = Search(home, config, holder=ELSEWHERE)
+    search.complete(ask(search).number, 0.5, RECORD, {})
+    assert leases(home, ELSEWHERE).acquire(1)  # as if it had been killed before it gave it back
+    Search(home, config).release_told()
+    assert leases(home, THERE).acquire(1)
+
+
+def ask_all(root: Path, host: str, start: Barrier, numbers: Path) -> None:
+    configs: list[Config] = []
+    compose.main(["study=demo", "sampler=random", "search.trials=20"], configs.append)
+    search = Search(Home(root), configs[0], holder=replace(HERE, host=host))
+    start.wait()
+    while asked := search.ask():
+        with numbers.open("a") as file:
+            file.write(f"{asked.number} {asked.params['learning_rate']}\n")
+
+
+def test_workers_that_ask_at_once_ask_for_the_total_and_no_more(composed: Compose, home: Home, tmp_path: Path) -> None:
+    """In real processes; each ask is drawn with its own number's seed."""
+    Search(home, composed("study=demo", "sampler=random", "search.trials=20"))
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(3)
+    files = [tmp_path / f"asked-{index}" for index in range(3)]
+    processes = [
+        context.Process(target=ask_all, args=(home.root, f"machine-{index}", start, files[index])) for index in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=200)
+        assert process.exitcode == 0
+    asked = [line.split() for file in files if file.is_file() for line in file.read_text().splitlines()]
+    assert sorted(int(number) for number, _ in asked) == list(range(20))
+    assert len({rate for _, rate in asked}) == 20

@@ -113,3 +113,36 @@ def test_deterministic_pruning_looks_at_what_was_told_before_the_ask(
     assert search.report(second, curve(0.1), may_prune=True) == (not deterministic)
     third = ask(search).number
     assert search.report(third, curve(0.1), may_prune=True)
+
+
+@pytest.mark.parametrize("pruner", ["median", "successive-halving", "hyperband"])
+def test_a_decision_is_the_same_again_after_a_kill(composed: Compose, home: Home, pruner: str) -> None:
+    """The storage knows of later evaluations, or of a rung, than the checkpoint from which the trial goes on."""
+    settings = ("pruner.startup_trials=1",) if pruner == "median" else ()
+    config = composed("study=demo", f"pruner={pruner}", "evaluation.count=5", "search.trials=40", *settings)
+    search = Search(home, config)
+    for _ in range(8):
+        complete(search, ask(search).number, 0.5, 0.6, 0.7, 0.8, 0.9)
+    found = []
+    for values in ((0.1, 0.1, 0.1, 0.1), (0.9, 0.9, 0.1, 0.1), (0.9, 0.1, 0.95, 0.1)) * 3:
+        number = ask(search).number
+        before = [search.report(number, curve(*values[: index + 1]), may_prune=True) for index in range(4)]
+        search.requeue(number, has_crashed=False)
+        search = Search(home, config)
+        assert ask(search).number == number
+        again = [search.report(number, curve(*values[: index + 1]), may_prune=True) for index in range(4)]
+        assert again == before
+        found += before
+        search.prune(number, Reason.PRUNER, RECORD, {})
+    assert set(found) == {True, False}
+
+
+def test_the_start_up_counts_trials_that_came_to_their_end(composed: Compose, home: Home) -> None:
+    """The Gaussian process is told of rejected ones as if they were complete; the pruner is not."""
+    search = Search(home, composed("study=demo", "sampler=gp"), ["vram"])
+    for _ in range(3):
+        search.prune(ask(search).number, Reason.INFEASIBLE, {"examples_seen": 0}, {"vram": 1.0})
+    number = ask(search).number
+    search.report(number, curve(0.9), may_prune=False)
+    search.complete(number, 0.9, RECORD, {"vram": -1.0})
+    assert decisions(search, 0.1) == [False]

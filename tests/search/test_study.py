@@ -8,8 +8,9 @@ import pytest
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, StoreError
 from sweeper.paths import Home
+from sweeper.search import study as study_module
 from sweeper.search.study import Search
-from sweeper.search.views import best_of, view
+from sweeper.search.views import best_of, ranked, view
 from sweeper.trial import Reason
 from tests.search.conftest import RECORD, ask, complete, curve
 
@@ -217,3 +218,118 @@ def test_an_unknown_study_lists_the_known_ones(composed: Compose, home: Home) ->
     Search(home, composed("study=demo"))
     with pytest.raises(StoreError, match="unknown study `dmo`; did you mean `demo`"):
         view(home, "dmo")
+
+
+def test_a_repetition_with_a_lower_number_is_not_best(composed: Compose, home: Home) -> None:
+    """Two of one configuration in flight, the later one told first: the earlier is trained all the same."""
+    one = ["search.space.rank=[8]", "search.space.alpha_ratio=[1.0]", "~search.space.learning_rate"]
+    search = Search(home, composed("study=demo", *one))
+    first, second = ask(search), ask(search)
+    complete(search, second.number, 0.6)
+    search.requeue(first.number, has_crashed=False)
+    assert search.earlier(ask(search)) is None
+    complete(search, first.number, 0.6)
+    third = ask(search)
+    earlier = search.earlier(third)
+    assert earlier is not None
+    search.repeat(third.number, earlier, {})
+    assert [trial.number for trial in ranked(search.views())] == [0, 1, 2]
+    assert search.views()[2].same_as == 0
+
+
+def test_a_pruned_answer_is_an_answer_too(composed: Compose, home: Home) -> None:
+    one = ["search.space.rank=[8]", "search.space.alpha_ratio=[1.0]", "~search.space.learning_rate"]
+    search = Search(home, composed("study=demo", *one))
+    number = ask(search).number
+    search.report(number, curve(0.2), may_prune=True)
+    search.prune(number, Reason.PRUNER, {**RECORD, "curve": curve(0.2)}, {})
+    again = ask(search)
+    earlier = search.earlier(again)
+    assert earlier is not None
+    search.repeat(again.number, earlier, {})
+    trial = search.views()[again.number]
+    assert (trial.state, trial.reason, trial.evaluations, trial.same_as) == ("PRUNED", "pruner", (0.2,), 0)
+
+
+def test_an_attempt_that_was_killed_before_it_told_leaves_no_mark(composed: Compose, home: Home) -> None:
+    """Its reason was written, the trial goes on from its checkpoint, and this time it comes to its end."""
+    config = composed("study=demo")
+    search = Search(home, config)
+    number = ask(search).number
+    for key, value in {"reason": "pruner", "detail": "x", "same_as": 3}.items():
+        search._running[number].set_user_attr(key, value)
+    search.requeue(number, has_crashed=False)
+    search = Search(home, config)
+    assert search.earlier(ask(search)) is None
+    complete(search, number, 0.9)
+    trial = search.views()[number]
+    assert (trial.state, trial.value, trial.reason, trial.detail, trial.same_as) == ("COMPLETE", 0.9, None, None, None)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "qmc", "cmaes", "nsgaii", "grid"])
+@pytest.mark.parametrize("told", [0, 8])
+def test_a_kill_between_two_parameters_changes_neither(
+    composed: Compose,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    told: int,
+) -> None:
+    settings = ("+search.space.dropout={low:0.0,high:0.3}", "+search.space.weight_decay={low:0.0,high:0.3}")
+    suggest = study_module._suggest
+
+    def drawn(cut: int | None) -> dict[str, object]:
+        home = Home(tmp_path_factory.mktemp("store"))
+        config = composed("study=demo", f"sampler={sampler}", *settings)
+        search = Search(home, config)
+        for index in range(told):
+            complete(search, ask(search).number, 0.1 * index)
+        with monkeypatch.context() as patched:
+            left = iter(range(cut)) if cut is not None else iter(range(100))
+
+            def killed(*arguments: object) -> object:
+                next(left)
+                return suggest(*arguments)  # type: ignore[arg-type]
+
+            patched.setattr(study_module, "_suggest", killed)
+            if cut is not None:
+                with pytest.raises(StopIteration):
+                    search.ask()
+                search.requeue(search.in_flight[0], has_crashed=False)
+                search = Search(home, config)
+        return ask(search).params
+
+    assert drawn(1) == drawn(3) == drawn(None)
+
+
+def test_each_ask_has_a_seed_of_its_own(composed: Compose, home: Home) -> None:
+    search = Search(home, composed("study=demo", "sampler=random", "search.trials=30"))
+    rates = [ask(search).params["learning_rate"] for _ in range(30)]
+    assert len(set(rates)) == 30
+
+
+def test_a_trial_that_is_being_told_does_not_disturb_who_looks(composed: Compose, home: Home) -> None:
+    search = Search(home, composed("study=demo"), ["vram"])
+    search._running[ask(search).number].set_user_attr("reason", "infeasible")
+    assert view(home, "demo").summary() == "1 running"
+
+
+def test_trials_in_flight_come_to_their_end_where_the_search_gives_up(composed: Compose, home: Home) -> None:
+    search = Search(home, composed("study=demo", "search.max_rejections=0"), ["vram"])
+    going, rejected = ask(search), ask(search)
+    search.prune(rejected.number, Reason.INFEASIBLE, {"examples_seen": 0}, {"vram": 1.0})
+    assert search.ask() is None
+    search.requeue(going.number, has_crashed=False)
+    assert ask(search).number == going.number
+    search.complete(going.number, 0.5, RECORD, {"vram": -1.0})
+    with pytest.raises(ConfigError, match="at most 0 asks may be infeasible"):
+        search.ask()
+
+
+def test_a_warm_start_leaves_room_for_no_more_than_the_total(composed: Compose, home: Home) -> None:
+    before = Search(home, composed("study=demo", "study.name=before"))
+    for value in (0.1, 0.9, 0.5):
+        before.complete(ask(before).number, value, RECORD, {})
+    config = composed("study=demo", "search.warm_start=before", "search.trials=2", "search.enqueue=[{rank:8}]")
+    Search(home, config).enqueue_starts()
+    assert [trial.start for trial in view(home, "demo").trials] == ["enqueue[0]", "before, trial 1"]

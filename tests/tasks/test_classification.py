@@ -111,7 +111,9 @@ def test_standard_errors_are_those_of_drawing_the_rows_again() -> None:
     truth = [label for label, count in zip(labels, (60, 30, 20, 5), strict=True) for _ in range(count)]
     guesses = [label if generator.random() < 0.7 else str(generator.choice([*labels, "e"])) for label in truth]
     scores = Scores.of(truth, guesses)
-    assert scores.accuracy_se == pytest.approx(math.sqrt(scores.accuracy * (1 - scores.accuracy) / len(truth)))
+    assert scores.accuracy_se == pytest.approx(
+        math.sqrt(scores.accuracy * (1 - scores.accuracy) / len(truth)), rel=0.05
+    )
     places = {label: [index for index, known in enumerate(truth) if known == label] for label in labels}
     draws = []
     for _ in range(600):
@@ -119,5 +121,6 @@ def test_standard_errors_are_those_of_drawing_the_rows_again() -> None:
         again = [truth[i] for i in drawn], [guesses[i] for i in drawn]
         draws.append(f1_score(*again, labels=labels, average="macro", zero_division=0.0))
     assert scores.macro_f1_se == pytest.approx(np.std(draws), rel=0.1)
-    assert Scores.of(truth, truth).accuracy_se == Scores.of(truth, truth).macro_f1_se == 0.0
+    assert 0 < Scores.of(truth, truth).accuracy_se < 0.02  # all right in a sample is not all right
+    assert Scores.of(truth, truth).macro_f1_se == 0.0
     assert Scores.of(truth, guesses) == scores  # the same draws each time

@@ -41,6 +41,9 @@ PAIRS = [
     for pruner in PRUNERS
     if os.environ.get("SWEEPER_TESTS") == "all" or sampler == "tpe" or pruner == "median"
 ]
+ONLY_ALL = pytest.mark.skipif(
+    os.environ.get("SWEEPER_TESTS") != "all", reason="SWEEPER_TESTS is not all: make test-all runs it"
+)
 TRIALS = 20
 SPACE = (
     "~search.space.alpha_ratio",
@@ -147,17 +150,29 @@ class Killed(BaseException):
     """Nothing catches it, as nothing catches a kill."""
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(
+    ("deterministic", "sampler", "pruner"),
+    [
+        (True, "tpe", "median"),
+        (True, "random", "successive-halving"),
+        pytest.param(True, "gp", "hyperband", marks=ONLY_ALL),
+        pytest.param(True, "qmc", "patient", marks=ONLY_ALL),
+        pytest.param(True, "cmaes", "percentile", marks=ONLY_ALL),
+        (False, "tpe", "median"),
+    ],
+)
 def test_a_deterministic_study_is_the_same_however_it_was_interrupted(
-    prepared: Prepare, home: Home, bench: Workbench, deterministic: bool
+    prepared: Prepare, home: Home, bench: Workbench, deterministic: bool, sampler: str, pruner: str
 ) -> None:
     """Trials of different batch size and length are ready in another order after each interruption."""
     settings = (
         f"search.deterministic={str(deterministic).lower()}",
         "search.trials=14",
         "+search.space.batch_size=[2,4,8]",
-        "sampler.startup_trials=3",
-        "pruner.startup_trials=2",
+        f"sampler={sampler}",
+        f"pruner={pruner}",
+        *(["sampler.startup_trials=3"] if sampler in ("tpe", "gp") else []),
+        *(["pruner.startup_trials=2"] if pruner in ("median", "percentile") else []),
         "engine.slots=3",
         "checkpoint.every_s=0.2",
     )

@@ -1,4 +1,4 @@
-"""A trial of a packed study, run again alone."""
+"""A trial of a packed study, run again: beside stand-ins, and alone."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ SPACE = (
 )
 
 
-def again(home: Home, number: int) -> Rerun:
-    return rerun(home, "demo", number, announce=lambda _: None)
+def again(home: Home, number: int, is_alone: bool = False) -> Rerun:
+    return rerun(home, "demo", number, is_alone, announce=lambda _: None)
 
 
-def test_each_trial_alone_is_what_it_was_in_the_pack(prepare: Prepare, home: Home) -> None:
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_each_trial_again_is_what_it_was_in_the_pack(prepare: Prepare, home: Home, is_alone: bool) -> None:
     paths = prepare("search.trials=4", "engine.slots=3", "store.keep_adapters=1", "pruner.startup_trials=1", *SPACE)
     Session(paths, MemoryTracker(), lambda: False).run()
     trials = view(home, "demo").trials
     for trial in trials:
         was_kept = paths.adapter(trial.number).is_dir()
-        result = again(home, trial.number)
+        result = again(home, trial.number, is_alone)
         assert result.recorded == list(trial.evaluations)
-        assert result.alone == result.recorded
+        assert result.again == result.recorded
         assert result.is_same
         assert result.examples == [16, 32][: len(trial.evaluations)]
         assert (result.adapter is not None) == (trial.state == "COMPLETE" and not was_kept)
@@ -82,14 +83,15 @@ def test_a_trial_that_goes_another_way_is_said_and_brings_no_adapter(
     assert result.adapter is None
     assert not paths.adapter(dropped).is_dir()
     assert "largest difference in accuracy 0.5000" in result.summary()
-    assert f"trial {dropped} of demo is NOT the same alone" in result.summary()
+    assert f"trial {dropped} of demo is NOT the same again" in result.summary()
 
     monkeypatch.setattr(Tick, "is_finite", False)
     diverged = again(home, dropped)
     assert (diverged.diverged_at_step, diverged.largest_difference, diverged.is_same) == (1, None, False)
     assert "recorded 0." in diverged.summary()
-    assert ", alone none" in diverged.summary()
-    assert "diverged at step 1, only alone" in diverged.summary()
+    assert ", again none" in diverged.summary()
+    assert "diverged at step 1, only again" in diverged.summary()
+    assert "is NOT the same alone" in again(home, dropped, is_alone=True).summary()
 
 
 def test_what_cannot_be_run_again(prepare: Prepare, home: Home, few_tickets: Path, tmp_path: Path) -> None:
@@ -134,4 +136,4 @@ def test_a_trial_that_was_not_trained_is_not_run_again_and_one_that_repeats_anot
     with pytest.raises(StoreError, match=rf"but trial {rejected} was not trained: vram is \+1 above its limit"):
         again(home, rejected)
     repeated = next(trial for trial in trials if trial.same_as is not None)
-    assert again(home, repeated.number).alone == list(trials[repeated.same_as or 0].evaluations)
+    assert again(home, repeated.number).again == list(trials[repeated.same_as or 0].evaluations)
