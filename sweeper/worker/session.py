@@ -37,6 +37,7 @@ from sweeper.worker.workbench import Workbench, set_up
 
 logger = logging.getLogger(__name__)
 MAX_CRASHES = 3
+WAITING = "what is left is in flight elsewhere, or was: a worker that is silent for search.lease_s={:g} s loses it"
 POLL_S = 1.0  # how often a worker with nothing to do looks for a trial that another one has lost
 
 
@@ -123,12 +124,17 @@ class Session:
     def _train(self, bench: Workbench) -> None:
         """The loop: tell and refill, tick, score what is due, checkpoint."""
         pack = bench.pack
+        is_waiting = False
         self._advance(bench)
         while not self.is_stopping() and (pack.slots or not self.search.is_complete):
-            if not pack.slots:  # what is left is in flight elsewhere, or was: its leases may expire
+            if not pack.slots:
+                if not is_waiting:
+                    self.events.write("note", message=WAITING.format(self.config.search.lease_s))
+                is_waiting = True
                 time.sleep(POLL_S)
                 self._advance(bench)
                 continue
+            is_waiting = False
             started = time.monotonic()
             ticks = pack.tick()
             self.recorder.ticks(pack.slots, ticks)

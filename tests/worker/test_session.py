@@ -155,11 +155,14 @@ def test_a_defect_loses_nothing_and_cannot_loop_for_ever(
 def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare, home: Home) -> None:
     paths, tracker = prepare("search.trials=2"), MemoryTracker()
     run(paths, tracker)
-    tracker.runs[trial_key(1)].state = RunState.RUNNING  # as if killed between Optuna and MLflow
+    ended = tracker.runs[trial_key(1)]
+    ended.state = RunState.RUNNING  # as if killed between Optuna and MLflow
+    logged = {name: ended.metrics.pop(name) for name in ("best_value", "duration_s")}
     paths.checkpoint(1).write_bytes(b"left over")
     assert run(paths, tracker) == {"status": "finished"}
     assert_stores_agree(view(home, "demo"), tracker)
     assert not paths.checkpoint(1).exists()
+    assert {name: ended.metrics[name] for name in logged} == logged
 
 
 def test_orphans_of_a_kill_agree_even_if_the_next_session_ends_while_loading(prepare: Prepare, home: Home) -> None:
@@ -450,6 +453,9 @@ def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
     events = [json.loads(line) for line in paths.events.read_text().splitlines()]
     assert [event["number"] for event in events if event["event"] == "lease_lost"] == [0]
     assert questions > 40
+    notes = [event["message"] for event in events if event["event"] == "note"]
+    assert len(notes) == 1
+    assert "silent for search.lease_s=600 s loses it" in notes[0]
 
 
 def test_something_that_goes_wrong_after_a_trial_was_told_does_not_ask_it_again(
