@@ -47,7 +47,11 @@ def pruner(config: Config) -> BasePruner:
     if isinstance(section, SuccessiveHalvingSection):
         return SuccessiveHalvingPruner(section.min_evaluations, section.reduction_factor)
     if isinstance(section, HyperbandSection):
-        return HyperbandPruner(section.min_evaluations, config.most_evaluations(), section.reduction_factor)
+        made = HyperbandPruner(section.min_evaluations, config.most_evaluations(), section.reduction_factor)
+        # It makes its brackets at its first decision, and until then shows samplers all trials as one: a process that
+        # resumes a study would ask otherwise. With a fixed number of evaluations it needs no study for it.
+        made._try_initialization(None)
+        return made
     return NopPruner()
 
 
