@@ -74,6 +74,11 @@ def _sampler_problems(config: Config) -> list[str]:
             f"sampler: {section.name} needs every parameter in every trial, but the space has conditions (`when`); "
             "take sampler=tpe, random or grid"
         )
+    if isinstance(section, GPSection) and config.search.deterministic:
+        found.append(
+            "sampler: gp has been seen to ask otherwise after an interruption, so search.deterministic=true cannot be "
+            "promised; take sampler=tpe"
+        )
     if isinstance(section, CmaEsSection):
         ranges = [name for name, parameter in space.items() if values_of(parameter) is None]
         if len(ranges) < 2:

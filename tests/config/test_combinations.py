@@ -20,6 +20,7 @@ WHEN = "+search.space.dropout={choices:[0.0,0.1],when:{rank:[8,16]}}"
         (["sampler=qmc", WHEN], "qmc needs every parameter"),
         (["sampler=nsgaii", WHEN], "nsgaii needs every parameter"),
         (["sampler=cmaes", WHEN, "+search.space.warmup_ratio={low:0.0,high:0.1}"], "cmaes needs every parameter"),
+        (["sampler=gp", "search.deterministic=true"], "gp has been seen to ask otherwise after an interruption"),
         (["sampler=cmaes"], r"cmaes adapts ranges and needs at least two, but got \['learning_rate'\]"),
         (["sampler=grid", "search.trials=41"], "the grid has 40 configurations, but got 41; set search.trials=40"),
         (["evaluation.count=1"], "median decides first at evaluation 1, but a trial has 1.*pruner=none"),
