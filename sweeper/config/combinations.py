@@ -25,7 +25,6 @@ from sweeper.config.schema import (
     TPESection,
 )
 from sweeper.config.space import (
-    PARAMETERS,
     contains,
     exists,
     grid_size,
@@ -131,7 +130,7 @@ def _enqueued_problems(config: Config) -> list[str]:
     for index, params in enumerate(config.search.enqueue):
         where = f"search.enqueue[{index}]"
         for name, value in params.items():
-            if name not in PARAMETERS or name not in space:
+            if name not in space:
                 found.append(f"{where}: {unknown('parameter of the space', name, space)}")
             elif limits := limit_problems(name, value):
                 found += [f"{where}.{name}: {message}" for message in limits]

@@ -72,12 +72,13 @@ def should_prune(study: optuna.Study, trial: optuna.Trial, evaluation: int, end:
 
 
 def _rungs_before(trial: optuna.Trial, frozen: FrozenTrial, evaluation: int) -> list[str]:
+    """The rungs that a trial had completed before this evaluation, noted before it is decided on."""
+    if not isinstance(trial.study.pruner, SuccessiveHalvingPruner | HyperbandPruner):
+        return []
     known: dict[str, list[str]] = frozen.user_attrs.get(_RUNGS, {})
     if str(evaluation) not in known:
-        rungs = [key for key in frozen.system_attrs if key.startswith(_RUNG)]
-        known = {**known, str(evaluation): rungs}
-        if rungs or isinstance(trial.study.pruner, SuccessiveHalvingPruner | HyperbandPruner):
-            trial.set_user_attr(_RUNGS, known)
+        known = {**known, str(evaluation): [key for key in frozen.system_attrs if key.startswith(_RUNG)]}
+        trial.set_user_attr(_RUNGS, known)
     return known[str(evaluation)]
 
 
