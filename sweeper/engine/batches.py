@@ -54,6 +54,11 @@ class Chunk:
         return sorted(Counter(item.slot for item in self.items).items())
 
 
+def by_length(items: Sequence[Item]) -> list[Item]:
+    """The longest first, in the order of the items where they are alike: neighbours then pad each other little."""
+    return sorted(items, key=lambda item: -len(item.tokens))
+
+
 def chunks(
     items: Sequence[Item], budget_tokens: int, pad: int, device: torch.device, room_tokens: int = 0
 ) -> list[Chunk]:
@@ -65,17 +70,16 @@ def chunks(
     Args:
         room_tokens: how many tokens each row will grow by; if any, rows are padded on the left.
     """
-    groups: list[list[Item]] = []
-    for item in sorted(items, key=lambda item: -len(item.tokens)):
-        # Sorted by length, so a group's first item is its longest.
-        if groups and (len(groups[-1]) + 1) * (len(groups[-1][0].tokens) + room_tokens) <= budget_tokens:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return [_chunk(group, pad, device, is_left=room_tokens > 0) for group in groups]
+    queue, cut = by_length(items), []
+    while queue:
+        rows = max(1, budget_tokens // (len(queue[0].tokens) + room_tokens))
+        cut.append(new_chunk(queue[:rows], pad, device, is_left=room_tokens > 0))
+        queue = queue[rows:]
+    return cut
 
 
-def _chunk(group: list[Item], pad: int, device: torch.device, is_left: bool) -> Chunk:
+def new_chunk(group: Sequence[Item], pad: int, device: torch.device, is_left: bool = False) -> Chunk:
+    """Items as one chunk, padded to the longest, on the right or on the left."""
     items = sorted(group, key=lambda item: (item.slot, item.key))
     longest = max(len(item.tokens) for item in items)
     tokens = torch.full((len(items), longest), pad, dtype=torch.long)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
+from sweeper.engine.moments import QUANTISED_BLOCK
 from sweeper.engine.stack import AdapterStack, Bucket
 from sweeper.trial import TrialParams
 
 EPSILON = 1e-8  # AdamW's default in torch and in transformers' Trainer
+BLOCK_VALUES = 2**21  # of a slot's values that are worked on at a time: 8 MiB of scratch in float32
 
 
 @dataclass(frozen=True)
@@ -59,34 +61,61 @@ def step(stack: AdapterStack, rates: Sequence[SlotRates]) -> list[float]:
 
 
 def _step(bucket: Bucket, rates: Sequence[SlotRates]) -> Tensor:
-    grad, weight = bucket.grad, bucket.flat["weight"]
-    exp_avg, exp_avg_sq = bucket.flat["exp_avg"], bucket.flat["exp_avg_sq"]
+    """One step of a bucket; it happens whole or, where memory runs out, not at all.
+
+    Everything is allocated before the first value changes: what follows works in place, or in scratch of one block.
+    With 8-bit moments, which cannot be changed in place, the new ones are staged, and so are the new weights, in the
+    gradient's memory; they are put in their places when all are there.
+    """
+    grad, weight, moments = bucket.grad, bucket.weight, bucket.moments
+    moments.forget()  # what a step that ran out of memory had staged
     norms: Tensor = torch.linalg.vector_norm(grad, dim=1)
-    is_finite = torch.isfinite(norms)
+    is_finite = torch.isfinite(norms)[:, None]
+    is_skipped = ~is_finite
 
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=grad.dtype, device=grad.device)[:, None]
+    def column(values: Sequence[float], when_skipped: float) -> Tensor:
+        """`(K, 1)`; with `when_skipped` the step of a slot whose gradient is not finite changes nothing."""
+        values_k1 = torch.tensor(values, dtype=grad.dtype, device=grad.device)[:, None]
+        return torch.where(is_finite, values_k1, when_skipped)
 
-    limit = column([rate.params.max_grad_norm for rate in rates])[:, 0]
+    limit = torch.tensor([rate.params.max_grad_norm for rate in rates], dtype=grad.dtype, device=grad.device)
     # As torch.nn.utils.clip_grad_norm_ does it, so that a solo run elsewhere is clipped alike.
-    grad.mul_((limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
-    kept = None if bool(is_finite.all()) else [t[~is_finite].clone() for t in (weight, exp_avg, exp_avg_sq)]
+    clip = (limit / (norms + 1e-6)).clamp(max=1.0)[:, None]
+    lerp1 = column([1 - rate.params.beta1 for rate in rates], 0.0)
+    beta2 = column([rate.params.beta2 for rate in rates], 1.0)
+    rest2 = column([1 - rate.params.beta2 for rate in rates], 0.0)
+    correction2 = column([1 - rate.params.beta2**rate.step for rate in rates], 1.0)
+    correction1 = column([1 - rate.params.beta1**rate.step for rate in rates], 1.0)
+    decay = column([rate.params.weight_decay for rate in rates], 0.0)
+    halves = []
+    for columns, ratios in (
+        (range(bucket.columns_of_a), [1.0 for rate in rates]),
+        (range(bucket.columns_of_a, grad.shape[1]), [rate.params.lora_plus_ratio for rate in rates]),
+    ):
+        rate_k1 = column([rate.learning_rate * ratio for rate, ratio in zip(rates, ratios, strict=True)], 0.0)
+        halves.append((columns, 1 - rate_k1 * decay, rate_k1 / correction1))
+    width = max(QUANTISED_BLOCK, BLOCK_VALUES // bucket.slots // QUANTISED_BLOCK * QUANTISED_BLOCK)
+    width = min(width, max(len(columns) for columns, _, _ in halves))
+    scratch = [grad.new_empty(bucket.slots, width) for _ in range(4 if moments.needs_scratch else 2)]
 
-    beta1 = column([rate.params.beta1 for rate in rates])
-    beta2 = column([rate.params.beta2 for rate in rates])
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.mul_(beta2).add_((1 - beta2) * grad * grad)
-    correction1 = column([1 - rate.params.beta1**rate.step for rate in rates])
-    correction2 = column([1 - rate.params.beta2**rate.step for rate in rates])
-    rate_a = column([rate.learning_rate for rate in rates])
-    rate_b = column([rate.learning_rate * rate.params.lora_plus_ratio for rate in rates])
-    decay = column([rate.params.weight_decay for rate in rates])
-    halves = (slice(0, bucket.columns_of_a), rate_a), (slice(bucket.columns_of_a, None), rate_b)
-    for columns, rate in halves:
-        weight[:, columns].mul_(1 - rate * decay)
-        denominator = (exp_avg_sq[:, columns] / correction2).sqrt_().add_(EPSILON)
-        weight[:, columns].sub_(rate / correction1 * exp_avg[:, columns] / denominator)
-    if kept is not None:
-        for tensor, rows in zip((weight, exp_avg, exp_avg_sq), kept, strict=True):
-            tensor[~is_finite] = rows
+    for columns, shrink, rate_k1 in halves:
+        for start in range(columns.start, columns.stop, width):
+            block = slice(start, min(start + width, columns.stop))
+            first, second, *rest = [part[:, : block.stop - block.start] for part in scratch]
+            g, w = grad[:, block], weight[:, block]
+            exp_avg = moments.block("exp_avg", block, rest[0] if rest else None)
+            exp_avg_sq = moments.block("exp_avg_sq", block, rest[1] if rest else None)
+            g.mul_(clip).masked_fill_(is_skipped, 0.0)
+            exp_avg.lerp_(g, lerp1)
+            torch.mul(g, rest2, out=first).mul_(g)
+            exp_avg_sq.mul_(beta2).add_(first)
+            torch.div(exp_avg_sq, correction2, out=first).sqrt_().add_(EPSILON)
+            torch.mul(exp_avg, rate_k1, out=second).div_(first)
+            target = g if moments.is_staged else w
+            torch.mul(w, shrink, out=target).sub_(second)
+            moments.store("exp_avg", block, exp_avg)
+            moments.store("exp_avg_sq", block, exp_avg_sq)
+    if moments.is_staged:
+        weight.copy_(grad)
+        moments.commit()
     return norms

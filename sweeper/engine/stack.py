@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sweeper.engine import moments
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route, Weights
+from sweeper.engine.moments import MOMENTS, QUANTISED_BLOCK, OptimizerState
 from sweeper.errors import ModelError
+from sweeper.memory.oom import free_caches, is_out_of_memory, patiently
 
-KINDS = ("weight", "exp_avg", "exp_avg_sq")  # AdamW's names
+KINDS = ("weight", *moments.KINDS)
 RANK_MULTIPLE = 8  # grouped_mm wants strides of 16 bytes; see `ragged_matmul`
 BUCKET_FACTOR = 4  # the ranks of a bucket differ by less: fewer buckets, fewer kernels; more, less padding
 FIRST_BUCKET = 16
@@ -45,8 +48,10 @@ class AdapterState:
         return frozenset(name.rpartition(".")[0] for name in self.tensors["weight"])
 
 
-def bucket_of(rank: int) -> int:
-    """The largest rank of the bucket that `rank` belongs to: 16, 64, 256, …"""
+def bucket_of(rank: int, is_exact: bool = False) -> int:
+    """The largest rank of the bucket that `rank` belongs to: 16, 64, 256, …; `is_exact`: the next multiple of 8."""
+    if is_exact:
+        return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
     largest = FIRST_BUCKET
     while largest < rank:
         largest *= BUCKET_FACTOR
@@ -82,6 +87,7 @@ class Bucket:
         states: Sequence[AdapterState],
         dtype: torch.dtype,
         device: torch.device,
+        optimizer_state: OptimizerState = "device",
     ) -> None:
         self.members = [(state.rank, state.scale, state.modules) for state in states]
         self.rank = -(-max(state.rank for state in states) // RANK_MULTIPLE) * RANK_MULTIPLE
@@ -90,19 +96,25 @@ class Bucket:
         # All A first, then all B: LoRA+ then is two column ranges with a rate each.
         self._places = [_Place(f"{name}.lora_A", None, linear.in_features) for name, linear in linears.items()]
         self._places += [_Place(f"{name}.lora_B", linear.out_features, None) for name, linear in linears.items()]
-        sizes = [rows * columns for rows, columns in (place.shape(self.rank) for place in self._places)]
+        # Values that share a scale must be of one matrix: then what lies beside it does not matter.
+        self._multiple = QUANTISED_BLOCK if optimizer_state == "8bit" else 1
+        sizes = [self._size(place) for place in self._places]
         self.columns_of_a = sum(sizes[: len(linears)])
         shape = (len(states), sum(sizes))
-        self.flat = {kind: torch.zeros(shape, dtype=dtype, device=device) for kind in KINDS}
+        self.weight = torch.zeros(shape, dtype=dtype, device=device)
         self.grad = torch.zeros(shape, dtype=dtype, device=device)
+        self.moments = MOMENTS[optimizer_state](shape, dtype, device)
         self.scale = torch.tensor([state.scale for state in states], dtype=dtype, device=device)
-        for kind in KINDS:
-            for slot, state in enumerate(states):
-                for place, view in zip(self._places, self._views(self.flat[kind]), strict=True):
+        for slot, state in enumerate(states):
+            for kind in KINDS:
+                row = self._row(kind, slot)
+                for place, (view,) in zip(self._places, self._views(row[None]), strict=True):
                     if (tensor := state.tensors[kind].get(place.name)) is not None:
-                        place.at_rank(view[slot], state.rank).copy_(tensor)
+                        place.at_rank(view, state.rank).copy_(tensor)
+                if kind != "weight":
+                    self.moments.set_row(kind, slot, row)
         parameters = {}
-        views = zip(self._places, self._views(self.flat["weight"]), self._views(self.grad), strict=True)
+        views = zip(self._places, self._views(self.weight), self._views(self.grad), strict=True)
         for place, weight, grad in views:
             parameters[place.name] = nn.Parameter(weight)
             parameters[place.name].grad = grad
@@ -114,23 +126,31 @@ class Bucket:
     def slots(self) -> int:
         return len(self.members)
 
+    def _size(self, place: _Place) -> int:
+        """The columns of a place in the flat buffers."""
+        rows, columns = place.shape(self.rank)
+        return -(-rows * columns // self._multiple) * self._multiple
+
+    def _row(self, kind: str, slot: int) -> Tensor:
+        return self.weight[slot] if kind == "weight" else self.moments.row(kind, slot)
+
     def _views(self, flat: Tensor) -> Iterator[Tensor]:
         """The `(K, rows, columns)` view of each place."""
         start = 0
         for place in self._places:
             rows, columns = place.shape(self.rank)
-            yield flat[:, start : start + rows * columns].view(self.slots, rows, columns)
-            start += rows * columns
+            yield flat[:, start : start + rows * columns].view(len(flat), rows, columns)
+            start += self._size(place)
 
     @torch.no_grad()
     def state(self, slot: int, kinds: Sequence[str] = KINDS) -> AdapterState:
-        """One slot at its true rank; views of the buffers, not copies."""
+        """One slot at its true rank; views of the buffers, not copies, where they are kept at full precision."""
         rank, scale, modules = self.members[slot]
         state = AdapterState(rank, scale)
         for kind in kinds:
-            for place, view in zip(self._places, self._views(self.flat[kind]), strict=True):
+            for place, (view,) in zip(self._places, self._views(self._row(kind, slot)[None]), strict=True):
                 if place.name.rpartition(".")[0] in modules:
-                    state.tensors[kind][place.name] = place.at_rank(view[slot], rank)
+                    state.tensors[kind][place.name] = place.at_rank(view, rank)
         return state
 
 
@@ -141,11 +161,19 @@ class AdapterStack:
         model: the frozen base; every module of `targets` is replaced by a `PackedLoRA`.
         targets: names of linear modules, all that any trial may adapt.
         dtype: of the adapters' weights and moments.
+        optimizer_state: where the moments are between two steps.
     """
 
-    def __init__(self, model: nn.Module, targets: Sequence[str], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: Sequence[str],
+        dtype: torch.dtype = torch.float32,
+        optimizer_state: OptimizerState = "device",
+    ) -> None:
         self.model = model
         self.dtype = dtype
+        self.optimizer_state: OptimizerState = optimizer_state
         self.device = next(model.parameters()).device
         self.buckets: list[Bucket] = []
         self.modules: dict[str, PackedLoRA] = {}
@@ -166,27 +194,81 @@ class AdapterStack:
 
     @torch.no_grad()
     def admit(self, state: AdapterState) -> int:
-        """Adds an adapter behind the others of its bucket; returns the number of its slot."""
-        largest = bucket_of(state.rank)
-        place = sum(bucket_of(bucket.rank) < largest for bucket in self.buckets)
-        before = self.buckets[place : place + 1]
-        old = before[0] if before and bucket_of(before[0].rank) == largest else None
-        states = [old.state(slot) for slot in range(old.slots)] if old else []
-        bucket = Bucket(self.modules, [*states, state], self.dtype, self.device)
-        self.buckets[place : place + (old is not None)] = [bucket]
-        self._bind()
+        """Adds an adapter behind the others of its bucket; returns the number of its slot.
+
+        Where memory runs out, the stack is as before.
+        """
+        largest = self._bucket_of(state.rank)
+        place = sum(self._bucket_of(bucket.rank) < largest for bucket in self.buckets)
+        is_new = place == len(self.buckets) or self._bucket_of(self.buckets[place].rank) != largest
+        if is_new:
+            self.buckets.insert(place, self._bucket([state]))
+            self._bind()
+        else:
+            old = self.buckets[place]
+            self._rebuild(place, [old.state(slot) for slot in range(old.slots)], [state])
         return sum(bucket.slots for bucket in self.buckets[: place + 1]) - 1
 
     @torch.no_grad()
     def remove(self, slot: int) -> AdapterState:
-        """Takes an adapter out; the slots behind it move up by one."""
-        removed = self.extract(slot)
+        """Takes an adapter out, into host memory; the slots behind it move up by one.
+
+        Where memory runs out, the stack is as before.
+        """
+        removed = self.extract(slot, device="cpu")
         place, index = self._find(slot)
         old = self.buckets[place]
-        states = [old.state(other) for other in range(old.slots) if other != index]
-        self.buckets[place : place + 1] = [Bucket(self.modules, states, self.dtype, self.device)] if states else []
-        self._bind()
+        if states := [old.state(other) for other in range(old.slots) if other != index]:
+            self._rebuild(place, states, [], removed=(index, removed))
+        else:
+            del self.buckets[place]
+            self._bind()
         return removed
+
+    def _rebuild(
+        self,
+        place: int,
+        staying: list[AdapterState],
+        coming: list[AdapterState],
+        removed: tuple[int, AdapterState] | None = None,
+    ) -> None:
+        """Puts a new bucket in the place of an old one.
+
+        For a moment both are there. Where that is too much, the adapters wait in host memory while the old one goes.
+        """
+        try:
+            self.buckets[place] = self._bucket([*staying, *coming])
+            self._bind()
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out of the `except` block: the exception would hold what is to be freed.
+        staying = [_on_host(state) for state in staying]
+        before = list(staying)
+        if removed is not None:
+            before.insert(*removed)
+        del self.buckets[place]
+        self._bind()
+        free_caches()
+        try:
+            self.buckets.insert(place, self._bucket([*staying, *coming]))
+            self._bind()
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error)
+        self.buckets.insert(place, patiently(lambda: self._bucket(before)))
+        self._bind()
+        raise torch.OutOfMemoryError(message)
+
+    def _bucket(self, states: list[AdapterState]) -> Bucket:
+        return Bucket(self.modules, states, self.dtype, self.device, self.optimizer_state)
+
+    def _bucket_of(self, rank: int) -> int:
+        # Values that share a scale lie as the padded rank has them: neighbours must not change it.
+        return bucket_of(rank, is_exact=self.optimizer_state == "8bit")
 
     def extract(self, slot: int, kinds: Sequence[str] = KINDS, device: str | None = None) -> AdapterState:
         """Copies one adapter out, at its true rank; to where it is, unless `device` says otherwise."""
@@ -269,6 +351,11 @@ class AdapterStack:
     def _run(self, layout: Layout | None, function: Callable[..., Any], *args: Any) -> Any:
         with self.using(layout):
             return function(*args)
+
+
+def _on_host(state: AdapterState) -> AdapterState:
+    tensors = {kind: {name: t.cpu().clone() for name, t in named.items()} for kind, named in state.tensors.items()}
+    return AdapterState(state.rank, state.scale, tensors)
 
 
 def detach(model: Any) -> None:

@@ -156,7 +156,7 @@ def test_a_diverged_slot_is_reported_and_its_neighbours_do_not_notice(
         if what == "scale":
             bucket.scale[1] = value
         else:
-            bucket.flat["weight"][1, 7] = value
+            bucket.weight[1, 7] = value
     victim = broken.slots[1]
     before = broken.state(victim)
     for _ in range(2):
