@@ -7,6 +7,7 @@
     ├── ModelError      a base that cannot be found, loaded or adapted
     ├── StoreError      the store: not writable, held by another launcher, no such study or trial
     │   └── LeaseLostError  a trial that another worker has taken over
+    ├── OutOfRoomError  a step that does not fit into memory, however it is cut
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
     ├── WorkerError     the worker process ended without a result
     └── ExportError     an adapter that cannot be written or read back
@@ -56,6 +57,10 @@ class LeaseLostError(StoreError):
     """Another worker has taken a trial over; it is no longer this worker's to tell."""
 
 
+class OutOfRoomError(SweeperError):
+    """A step does not fit into memory, however it is cut."""
+
+
 class CheckpointError(SweeperError):
     """A trial's checkpoint is damaged, or does not fit."""
 
@@ -77,6 +82,7 @@ ERRORS = {
         ModelError,
         StoreError,
         LeaseLostError,
+        OutOfRoomError,
         CheckpointError,
         WorkerError,
         ExportError,

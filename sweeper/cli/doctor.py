@@ -13,8 +13,8 @@ from typing import Any
 import sweeper.models  # noqa: F401  (before bitsandbytes, whose needless warning it turns off)
 from sweeper.errors import StoreError
 from sweeper.paths import Home
+from sweeper.units import GIB
 
-GIB = 1024**3
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "mlflow", "datasets", "hydra-core")
 MIN_FREE_GIB = 2  # a small study with its stores
 

@@ -24,8 +24,8 @@ from sweeper.engine.pack import Slot
 from sweeper.engine.stack import KINDS, AdapterState
 from sweeper.errors import CheckpointError
 from sweeper.trial import Company, Rhythm, TrialParams
+from sweeper.units import GIB
 
-GIB = 1024**3
 _BEST = "best"
 
 

@@ -18,6 +18,11 @@ from torch import Tensor
 OptimizerState = Literal["device", "host", "8bit"]
 KINDS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 QUANTISED_BLOCK = 256  # values that share a scale, as in bitsandbytes' own 8-bit optimizers
+# exp_avg_sq has no sign: all of its levels are above zero.
+_LEVELS = {kind: quantisation.create_dynamic_map(signed=kind == "exp_avg").tolist() for kind in KINDS}
+# bitsandbytes' lowest level is -0.993: a block whose largest value is negative would shrink each time that it is
+# stored. With -1 there, storing what was read changes nothing, and a trial may be moved at any time.
+_LEVELS["exp_avg"][0] = -1.0
 
 
 class Moments(ABC):
@@ -104,11 +109,7 @@ class QuantisedMoments(Moments):
         slots, columns = shape
         assert columns % QUANTISED_BLOCK == 0  # the bucket pads for it
         self._dtype = dtype
-        # exp_avg_sq has no sign: all 256 levels are above zero.
-        self._codes = {kind: quantisation.create_dynamic_map(signed=kind == "exp_avg").to(device) for kind in KINDS}
-        # The map's lowest value is -0.993: a block whose largest value is negative would shrink each time that it is
-        # stored. With -1 there, storing what was read changes nothing, and a trial may be moved at any time.
-        self._codes["exp_avg"][0] = -1.0
+        self._codes = {kind: torch.tensor(levels, device=device) for kind, levels in _LEVELS.items()}
         self._bytes = {kind: torch.zeros(shape, dtype=torch.uint8, device=device) for kind in KINDS}
         # All values of a block whose scale is zero are zero.
         self._scales = {kind: torch.zeros(slots, columns // QUANTISED_BLOCK, device=device) for kind in KINDS}

@@ -13,23 +13,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import GenerationConfig
 
 from sweeper.data.prompt import Example
 from sweeper.engine import optimizer
-from sweeper.engine.batches import Chunk, Item, batch_rows, chunks, supervised
+from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, supervised
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
 from sweeper.engine.lora import Layout
+from sweeper.engine.moments import OptimizerState
 from sweeper.engine.stack import AdapterStack, AdapterState, initial_state
+from sweeper.memory.oom import is_out_of_memory
+from sweeper.memory.planner import Planner, Work
 from sweeper.models.targets import resolve
 from sweeper.trial import Company, Rhythm, TrialParams
 
+Answer = TypeVar("Answer")
 # The gradients are slices of one flat buffer; autograd would like each in a tensor of its own.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
@@ -89,6 +93,8 @@ class Pack:
         chunk_tokens: the most tokens, padding included, of one forward.
         gradient_checkpointing: whether a layer's activations are recomputed in the backward, not kept.
         dtype: of the adapters' weights and moments.
+        optimizer_state: where the moments are between two steps.
+        planner: cuts ticks and scoring into parts that fit into memory; by itself it knows of `chunk_tokens` alone.
     """
 
     def __init__(
@@ -101,11 +107,14 @@ class Pack:
         chunk_tokens: int,
         gradient_checkpointing: bool = False,
         dtype: torch.dtype = torch.float32,
+        optimizer_state: OptimizerState = "device",
+        planner: Planner | None = None,
     ) -> None:
         self.model = model
         self.head = Head(model)
-        self.stack = AdapterStack(model, targets, dtype)
-        self.stack.set_gradient_checkpointing(gradient_checkpointing)
+        self.stack = AdapterStack(model, targets, dtype, optimizer_state)
+        self.planner = planner or Planner(gradient_checkpointing=gradient_checkpointing)
+        self.stack.set_gradient_checkpointing(self.planner.gradient_checkpointing is True)
         self.examples = examples
         self.pad = pad
         self.chunk_tokens = chunk_tokens
@@ -150,9 +159,20 @@ class Pack:
             for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True))
             for place, row in enumerate(batch)
         ]
-        losses = self._backward(items, answers)
         rates = [self._rates(slot) for slot in self.slots]
-        norms = optimizer.step(self.stack, rates)
+        self.planner.begin()
+        while True:  # again from unchanged state where memory ran out
+            try:
+                losses = self._backward(items, answers)
+                self.planner.enter(Work.OPTIMIZER)
+                norms = optimizer.step(self.stack, rates)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = str(error).partition("\n")[0]
+            self.planner.rescue(failure)
+        self.planner.end()
         ticks = []
         for index, slot in enumerate(self.slots):
             slot.step += 1
@@ -180,15 +200,37 @@ class Pack:
         device, dtype = self.stack.device, self.stack.dtype
         divisors = torch.tensor(answers, device=device, dtype=dtype)
         total = torch.zeros(len(self.slots), device=device, dtype=dtype)
-        for chunk in chunks(items, self.chunk_tokens, self.pad, device):
-            where = supervised(chunk, self.examples)
-            with self.stack.using(self._layout(chunk)):
-                hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
-            losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(dtype)
-            by_slot = torch.zeros_like(total).index_add(0, where.slots, losses) / divisors
-            by_slot.sum().backward()  # type: ignore[no-untyped-call]
-            total += by_slot.detach()
+        queue = by_length(items)
+        while queue:
+            part = self.planner.part(
+                Work.TRAIN,
+                [len(item.tokens) for item in queue],
+                self.stack.profile,
+                self.chunk_tokens,
+                supervised=[len(self.examples[item.key].answer) for item in queue],
+                can_checkpoint=self.stack.can_checkpoint,
+            )
+            self.stack.set_gradient_checkpointing(part.is_checkpointed)
+            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), divisors)
+            queue = queue[part.rows :]
         return [float(loss) for loss in total.tolist()]
+
+    def train_chunk(self, chunk: Chunk, divisors: torch.Tensor) -> torch.Tensor:
+        """Adds a chunk's part to every slot's gradient.
+
+        Args:
+            divisors: `(K,)`: the supervised tokens of each slot's effective batch.
+
+        Returns:
+            `(K,)`: the chunk's part of each slot's loss.
+        """
+        where = supervised(chunk, self.examples)
+        with self.stack.using(self._layout(chunk)):
+            hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
+        losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(divisors.dtype)
+        by_slot = torch.zeros_like(divisors).index_add(0, where.slots, losses) / divisors
+        by_slot.sum().backward()  # type: ignore[no-untyped-call]
+        return by_slot.detach()
 
     def _layout(self, chunk: Chunk) -> Layout:
         """Whose adapter reads which row, and what dropout does to it in training."""
@@ -215,23 +257,23 @@ class Pack:
         An item's slot says whose adapter reads it; without adapters the base alone does. The
         items of all slots go through the base together.
         """
-        self.model.eval()
-        choices: dict[int, int] = {}
-        # Where each item is, in a key of our own: the caller's keys need not be distinct.
-        keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
-        for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device):
-            with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
-                hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
-            last = chunk.attention_mask.sum(1) - 1
-            logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
-            allowed = [list(candidates[item.key]) for item in chunk.items]
-            width = max(map(len, allowed))
-            # Padded with the first candidate, so that a padded place is a valid choice too.
-            index = torch.tensor([tokens + tokens[:1] * (width - len(tokens)) for tokens in allowed])
-            index = index.to(logits.device)
-            best = index.gather(1, logits.gather(1, index).argmax(1, keepdim=True))
-            choices.update(zip([item.key for item in chunk.items], best[:, 0].tolist(), strict=True))
-        return [choices[index] for index in range(len(items))]
+
+        def choose(chunk: Chunk) -> list[int]:
+            best: list[int] = self.best_of(chunk, [list(candidates[item.key]) for item in chunk.items]).tolist()
+            return best
+
+        return self._in_parts(items, Work.SCORE, choose, with_adapters)
+
+    def best_of(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> torch.Tensor:
+        """`(rows,)`: of each row's allowed tokens, the likeliest behind it."""
+        hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
+        last = chunk.attention_mask.sum(1) - 1
+        logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
+        width = max(map(len, allowed))
+        # Padded with the first candidate, so that a padded place is a valid choice too.
+        index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed])
+        index = index.to(logits.device)
+        return index.gather(1, logits.gather(1, index).argmax(1, keepdim=True))[:, 0]
 
     @torch.no_grad()
     def generate(
@@ -244,19 +286,47 @@ class Pack:
         Args:
             end_tokens: a continuation ends before the first of these, or at `max_new_tokens`.
         """
-        self.model.eval()
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(end_tokens) or None, pad_token_id=self.pad
         )
-        keyed = [Item(item.slot, item.tokens, index) for index, item in enumerate(items)]
-        written: dict[int, tuple[int, ...]] = {}
-        for chunk in chunks(keyed, self.chunk_tokens, self.pad, self.stack.device, room_tokens=max_new_tokens):
-            with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
-                whole = self.greedy(chunk, settings)
-            for item, tokens in zip(chunk.items, whole[:, chunk.tokens.shape[1] :].tolist(), strict=True):
+
+        def write(chunk: Chunk) -> list[tuple[int, ...]]:
+            written = []
+            for tokens in self.greedy(chunk, settings)[:, chunk.tokens.shape[1] :].tolist():
                 end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
-                written[item.key] = tuple(tokens[:end])
-        return [written[index] for index in range(len(items))]
+                written.append(tuple(tokens[:end]))
+            return written
+
+        return self._in_parts(items, Work.GENERATE, write, with_adapters, room_tokens=max_new_tokens)
+
+    def _in_parts(
+        self,
+        items: Sequence[Item],
+        work: Work,
+        answer: Callable[[Chunk], list[Answer]],
+        with_adapters: bool,
+        room_tokens: int = 0,
+    ) -> list[Answer]:
+        """Answers each item, in parts that fit; a part that ran out of memory is done again, in smaller ones."""
+        self.model.eval()
+        # Where each item is, in a key of our own: the caller's keys need not be distinct.
+        queue = by_length([Item(item.slot, item.tokens, index) for index, item in enumerate(items)])
+        answers: dict[int, Answer] = {}
+        while queue:
+            lengths = [len(item.tokens) + room_tokens for item in queue]
+            part = self.planner.part(work, lengths, self.stack.profile, self.chunk_tokens)
+            try:
+                chunk = new_chunk(queue[: part.rows], self.pad, self.stack.device, is_left=room_tokens > 0)
+                with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
+                    answers.update(zip([item.key for item in chunk.items], answer(chunk), strict=True))
+                queue = queue[part.rows :]
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = str(error).partition("\n")[0]
+            self.planner.rescue(failure)
+        return [answers[index] for index in range(len(items))]
 
     def greedy(self, chunk: Chunk, settings: GenerationConfig) -> Any:
         """transformers' `generate` with `settings` alone."""

@@ -176,6 +176,7 @@ class AdapterStack:
         self.optimizer_state: OptimizerState = optimizer_state
         self.device = next(model.parameters()).device
         self.buckets: list[Bucket] = []
+        self._is_checkpointing = False
         self.modules: dict[str, PackedLoRA] = {}
         self._active = Active()
         for name in targets:
@@ -325,14 +326,28 @@ class AdapterStack:
         finally:
             self._active.layout = before
 
+    @property
+    def profile(self) -> tuple[tuple[int, int], ...]:
+        """The padded rank and the number of slots of each bucket."""
+        return tuple((bucket.rank, bucket.slots) for bucket in self.buckets)
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether the architecture has a place for gradient checkpointing."""
+        model: Any = self.model
+        return bool(model.supports_gradient_checkpointing)
+
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Whether the base's layers are recomputed in the backward instead of kept.
 
         Raises:
             ModelError: if the architecture has no place for it.
         """
+        if enable == self._is_checkpointing:
+            return
+        self._is_checkpointing = enable
         model: Any = self.model
-        if model.supports_gradient_checkpointing:
+        if self.can_checkpoint:
             # The function is the one that transformers' layers call in place of their own forward.
             model._set_gradient_checkpointing(enable=enable, gradient_checkpointing_func=self._checkpointed)
         elif enable:

@@ -31,6 +31,7 @@ from sweeper.search.study import Asked, Search
 from sweeper.search.views import TrialView, best_of
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState, Tracker
 from sweeper.trial import Reason, TrialParams
+from sweeper.units import GIB
 from sweeper.worker.forecast import Forecast, NoForecast
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Workbench, set_up
@@ -323,7 +324,7 @@ class Session:
         except LeaseLostError:
             return  # the checkpoint is another worker's; the trial is let go at its next evaluation
         self.tracker.flush()  # what the checkpoint has behind it would not be logged again
-        room_bytes = self.config.checkpoint.max_gib * checkpoint.GIB - self.paths.checkpoints_bytes()
+        room_bytes = self.config.checkpoint.max_gib * GIB - self.paths.checkpoints_bytes()
         try:
             checkpoint.save(self.paths.checkpoint(slot.number), slot, state, room_bytes)
         except CheckpointError as error:  # the trial goes on; only an interruption would cost it more

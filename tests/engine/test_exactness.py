@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 
-from sweeper.engine import batches
-from sweeper.engine import pack as pack_module
-from sweeper.engine.batches import Chunk, Item
 from sweeper.engine.lora import ragged_matmul
 from sweeper.engine.pack import Pack
+from sweeper.memory.planner import Part, Planner, Work
 from sweeper.trial import TrialParams
 from tests.conftest import random_examples, small_model, trial_params
 from tests.engine.oracle import STEPS, TRIALS, admit, largest_difference, new_pack, train_alone
@@ -88,29 +88,34 @@ def gradients(pack: Pack) -> torch.Tensor:
     return torch.cat(moments).double()
 
 
+@dataclass
+class InParts(Planner):
+    """Cuts a tick into so many parts."""
+
+    count: int = 1
+
+    def part(self, work: Work, lengths: Sequence[int], *args: Any, **options: Any) -> Part:
+        part = super().part(work, lengths, *args, **options)
+        left = self.count - self.step.chunks + 1
+        return replace(part, rows=-(-len(lengths) // left))
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_a_tick_in_one_two_three_or_seven_chunks_has_one_gradient(
-    dropout: bool, gradient_checkpointing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tick_in_one_two_three_or_seven_chunks_has_one_gradient(dropout: bool, gradient_checkpointing: bool) -> None:
     trials = with_dropout(TRIALS) if dropout else TRIALS
     results = []
     for count in (1, 2, 3, 7):
-
-        def cut(items: Sequence[Item], _budget: int, pad: int, device: torch.device, count: int = count) -> list[Chunk]:
-            parts = [items[start::count] for start in range(count)]
-            return [chunk for part in parts for chunk in batches.chunks(part, 10_000, pad, device)]
-
-        monkeypatch.setattr(pack_module, "chunks", cut)
         pack = new_pack(
             small_model(torch.float32),
             random_examples(30),
             dtype=torch.float32,
-            gradient_checkpointing=gradient_checkpointing,
+            planner=InParts(gradient_checkpointing=gradient_checkpointing, count=count),
         )
         for number, params in enumerate(trials):
             admit(pack, number, params)
         results.append(gradients(pack))
+        assert pack.planner.step.chunks == count
     for result in results[1:]:
         assert float((result - results[0]).norm() / results[0].norm()) < 1e-6
 

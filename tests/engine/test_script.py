@@ -117,7 +117,7 @@ class Script(RuleBasedStateMachine):
     ) -> None:
         """Some ticks, cut anyhow; a trial that finishes is compared, and another takes its place."""
         self.pack.chunk_tokens = chunk_tokens
-        self.pack.stack.set_gradient_checkpointing(gradient_checkpointing)
+        self.pack.planner.gradient_checkpointing = gradient_checkpointing
         for _ in range(count):
             advance(self.pack)
             for slot in [slot for slot in self.pack.slots if slot.is_finished]:

@@ -35,6 +35,7 @@ NEEDED = (
     "omegaconf",
     "optuna",
     "packaging",
+    "psutil",
     "pydantic",
     "pydantic-core",
     "pygments",

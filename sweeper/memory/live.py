@@ -1,0 +1,111 @@
+"""Counts the bytes of the tensors that are alive, operation by operation.
+
+The same counter serves three: fake tensors in the trace of a step that never runs, a byte budget on a CPU, where no
+allocator keeps statistics, and the tests, which let an allocation fail.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+BLOCK_BYTES = 512  # what CUDA's caching allocator rounds up to
+_GEMM_4BIT = torch.ops.bitsandbytes.gemm_4bit.default
+_DEQUANTISATION = (torch.ops.bitsandbytes.dequantize_4bit.default, torch.ops.bitsandbytes.dequantize_blockwise.default)
+DEQUANTISATION = "dequantisation"
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is active, every storage that an operation makes is counted until it is gone.
+
+    Args:
+        on_allocation: called with the bytes of each new storage before it is counted; what it raises reaches whoever
+            called the operation. The storage is freed, as after an allocation that failed.
+        block_bytes: sizes are rounded up to a multiple.
+
+    Attributes:
+        live_bytes: of all storages.
+        peak_bytes: the most since the last `reset_peak`.
+        kind: what new storages are counted as.
+        at_peak: the live bytes at the peak, by kind.
+    """
+
+    def __init__(
+        self, on_allocation: Callable[[int], None] | None = None, block_bytes: int = BLOCK_BYTES, is_kept: bool = False
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self.kind = "other"
+        self.at_peak: Mapping[str, int] = {}
+        self._on_allocation = on_allocation
+        self._block_bytes = block_bytes
+        self._keeps_kinds = is_kept
+        self._by_kind: Counter[str] = Counter()
+        self._seen: dict[int, tuple[int, str]] = {}
+        self._lock = threading.RLock()  # autograd runs backward operations of a device in a thread of its own
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _GEMM_4BIT:  # opened up, or its scratch would not be seen
+            with self:
+                return _gemm_4bit_default_impl(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        kind = DEQUANTISATION if func in _DEQUANTISATION else self.kind
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf, kind, is_new=True)
+        return out
+
+    def add(self, tensors: Iterable[Tensor], kind: str | None = None) -> None:
+        """Counts tensors that were there before."""
+        for tensor in tensors:
+            self._add(tensor, kind or self.kind, is_new=False)
+
+    def reset_peak(self) -> None:
+        with self._lock:
+            self.peak_bytes = self.live_bytes
+            self.at_peak = dict(self._by_kind) if self._keeps_kinds else {}
+
+    @contextmanager
+    def counted_as(self, kind: str) -> Iterator[None]:
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+
+    def _add(self, tensor: Tensor, kind: str, is_new: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen:
+            return
+        size = -(-storage.nbytes() // self._block_bytes) * self._block_bytes
+        if size == 0:
+            return
+        if is_new and self._on_allocation is not None:
+            self._on_allocation(size)
+        with self._lock:
+            self._seen[key] = (size, kind)
+            self.live_bytes += size
+            self._by_kind[kind] += size
+            if self.live_bytes > self.peak_bytes:
+                self.peak_bytes = self.live_bytes
+                if self._keeps_kinds:
+                    self.at_peak = dict(self._by_kind)
+        weakref.finalize(storage, self._drop, key).atexit = False
+
+    def _drop(self, key: int) -> None:
+        with self._lock:
+            size, kind = self._seen.pop(key)
+            self.live_bytes -= size
+            self._by_kind[kind] -= size

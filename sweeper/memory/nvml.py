@@ -1,0 +1,148 @@
+"""What NVML says about one device: its memory, whoever holds it.
+
+Numbers per process are a hint only: WSL, containers and MIG do not give them, or give 2⁶⁴ − 1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from sweeper.units import GIB
+
+_NOT_AVAILABLE = 2**64 - 1  # NVML_VALUE_NOT_AVAILABLE
+# CUDA leaves out what the driver keeps for itself, a few percent. More than this apart, it is another device.
+_SAME_TOTAL = 1.25
+_REASONS = {
+    "NVMLError_LibraryNotFound": "the NVML library, which comes with the NVIDIA driver, is not on this machine",
+    "NVMLError_DriverNotLoaded": "the NVIDIA driver is not loaded",
+    "NVMLError_NoPermission": "this user has no permission to ask NVML",
+    "NVMLError_NotSupported": "the device does not support the question",
+    "NVMLError_Uninitialized": "other code in this process has shut NVML down",
+    "NVMLError_LibRmVersionMismatch": "the NVML library and the loaded driver have different versions; "
+    "restart the machine after the driver's update",
+    "NVMLError_GpuIsLost": "the GPU has fallen off the bus; restart the machine",
+}
+
+
+class NvmlUnavailable(Exception):  # noqa: N818 - a state of the machine that is dealt with, not an error for a user
+    """NVML cannot be used, or not any more. The message is the reason, as a clause."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds memory on the device."""
+
+    pid: int
+    name: str
+    used_bytes: int | None  # None: the driver does not say
+
+
+def _import_pynvml() -> Any:
+    import pynvml
+
+    return pynvml
+
+
+class NvmlDevice:
+    """A device, found by its UUID: NVML's order is not CUDA's under CUDA_VISIBLE_DEVICES or CUDA_DEVICE_ORDER.
+
+    Args:
+        uuid: as torch gives it, without `GPU-` or `MIG-` before it; either may be there.
+        cuda_total_bytes: what CUDA says that the device has. NVML may give the whole card for the UUID of a
+            MIG instance, and its free memory is not the instance's.
+        load: imports pynvml.
+
+    Raises:
+        NvmlUnavailable: NVML cannot say how much memory this device has.
+    """
+
+    def __init__(self, uuid: str, cuda_total_bytes: int, load: Callable[[], Any] = _import_pynvml) -> None:
+        try:
+            self._api = load()
+        except ImportError as error:
+            raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
+        with self._explained():
+            self._api.nvmlInit()  # never shut down: NVML counts its users, and this one lasts as long as the process
+            self._handle = self._find(uuid)
+        total, _ = self.memory()
+        if not 1 / _SAME_TOTAL <= total / max(1, cuda_total_bytes) <= _SAME_TOTAL:
+            raise NvmlUnavailable(
+                f"its device of UUID {uuid} has {total / GIB:.1f} GiB, CUDA's has {cuda_total_bytes / GIB:.1f} GiB, "
+                "as where CUDA sees one MIG instance of the card"
+            )
+
+    def memory(self) -> tuple[int, int]:
+        """The device's total and free bytes, all processes taken together.
+
+        Raises:
+            NvmlUnavailable: it failed, or gave values that cannot be.
+        """
+        with self._explained():
+            memory = self._api.nvmlDeviceGetMemoryInfo(self._handle)
+        total, free, used = int(memory.total), int(memory.free), int(memory.used)
+        if total == _NOT_AVAILABLE or free == _NOT_AVAILABLE or used == _NOT_AVAILABLE:
+            raise NvmlUnavailable("it does not give this device's memory (N/A)")
+        if total <= 0 or not 0 <= used <= total or not 0 <= free <= total:
+            raise NvmlUnavailable(f"it gives a memory that cannot be (total={total}, used={used}, free={free})")
+        return total, free
+
+    def holders(self) -> list[Holder]:
+        """Other processes on the device, biggest first, those of unknown size last.
+
+        In a container NVML may give the host's process ids: this process is then among them, as `unknown`.
+
+        Raises:
+            NvmlUnavailable: it does not list them.
+        """
+        with self._explained():
+            processes = list(self._api.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        try:
+            with self._explained():
+                processes += self._api.nvmlDeviceGetGraphicsRunningProcesses(self._handle)
+        except NvmlUnavailable:
+            pass  # MIG instances and data-centre cards have none
+        used_bytes: dict[int, int | None] = {}
+        for process in processes:  # one that computes and draws is in both lists, with the same size
+            pid, used = int(process.pid), process.usedGpuMemory
+            if used is None or int(used) >= _NOT_AVAILABLE:
+                used_bytes.setdefault(pid, None)
+            else:
+                used_bytes[pid] = max(used_bytes.get(pid) or 0, int(used))
+        used_bytes.pop(os.getpid(), None)
+        ranked = sorted(used_bytes.items(), key=lambda item: -1 if item[1] is None else item[1], reverse=True)
+        return [Holder(pid, _name(pid), used) for pid, used in ranked]
+
+    def _find(self, uuid: str) -> Any:
+        names = [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]
+        for name in names:
+            try:
+                return self._api.nvmlDeviceGetHandleByUUID(name)
+            except self._api.NVMLError as error:
+                # Older drivers call a UUID that they do not know an invalid argument.
+                if type(error).__name__ not in ("NVMLError_NotFound", "NVMLError_InvalidArgument"):
+                    raise
+        raise NvmlUnavailable(f"it knows no device of the UUID {' or '.join(names)}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns pynvml's errors into `NvmlUnavailable`."""
+        # The second is raised where the driver is older than pynvml, and is no NVMLError.
+        kinds = (self._api.NVMLError, getattr(self._api, "NVMLLibraryMismatchError", self._api.NVMLError))
+        try:
+            yield
+        except kinds as error:
+            name = type(error).__name__
+            raise NvmlUnavailable(_REASONS.get(name, f"it failed with {name} ({error})")) from error
+
+
+def _name(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except (psutil.Error, ValueError):  # gone, not ours to see, or an id of another namespace
+        return "unknown"

@@ -1,0 +1,214 @@
+"""How much goes through the model at once, so that it fits into the memory that is there.
+
+Before every chunk its peak is predicted, and the chunk is made as large as fits: fewer rows together first, then
+gradient checkpointing. The effective batch does not change, and so neither does the result. Where memory runs out
+all the same, the pack repeats the step from unchanged state, and the planner makes what it repeats smaller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import accumulate
+from typing import Literal, Protocol
+
+from sweeper.errors import OutOfRoomError
+from sweeper.memory.guard import Guard
+from sweeper.memory.oom import free_caches
+from sweeper.units import GIB
+
+GradientCheckpointing = Literal["auto"] | bool
+MAX_RETRIES = 3  # of a step that cannot be made smaller: a neighbour's peak may pass
+RETRY_PAUSE_S = 0.2
+RECOVERY_STEPS = 16  # without a failure, until what was made smaller may grow to twice its size again
+
+
+class Work(StrEnum):
+    """What takes memory."""
+
+    TRAIN = "train"
+    OPTIMIZER = "optimizer"
+    SCORE = "score"
+    GENERATE = "generate"
+
+
+@dataclass(frozen=True)
+class Load:
+    """One forward, with its backward in training."""
+
+    work: Work
+    rows: int
+    seq: int  # tokens of each row, with padding and with what is written to it
+    supervised: int = 0  # positions with a loss
+    is_checkpointed: bool = False
+
+
+# How many slots there are at each padded rank, bucket by bucket.
+Profile = tuple[tuple[int, int], ...]
+
+
+class Cost(Protocol):
+    """What a load takes beyond what is there between two steps."""
+
+    def transient_bytes(self, load: Load, profile: Profile) -> int:
+        """An upper bound."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The next part of what is to be done: so many of the longest rows."""
+
+    rows: int
+    is_checkpointed: bool
+
+
+@dataclass
+class StepMemory:
+    """What one step took, by the readings."""
+
+    chunks: int = 0
+    rescues: int = 0
+    predicted_bytes: int = 0
+    peak_bytes: int = 0
+    budget_bytes: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "vram/peak_gib": self.peak_bytes / GIB,
+            "vram/predicted_gib": self.predicted_bytes / GIB,
+            "vram/headroom_gib": (self.budget_bytes - self.peak_bytes) / GIB,
+            "vram/chunks": self.chunks,
+        }
+
+
+@dataclass
+class Planner:
+    """Cuts the work of one pack.
+
+    Attributes:
+        guard: the readings; without it, nothing is known of memory, and only failures make chunks smaller.
+        cost: what a load takes; without it, every load is taken to fit.
+        gradient_checkpointing: `auto` turns it on where one row does not fit without.
+        step: what the latest training step took.
+        rescues: how often memory ran out, and the step was repeated, by what was at work.
+    """
+
+    guard: Guard | None = None
+    cost: Cost | None = None
+    gradient_checkpointing: GradientCheckpointing = False
+    step: StepMemory = field(default_factory=StepMemory)
+    rescues: dict[str, int] = field(default_factory=dict)
+    _at: Load | None = None  # what was being done when memory ran out
+    _limits: dict[Work, int] = field(default_factory=dict)  # tokens, after a failure
+    _must_checkpoint: bool = False  # after a failure
+    _steps: int = 0  # since the latest failure
+    _retries: int = 0  # of what cannot be made smaller
+
+    def begin(self) -> None:
+        """A training step begins."""
+        self.step = StepMemory()
+        if self.guard is not None:
+            self.guard.backend.reset_peak()
+
+    def end(self) -> None:
+        """A training step is done."""
+        self._retries = 0
+        self._steps += 1
+        if self._limits and self._steps % RECOVERY_STEPS == 0:
+            self._limits = {work: 2 * limit for work, limit in self._limits.items()}
+            self._must_checkpoint = False
+        if self.guard is not None:
+            self.step.peak_bytes = self.guard.backend.read().peak_bytes
+            self.step.budget_bytes = self.guard.budget_bytes()
+
+    def part(
+        self,
+        work: Work,
+        lengths: Sequence[int],
+        profile: Profile,
+        most_tokens: int,
+        supervised: Sequence[int] | None = None,
+        can_checkpoint: bool = False,
+    ) -> Part:
+        """How many of the rows go together, from the first, the longest.
+
+        Args:
+            lengths: tokens of each row, descending, with what is to be written to it.
+            most_tokens: padding included.
+            supervised: positions with a loss, by row.
+        """
+        seq = lengths[0]
+        most = min(len(lengths), max(1, min(most_tokens, self._limits.get(work, most_tokens)) // seq))
+        answers = [0, *accumulate(supervised or [0] * most)]
+        is_asked = self.gradient_checkpointing is True or self._must_checkpoint
+        is_checkpointed = work is Work.TRAIN and can_checkpoint and is_asked
+
+        def load(rows: int) -> Load:
+            return Load(work, rows, seq, answers[rows], is_checkpointed)
+
+        rows = self._fitting(load, most, profile)
+        if rows == 0 and work is Work.TRAIN and can_checkpoint and self.gradient_checkpointing == "auto":
+            is_checkpointed = True
+            rows = self._fitting(load, most, profile)
+        # One row at least: the prediction is an upper bound, and the rescue stands behind it.
+        self._at = load(max(1, rows))
+        if work is Work.TRAIN:
+            self.step.chunks += 1
+            if self.guard is not None and self.cost is not None:
+                peak = self.guard.own_bytes() + self.cost.transient_bytes(self._at, profile)
+                self.step.predicted_bytes = max(self.step.predicted_bytes, peak)
+        return Part(self._at.rows, is_checkpointed)
+
+    def _fitting(self, load: Callable[[int], Load], most: int, profile: Profile) -> int:
+        """The most rows whose load fits; 0 where one does not."""
+        if self.guard is None or self.cost is None:
+            return most
+        room_bytes = self.guard.room_bytes()
+        if self.cost.transient_bytes(load(most), profile) <= room_bytes:
+            return most
+        # Between `fits` and `too_many` lies the answer.
+        fits, too_many = 0, most
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self.cost.transient_bytes(load(middle), profile) <= room_bytes:
+                fits = middle
+            else:
+                too_many = middle
+        return fits
+
+    def enter(self, work: Work) -> None:
+        """Work without parts begins."""
+        self._at = Load(work, 0, 0)
+
+    def rescue(self, failure: str) -> None:
+        """Memory ran out: frees what can be freed and makes what follows smaller.
+
+        Call it outside of the `except` block that caught the error: its frames hold what is to be freed.
+
+        Raises:
+            OutOfRoomError: if it cannot be made smaller, and waiting did not help.
+        """
+        at = self._at
+        assert at is not None
+        self._steps = 0
+        self.rescues[at.work] = self.rescues.get(at.work, 0) + 1
+        self.step.rescues += 1
+        free_caches()
+        if at.rows > 1:
+            self._limits[at.work] = max(1, at.rows // 2) * at.seq
+        elif at.work is Work.TRAIN and self.gradient_checkpointing == "auto" and not at.is_checkpointed:
+            self._must_checkpoint = True
+        elif self._retries < MAX_RETRIES:
+            self._retries += 1
+            time.sleep(RETRY_PAUSE_S)
+        else:
+            self._retries = 0
+            raise OutOfRoomError(
+                f"{at.work}: one row of {at.seq} tokens, the least that can be done at once, must fit into memory, but "
+                f"{MAX_RETRIES + 1} times it did not ({failure}){self._readings()}"
+            )
+
+    def _readings(self) -> str:
+        return f"; {self.guard.describe()}" if self.guard is not None else ""

@@ -1,0 +1,63 @@
+"""What is asked of a prediction, and what it answers; plain values that go through JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Terms = dict[str, int]  # bytes by what they are for
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A base as its configuration says it, with what decides its memory.
+
+    Attributes:
+        config: of transformers, as plain values, with `model_type`.
+        targets: all choices of target modules that a study has.
+    """
+
+    config: Mapping[str, Any]
+    dtype: Literal["float32", "bfloat16"]
+    quant: Literal["nf4", "none"]
+    targets: tuple[Any, ...] = ("all-linear",)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pack of like slots, and one chunk of it."""
+
+    rank: int
+    seq: int  # tokens of each row, padding included
+    rows: int = 1  # of each slot
+    slots: int = 1
+    answer_tokens: int = 1  # of each row, with a loss
+    target_modules: Any = "all-linear"
+    is_checkpointed: bool = True
+    has_dropout: bool = False
+    optimizer_state: Literal["device", "host", "8bit"] = "device"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The most that is live in each phase of a step, by what it is for, without what the device itself takes."""
+
+    phases: Mapping[str, Terms]
+
+    def phase(self) -> str:
+        """The phase with the highest peak."""
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    def total_bytes(self, *phases: str) -> int:
+        """The highest peak; of `phases` alone, if some are named."""
+        return max(sum(terms.values()) for name, terms in self.phases.items() if not phases or name in phases)
+
+    def as_dict(self) -> dict[str, Terms]:
+        return {name: dict(terms) for name, terms in self.phases.items()}

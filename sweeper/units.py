@@ -1,0 +1,4 @@
+"""Units, everywhere the same."""
+
+GIB = 1024**3
+MIB = 1024**2
