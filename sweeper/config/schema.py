@@ -7,7 +7,7 @@ that conf/ lacks is an error and not a silent second default.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,6 +59,14 @@ class ModelSection(_Section):
     quant: Literal["nf4", "none"]
     dtype: Literal["auto", "float32", "bfloat16"]
     trust_remote_code: bool
+    config: dict[str, Any] | None
+
+
+class GpuSection(_Section):
+    name: Name
+    card: str | None
+    memory_gib: Annotated[float, Field(gt=0)] | None
+    price_usd_per_hour: Annotated[float, Field(ge=0)] | None
 
 
 class SplitsSection(_Section):
@@ -218,9 +226,22 @@ PrunerSection = Annotated[
 class EngineSection(_Section):
     slots: Annotated[int, Field(ge=1, le=256)]
     chunk_tokens: Annotated[int, Field(ge=16)]
-    gradient_checkpointing: bool
+    gradient_checkpointing: Literal["auto"] | bool
     threads: Annotated[int, Field(ge=1)] | None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class OptimizerSection(_Section):
+    state: Literal["device", "host", "8bit"]
+
+
+class MemorySection(_Section):
+    backend: Literal["auto", "tensors"]
+    budget_gib: Annotated[float, Field(gt=0)] | None
+    reserve_gib: Annotated[float, Field(ge=0)]
+    margin: Annotated[float, Field(ge=0, le=1)]
+    watch_s: Annotated[float, Field(gt=0, le=60)]
+    rehearse: Literal["auto"] | bool
 
 
 class CheckpointSection(_Section):
@@ -243,7 +264,10 @@ class Config(_Section):
     search: SearchSection
     sampler: SamplerSection
     pruner: PrunerSection
+    gpu: GpuSection
     engine: EngineSection
+    optimizer: OptimizerSection
+    memory: MemorySection
     checkpoint: CheckpointSection
 
     def trial_params(self, sampled: dict[str, object]) -> TrialParams:
@@ -317,4 +341,4 @@ class Config(_Section):
 
 
 # What makes two launches the same study. Everything else may change between them.
-IDENTITY = ("model", "data", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner")
+IDENTITY = ("model", "data", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner", "optimizer")

@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Terms = dict[str, int]  # bytes by what they are for
+STAYING = ("weights_4bit", "weights_other", "adapters")
+
+
+def hashable(targets: Any) -> Any:
+    """A choice of target modules that JSON made a list of."""
+    return tuple(targets) if isinstance(targets, list) else targets
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,21 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """The corners of what a study may ask for: between them the formula is to hold."""
+
+    ranks: tuple[int, int]
+    seqs: tuple[int, int]  # of the shortest and the longest row, in tokens
+    answer_tokens: int  # of the longest answer
+    most_tokens: int  # in one chunk
+    has_dropout: bool
+    optimizer_state: Literal["device", "host", "8bit"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Peaks:
     """The most that is live in each phase of a step, by what it is for, without what the device itself takes."""
 
@@ -58,6 +79,10 @@ class Peaks:
     def total_bytes(self, *phases: str) -> int:
         """The highest peak; of `phases` alone, if some are named."""
         return max(sum(terms.values()) for name, terms in self.phases.items() if not phases or name in phases)
+
+    def transient_bytes(self, phase: str) -> int:
+        """What a phase's peak has beyond what stays."""
+        return sum(value for name, value in self.phases[phase].items() if name not in STAYING)
 
     def as_dict(self) -> dict[str, Terms]:
         return {name: dict(terms) for name, terms in self.phases.items()}

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn import Linear4bit
+from scipy.optimize import linprog
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -27,31 +30,154 @@ from sweeper.engine import optimizer
 from sweeper.engine.batches import Item, new_chunk
 from sweeper.engine.optimizer import SlotRates
 from sweeper.engine.pack import Pack
+from sweeper.memory.formula import (
+    CHECKPOINTED,
+    KEPT,
+    MODES,
+    SCORE,
+    Dimensions,
+    Formula,
+    features,
+    mode_of,
+    padded,
+    target_key,
+)
 from sweeper.memory.live import LiveBytes
+from sweeper.memory.planner import Load, Work
 from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
-from sweeper.preflight.case import Case, ModelShape, Peaks, Terms
+from sweeper.preflight.case import Case, Extent, ModelShape, Peaks, Terms, hashable
+from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
 from sweeper.trial import Rhythm, TrialParams
 
 SHALLOW, DEEP = 2, 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WEIGHTS_4BIT, WEIGHTS, BUFFERS, ADAPTERS = "weights_4bit", "weights_other", "buffers", "adapters"
 
 
 def main() -> None:
     request = json.load(sys.stdin)
-    shape = ModelShape(**request["shape"])
-    cases = [Case(**case) for case in request["cases"]]
-    json.dump([peaks.as_dict() for peaks in trace(shape, cases)], sys.stdout)
+    shape = ModelShape(**{**request["shape"], "targets": tuple(map(hashable, request["shape"]["targets"]))})
+    extent = {**request["extent"], "ranks": tuple(request["extent"]["ranks"]), "seqs": tuple(request["extent"]["seqs"])}
+    formula = fit(shape, Extent(**extent), request["modes"])
+    json.dump(formula.as_dict(), sys.stdout)
+
+
+def fit(shape: ModelShape, extent: Extent, modes: Sequence[str] = MODES) -> Formula:
+    """The formula of one base: the lowest linear function that is not below any traced peak.
+
+    Args:
+        modes: of the backward that are traced; the formula has the coefficients of these alone, and of scoring.
+    """
+    with _fake_bases(shape) as bases:
+        can_checkpoint = all(model.supports_gradient_checkpointing for model in bases.models)
+        cases = _corners(shape, extent, [mode for mode in modes if mode == KEPT or can_checkpoint])
+        sizes = bases.dimensions(extent.has_dropout)
+        traces = [bases.peaks(case) for case in cases]
+    rows: dict[str, list[tuple[float, ...]]] = {CHECKPOINTED: [], KEPT: [], SCORE: []}
+    peaks: dict[str, list[float]] = {mode: [] for mode in rows}
+    for case, traced in zip(cases, traces, strict=True):
+        profile = ((padded(case.rank), case.slots),)
+        targeted = sizes.targets[target_key(case.target_modules)]
+        count = case.rows * case.slots
+        for work, phases in ((Work.TRAIN, ("forward", "head", "backward")), (Work.SCORE, ("score",))):
+            load = Load(work, count, case.seq, count * case.answer_tokens, case.is_checkpointed)
+            rows[mode_of(load)].append(features(sizes, load, profile, targeted))
+            peaks[mode_of(load)].append(max(traced.transient_bytes(phase) for phase in phases))
+    coefficients = {mode: _lowest_bound(rows[mode], peaks[mode]) for mode in rows if rows[mode]}
+    return Formula(sizes, coefficients, bound=1.0, is_traced=True)
+
+
+def _lowest_bound(rows: list[tuple[float, ...]], peaks: list[float]) -> tuple[float, ...]:
+    """Non-negative coefficients whose function is nowhere below the peaks, and above them by little."""
+    ratios = np.array(rows) / np.array(peaks)[:, None]
+    answer = linprog(ratios.sum(0), A_ub=-ratios, b_ub=-np.ones(len(peaks)), bounds=(0, None))
+    assert answer.success, answer.message  # every peak has a size above zero, so there is a bound
+    return tuple(float(value) for value in answer.x)
+
+
+def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Case]:
+    (low, high), (short, long) = extent.ranks, extent.seqs
+    few, many = max(2, extent.most_tokens // long), max(2, min(64, extent.most_tokens // short))
+    middle = (low + high) // 2
+    answer, brief = min(extent.answer_tokens, long - 1), min(extent.answer_tokens, short - 1)
+    # (rank, seq, rows, slots, answer): every size at its least and at its most, alone and with others.
+    sizes = [
+        (low, long, 1, 1, answer),
+        (high, long, 1, 1, answer),
+        (low, short, 1, 1, 1),
+        (high, short, 1, 1, brief),
+        (low, long, few, 1, 1),
+        (high, long, few, 1, answer),
+        (high, long, 1, 2, 1),
+        (low, short, many, 1, brief),
+        (high, short, max(1, many // 2), 2, brief),
+        (middle, (short + long) // 2, 2, 1, 1),
+    ]
+    return [
+        Case(
+            rank,
+            seq,
+            rows,
+            slots,
+            answer_tokens,
+            target_modules=shape.targets[place % len(shape.targets)],
+            is_checkpointed=mode == CHECKPOINTED,
+            has_dropout=extent.has_dropout,
+            optimizer_state=extent.optimizer_state,
+        )
+        for mode in modes
+        for place, (rank, seq, rows, slots, answer_tokens) in enumerate(sizes)
+    ]
 
 
 def trace(shape: ModelShape, cases: list[Case]) -> list[Peaks]:
     """The peaks of each case, for a model of all its layers."""
+    with _fake_bases(shape) as bases:
+        return [bases.peaks(case) for case in cases]
+
+
+@contextmanager
+def _fake_bases(shape: ModelShape) -> Iterator[_FakeBases]:
     layers = int(shape.config["num_hidden_layers"])
-    if layers <= DEEP:
-        return [_traced(shape, shape.config, case) for case in cases]
-    shallow, deep = (_with_layers(shape.config, count) for count in (SHALLOW, DEEP))
-    return [_extrapolated(_traced(shape, shallow, case), _traced(shape, deep, case), layers) for case in cases]
+    depths = [layers] if layers <= DEEP else [SHALLOW, DEEP]
+    with FakeTensorMode(allow_non_fake_inputs=True), _without_initialisation():
+        models = [fake_base(shape, _with_layers(shape.config, depth)) for depth in depths]
+        yield _FakeBases(shape, models, layers)
+
+
+@dataclass(frozen=True)
+class _FakeBases:
+    """A base of all its layers, from one or two of fewer."""
+
+    shape: ModelShape
+    models: list[Any]
+    layers: int
+
+    def peaks(self, case: Case) -> Peaks:
+        found = [_Tracer(model, self.shape, case).run() for model in self.models]
+        return found[0] if len(found) == 1 else _extrapolated(found[0], found[1], self.layers)
+
+    def dimensions(self, has_dropout: bool) -> Dimensions:
+        found = [
+            dimensions_of(model, self.shape.targets, DTYPES[self.shape.dtype], has_dropout) for model in self.models
+        ]
+        if len(found) == 1:
+            return found[0]
+        shallow, deep = found
+
+        def carried(before: int, after: int) -> int:
+            return after + (after - before) // (DEEP - SHALLOW) * (self.layers - DEEP)
+
+        return replace(
+            deep,
+            layers=self.layers,
+            weights_4bit_bytes=carried(shallow.weights_4bit_bytes, deep.weights_4bit_bytes),
+            weights_other_bytes=carried(shallow.weights_other_bytes, deep.weights_other_bytes),
+            targets={
+                key: replace(deep.targets[key], widths=carried(shallow.targets[key].widths, deep.targets[key].widths))
+                for key in deep.targets
+            },
+        )
 
 
 def _with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
@@ -70,12 +196,6 @@ def _extrapolated(shallow: Peaks, deep: Peaks, layers: int) -> Peaks:
     return Peaks(phases)
 
 
-def _traced(shape: ModelShape, config: Mapping[str, Any], case: Case) -> Peaks:
-    with FakeTensorMode(allow_non_fake_inputs=True), _without_initialisation():
-        model = fake_base(shape, config)
-        return _Tracer(model, shape, case).run()
-
-
 class _Tracer:
     """One case on one fake model."""
 
@@ -85,10 +205,10 @@ class _Tracer:
         answer = (1,) * case.answer_tokens
         examples = [Example(prompt=(1,) * (case.seq - case.answer_tokens), answer=answer)]
         names = linear_names(model)
-        reachable = [name for targets in shape.targets for name in resolve(_hashable(targets), names)]
-        self.live.add(_quantised_tensors(model), WEIGHTS_4BIT)
-        self.live.add(model.parameters(), WEIGHTS)
-        self.live.add(model.buffers(), BUFFERS)
+        reachable = [name for targets in shape.targets for name in resolve(hashable(targets), names)]
+        self.live.add(quantised_tensors(model), "weights_4bit")
+        self.live.add(model.parameters(), "weights_other")
+        self.live.add(model.buffers(), "weights_other")
         self.pack = Pack(
             model,
             [name for name in names if name in reachable],
@@ -102,7 +222,7 @@ class _Tracer:
             rank=case.rank,
             alpha=1.0,
             rslora=False,
-            target_modules=_hashable(case.target_modules),
+            target_modules=hashable(case.target_modules),
             dropout=0.1 if case.has_dropout else 0.0,
             epochs=1.0,
             learning_rate=1e-3,
@@ -118,16 +238,18 @@ class _Tracer:
         self.phases: dict[str, Terms] = {}
 
     def run(self) -> Peaks:
-        with self.live:
-            with self.live.counted_as(ADAPTERS):
-                rhythm = Rhythm(interval_examples=self.case.rows, evaluations=1, batch_size=self.case.rows)
-                for number in range(self.case.slots):
-                    self.pack.admit(*self.pack.new_slot(number, self.params, rhythm, seed=0))
-            self._close("admit")
-            self.live.reset_peak()
-            self._train()
-            self._optimizer()
-            self._score()
+        try:
+            with self.live:
+                with self.live.counted_as("adapters"):
+                    rhythm = Rhythm(interval_examples=self.case.rows, evaluations=1, batch_size=self.case.rows)
+                    for number in range(self.case.slots):
+                        self.pack.admit(*self.pack.new_slot(number, self.params, rhythm, seed=0))
+                self._close("admit")
+                self._train()
+                self._optimizer()
+                self._score()
+        finally:
+            self.pack.stack.detach()
         return Peaks(self.phases)
 
     def _train(self) -> None:
@@ -180,10 +302,6 @@ class _Tracer:
         self.live.reset_peak()
 
 
-def _hashable(targets: Any) -> Any:
-    return tuple(targets) if isinstance(targets, list) else targets
-
-
 def fake_base(shape: ModelShape, config: Mapping[str, Any]) -> Any:
     """A frozen model of fake tensors, as `models.base.load_base` makes a real one."""
     values = dict(config)
@@ -232,13 +350,6 @@ def _quantised(linear: nn.Linear, dtype: torch.dtype) -> Linear4bit:
     made.quant_storage = torch.uint8
     made.bias = linear.bias
     return made
-
-
-def _quantised_tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            state = module.weight.quant_state
-            yield from (module.weight, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
 
 
 @contextmanager
