@@ -89,6 +89,11 @@ class Home:
     def models(self) -> Path:
         return self.root / "models"
 
+    @property
+    def memory(self) -> Path:
+        """What is known of the memory that models take here."""
+        return self.root / "memory"
+
     def study(self, name: str) -> StudyPaths:
         """The paths of the study `name`; raises StoreError for a name that is not safe as a path."""
         if not is_valid_name(name):
@@ -149,6 +154,10 @@ class StudyPaths:
 
     def trial_config(self, number: int) -> Path:
         return self.trial(number) / "config.yaml"
+
+    def readings(self, number: int) -> Path:
+        """The memory around a trial's end, where that was for memory."""
+        return self.trial(number) / "memory.json"
 
     def checkpoint(self, number: int) -> Path:
         return self.trial(number) / "checkpoint.safetensors"

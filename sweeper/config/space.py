@@ -92,6 +92,14 @@ def values_of(parameter: Parameter) -> list[Scalar] | None:
     return parameter.choices if isinstance(parameter, Choice) else parameter
 
 
+def bounds(parameter: Parameter) -> tuple[float, float]:
+    """The lowest and the highest number of a parameter."""
+    if isinstance(parameter, Range):
+        return parameter.low, parameter.high
+    numbers = [float(str(value)) for value in values_of(parameter) or []]
+    return min(numbers), max(numbers)
+
+
 def condition_of(parameter: Parameter) -> dict[str, list[Scalar]]:
     """For each other parameter that this one depends on, the values with which it exists."""
     if isinstance(parameter, list):

@@ -65,6 +65,11 @@ class Slot:
         return self.step > 0 and self.step == len(self.evaluations) * self.rhythm.steps_per_interval
 
     @property
+    def is_due(self) -> bool:
+        """Whether an evaluation comes next."""
+        return self.rhythm.is_evaluation(self.step) and not self.is_at_evaluation
+
+    @property
     def examples_seen(self) -> int:
         return self.rhythm.examples_at(self.step)
 
@@ -140,28 +145,53 @@ class Pack:
         return self.stack.remove(index)
 
     def state(self, slot: Slot) -> AdapterState:
-        """A copy of a trial's weights and moments."""
-        return self.stack.extract(self.slots.index(slot))
+        """A copy of a trial's weights and moments, in host memory."""
+        return self.stack.extract(self.slots.index(slot), device="cpu")
 
-    def keep_best(self, slot: Slot) -> None:
-        """Remembers the slot's weights, in host memory, as those of its best evaluation so far, its latest."""
-        slot.best_evaluation = len(slot.evaluations) - 1
-        slot.best_adapter = self.stack.extract(self.slots.index(slot), kinds=("weight",), device="cpu")
+    def weights(self, slot: Slot) -> AdapterState:
+        """A copy of a trial's weights alone, in host memory."""
+        return self.stack.extract(self.slots.index(slot), kinds=("weight",), device="cpu")
 
     def tick(self) -> list[Tick]:
         """One optimizer step of every slot, in their order; the weights and moments of one that diverges stay."""
         self.model.train()
         self._note_company()
         batches = [batch_rows(s.rhythm, s.step, len(self.examples), s.seed) for s in self.slots]
+        items, answers = self._items(batches)
+        rates = [self._rates(slot).learning_rate for slot in self.slots]
+        losses, norms = self._step(items, answers)
+        ticks = []
+        for index, slot in enumerate(self.slots):
+            slot.step += 1
+            slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
+            slot.supervised_tokens += answers[index]
+            ticks.append(Tick(losses[index], norms[index], rates[index]))
+        return ticks
+
+    def rehearse(self, rows: Sequence[int]) -> None:
+        """A step of every slot on these rows, for what it takes; what it does to the adapters is not kept."""
+        self.model.train()
+        self._step(*self._items([rows for _ in self.slots]))
+
+    def _items(self, batches: Sequence[Sequence[int]]) -> tuple[list[Item], list[int]]:
+        """What each slot reads, and the supervised tokens of each slot."""
         answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
         items = [
             Item(index, self.examples[row].prompt + self.examples[row].answer, row, slot.examples_seen + place)
             for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True))
             for place, row in enumerate(batch)
         ]
+        return items, answers
+
+    def _step(self, items: list[Item], answers: list[int]) -> tuple[list[float], list[float]]:
+        """Forward, backward and optimizer; again from unchanged state where memory ran out.
+
+        Returns:
+            Each slot's loss, and its gradient's norm.
+        """
         rates = [self._rates(slot) for slot in self.slots]
         self.planner.begin()
-        while True:  # again from unchanged state where memory ran out
+        while True:
             try:
                 losses = self._backward(items, answers)
                 self.planner.enter(Work.OPTIMIZER)
@@ -173,13 +203,7 @@ class Pack:
                 failure = str(error).partition("\n")[0]
             self.planner.rescue(failure)
         self.planner.end()
-        ticks = []
-        for index, slot in enumerate(self.slots):
-            slot.step += 1
-            slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
-            slot.supervised_tokens += answers[index]
-            ticks.append(Tick(losses[index], norms[index], rates[index].learning_rate))
-        return ticks
+        return losses, norms
 
     def _note_company(self) -> None:
         """Notes for each slot who trains beside it, where that has changed.

@@ -135,7 +135,7 @@ class Formula:
         return int(scratch + values * STAGED_BYTES[optimizer_state])
 
     def transient_bytes(self, load: Load, profile: Profile, targets: Any = None) -> int:
-        """What a load takes beyond what stays; an upper bound.
+        """What a load takes beyond what stays; `bound` times as much is an upper bound.
 
         Args:
             targets: of the adapters; None: of the choice that takes the most.
@@ -149,7 +149,7 @@ class Formula:
         if load.work is Work.GENERATE:
             # Keys and values of all layers, at the most as wide as the hidden state.
             most += 2 * self.dimensions.layers * load.rows * load.seq * self.dimensions.hidden * 4
-        return int(self.bound * most)
+        return int(most)
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sweeper.memory.readings import MemoryBackend, Reading
-from sweeper.units import GIB
+from sweeper.units import GIB, MIB
 
+PRESSURE_BYTES = 64 * MIB  # what others may hold without being a neighbour: a display, a monitor
 HISTORY = 20  # readings that are kept to explain a prune: ten seconds of them
 
 
@@ -51,6 +52,7 @@ class Guard:
         self, backend: MemoryBackend, budget_gib: float | None = None, reserve_gib: float = 0.0, watch_s: float = 0.0
     ) -> None:
         self.backend = backend
+        self.runtime_bytes = backend.runtime_bytes()
         self.reserve_bytes = int(reserve_gib * GIB)
         self._limit_bytes = int(budget_gib * GIB) if budget_gib is not None else None
         self._watch_s = watch_s
@@ -63,8 +65,15 @@ class Guard:
         return total if self._limit_bytes is None else min(total, self._limit_bytes)
 
     def own_bytes(self) -> int:
-        """What this process holds now."""
-        return self.backend.own_bytes()
+        """What this process holds now, with what it holds beside tensors."""
+        return self.backend.own_bytes() + self._beside()
+
+    def peak_bytes(self) -> int:
+        """The most that it held since the backend's `reset_peak`."""
+        return self._read().peak_bytes + self._beside()
+
+    def _beside(self) -> int:
+        return 0 if self.backend.counts_runtime else self.runtime_bytes
 
     def room_bytes(self) -> int:
         """What this process may still take: within its budget, and within what the device has free."""
@@ -72,19 +81,21 @@ class Guard:
         latest = self._latest().reading
         # The free memory is of the latest reading: what this process took since then is no longer free.
         available = latest.available_bytes - max(0, own - latest.own_bytes) - self.reserve_bytes
-        return max(0, min(self.budget_bytes() - own, available))
+        return max(0, min(self.budget_bytes() - own - self._beside(), available))
 
     def is_pressed(self) -> bool:
         """Whether it is a neighbour that keeps this process from its budget."""
         reading = self._read()
-        return reading.own_bytes + reading.available_bytes - self.reserve_bytes < self.budget_bytes()
+        reachable = reading.own_bytes + self._beside() + reading.available_bytes - self.reserve_bytes
+        return reachable < self.budget_bytes() - PRESSURE_BYTES
 
     def describe(self) -> str:
         """The memory in words, for an error or a prune's reason."""
         reading = self._read()
+        own, budget = reading.own_bytes + self._beside(), self.budget_bytes()
         words = (
-            f"this process holds {reading.own_bytes / GIB:.3g} GiB of its budget of {self.budget_bytes() / GIB:.3g} GiB"
-            f" and {reading.free_bytes / GIB:.3g} of {reading.total_bytes / GIB:.3g} GiB are free ({self.backend.name})"
+            f"this process holds {own / GIB:.3g} GiB of its budget of {budget / GIB:.3g} GiB; "
+            f"{reading.free_bytes / GIB:.3g} of {reading.total_bytes / GIB:.3g} GiB are free ({self.backend.name})"
         )
         others = ", ".join(
             f"{holder.name} (pid {holder.pid}"

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sweeper.units import MIB
+
 BLOCK_BYTES = 512  # what CUDA's caching allocator rounds up to
 _GEMM_4BIT = torch.ops.bitsandbytes.gemm_4bit.default
 _DEQUANTISATION = (torch.ops.bitsandbytes.dequantize_4bit.default, torch.ops.bitsandbytes.dequantize_blockwise.default)
@@ -29,9 +31,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is active, every storage that an operation makes is counted until it is gone.
 
     Args:
+        limit_bytes: an operation whose storage would pass it raises torch.OutOfMemoryError, as a device does.
         on_allocation: called with the bytes of each new storage before it is counted; what it raises reaches whoever
             called the operation. The storage is freed, as after an allocation that failed.
-        block_bytes: sizes are rounded up to a multiple.
+        keeps_kinds: whether `at_peak` is kept.
 
     Attributes:
         live_bytes: of all storages.
@@ -41,7 +44,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(
-        self, on_allocation: Callable[[int], None] | None = None, block_bytes: int = BLOCK_BYTES, is_kept: bool = False
+        self,
+        limit_bytes: int | None = None,
+        on_allocation: Callable[[int], None] | None = None,
+        keeps_kinds: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
@@ -49,8 +55,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.kind = "other"
         self.at_peak: Mapping[str, int] = {}
         self._on_allocation = on_allocation
-        self._block_bytes = block_bytes
-        self._keeps_kinds = is_kept
+        self._limit_bytes = limit_bytes
+        self._keeps_kinds = keeps_kinds
         self._by_kind: Counter[str] = Counter()
         self._seen: dict[int, tuple[int, str]] = {}
         self._lock = threading.RLock()  # autograd runs backward operations of a device in a thread of its own
@@ -89,11 +95,16 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = storage._cdata
         if key in self._seen:
             return
-        size = -(-storage.nbytes() // self._block_bytes) * self._block_bytes
+        size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
         if size == 0:
             return
         if is_new and self._on_allocation is not None:
             self._on_allocation(size)
+        if is_new and self._limit_bytes is not None and self.live_bytes + size > self._limit_bytes:
+            raise torch.OutOfMemoryError(
+                f"out of memory: {size / MIB:.1f} MiB were asked for, and tensors hold {self.live_bytes / MIB:.1f} MiB "
+                f"of the {self._limit_bytes / MIB:.1f} MiB that they may"
+            )
         with self._lock:
             self._seen[key] = (size, kind)
             self.live_bytes += size

@@ -70,6 +70,7 @@ class NvmlDevice:
         with self._explained():
             self._api.nvmlInit()  # never shut down: NVML counts its users, and this one lasts as long as the process
             self._handle = self._find(uuid)
+            self.driver = str(self._api.nvmlSystemGetDriverVersion())
         total, _ = self.memory()
         if not 1 / _SAME_TOTAL <= total / max(1, cuda_total_bytes) <= _SAME_TOTAL:
             raise NvmlUnavailable(

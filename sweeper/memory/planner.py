@@ -52,8 +52,14 @@ Profile = tuple[tuple[int, int], ...]
 class Cost(Protocol):
     """What a load takes beyond what is there between two steps."""
 
+    def expected_bytes(self, load: Load, profile: Profile) -> int:
+        """As it is expected."""
+
     def transient_bytes(self, load: Load, profile: Profile) -> int:
         """An upper bound."""
+
+    def observe(self, expected_bytes: int, measured_bytes: int) -> None:
+        """Takes in what a step took, beside what was expected of it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class StepMemory:
 
     chunks: int = 0
     rescues: int = 0
+    own_bytes: int = 0  # before it
+    expected_bytes: int = 0  # beyond that
     predicted_bytes: int = 0
     peak_bytes: int = 0
     budget_bytes: int = 0
@@ -92,6 +100,7 @@ class Planner:
         cost: what a load takes; without it, every load is taken to fit.
         gradient_checkpointing: `auto` turns it on where one row does not fit without.
         step: what the latest training step took.
+        highest_bytes: the highest peak of all training steps.
         rescues: how often memory ran out, and the step was repeated, by what was at work.
     """
 
@@ -99,6 +108,8 @@ class Planner:
     cost: Cost | None = None
     gradient_checkpointing: GradientCheckpointing = False
     step: StepMemory = field(default_factory=StepMemory)
+    highest_bytes: int = 0
+    ratios: list[float] = field(default_factory=list)  # of a step's peak to its prediction, step by step
     rescues: dict[str, int] = field(default_factory=dict)
     _at: Load | None = None  # what was being done when memory ran out
     _limits: dict[Work, int] = field(default_factory=dict)  # tokens, after a failure
@@ -111,6 +122,7 @@ class Planner:
         self.step = StepMemory()
         if self.guard is not None:
             self.guard.backend.reset_peak()
+            self.step.own_bytes = self.guard.own_bytes()
 
     def end(self) -> None:
         """A training step is done."""
@@ -120,8 +132,12 @@ class Planner:
             self._limits = {work: 2 * limit for work, limit in self._limits.items()}
             self._must_checkpoint = False
         if self.guard is not None:
-            self.step.peak_bytes = self.guard.backend.read().peak_bytes
+            self.step.peak_bytes = self.guard.peak_bytes()
             self.step.budget_bytes = self.guard.budget_bytes()
+            self.highest_bytes = max(self.highest_bytes, self.step.peak_bytes)
+            if self.cost is not None and self.step.rescues == 0 and self.guard.backend.is_exact:
+                self.ratios.append(self.step.peak_bytes / max(1, self.step.predicted_bytes))
+                self.cost.observe(self.step.expected_bytes, self.step.peak_bytes - self.step.own_bytes)
 
     def part(
         self,
@@ -157,8 +173,9 @@ class Planner:
         if work is Work.TRAIN:
             self.step.chunks += 1
             if self.guard is not None and self.cost is not None:
-                peak = self.guard.own_bytes() + self.cost.transient_bytes(self._at, profile)
-                self.step.predicted_bytes = max(self.step.predicted_bytes, peak)
+                expected = self.cost.expected_bytes(self._at, profile)
+                self.step.expected_bytes = max(self.step.expected_bytes, expected)
+                self.step.predicted_bytes = self.step.own_bytes + self.step.expected_bytes
         return Part(self._at.rows, is_checkpointed)
 
     def _fitting(self, load: Callable[[int], Load], most: int, profile: Profile) -> int:
@@ -177,6 +194,10 @@ class Planner:
             else:
                 too_many = middle
         return fits
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether so much more may be held."""
+        return self.guard is None or size_bytes <= self.guard.room_bytes()
 
     def enter(self, work: Work) -> None:
         """Work without parts begins."""

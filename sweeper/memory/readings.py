@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,6 +37,9 @@ class MemoryBackend(ABC):
     """Reads one device. `read` never raises: what cannot be read is estimated, and noted."""
 
     name: str
+    is_exact = True  # whether a peak is that of the tensors, to the byte
+    counts_runtime = False  # whether `own_bytes` has `runtime_bytes` in it
+    driver = ""  # whose versions differ in what they take
     notes: tuple[str, ...] = ()  # what could not be read and why, a sentence each, for the log
 
     @abstractmethod
@@ -54,8 +55,8 @@ class MemoryBackend(ABC):
         """Starts `peak_bytes` again from what is held now."""
 
     @abstractmethod
-    def release(self) -> None:
-        """Gives memory that is cached but not used back to the device."""
+    def runtime_bytes(self) -> int:
+        """What this process holds beside tensors: libraries, a CUDA context. Ask before there are any."""
 
     def holders(self) -> list[Holder]:
         """Other processes on the device, biggest first; none where it cannot be known."""
@@ -79,7 +80,6 @@ class CudaApi(Protocol):
     def mem_get_info(self, device: Any, /) -> tuple[int, int]: ...
     def memory_stats(self, device: Any, /) -> dict[str, Any]: ...
     def reset_peak_memory_stats(self, device: Any, /) -> None: ...
-    def empty_cache(self) -> None: ...
 
 
 class CudaBackend(MemoryBackend):
@@ -100,7 +100,7 @@ class CudaBackend(MemoryBackend):
         self.name = "torch"
         try:
             self._nvml = nvml(str(properties.uuid), properties.total_memory)
-            self.name = "nvml"
+            self.name, self.driver = "nvml", self._nvml.driver
         except NvmlUnavailable as error:
             self._note(f"NVML is not used, so other processes on the device are not named: {error}.")
 
@@ -134,8 +134,12 @@ class CudaBackend(MemoryBackend):
     def reset_peak(self) -> None:
         self._cuda.reset_peak_memory_stats(self._device)
 
-    def release(self) -> None:
-        self._cuda.empty_cache()
+    def runtime_bytes(self) -> int:
+        reading = self.read()
+        # Where the driver does not say what others hold, all of it counts as this process's own.
+        others = sum(holder.used_bytes or 0 for holder in self.holders())
+        taken = reading.total_bytes - reading.free_bytes - reading.own_bytes - reading.cached_bytes
+        return max(0, taken - others)
 
     def holders(self) -> list[Holder]:
         if self._nvml is None:
@@ -165,6 +169,8 @@ class HostBackend(MemoryBackend):
     """
 
     name = "host"
+    is_exact = False
+    counts_runtime = True
 
     def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
         self._process = psutil.Process()
@@ -214,11 +220,8 @@ class HostBackend(MemoryBackend):
             reason = error.strerror or type(error).__name__
             self._note(f"The kernel's peak cannot be reset, so peaks between readings are missed: {reason}.")
 
-    def release(self) -> None:
-        if sys.platform == "linux":
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-            if trim is not None:
-                trim(0)
+    def runtime_bytes(self) -> int:
+        return self.own_bytes()
 
     def _kernel_peak_bytes(self) -> int | None:
         peak_kib = _field(self._self / "status", "VmHWM:")  # "kB" in procfs is KiB
@@ -276,23 +279,23 @@ class ByteBudget(MemoryBackend):
     name = "bytes"
 
     def __init__(self, live: Live, total_bytes: int) -> None:
-        self._live = live
+        self.live = live
         self.total_bytes = total_bytes
         self.neighbour_bytes = 0  # what another process holds on the same card; set it to play one
 
     def read(self) -> Reading:
-        own, peak = self._live.live_bytes, self._live.peak_bytes
+        own, peak = self.live.live_bytes, self.live.peak_bytes
         free = max(0, self.total_bytes - own - self.neighbour_bytes)
         return Reading(self.total_bytes, free, own, 0, max(own, peak))
 
     def own_bytes(self) -> int:
-        return self._live.live_bytes
+        return self.live.live_bytes
 
     def reset_peak(self) -> None:
-        self._live.reset_peak()
+        self.live.reset_peak()
 
-    def release(self) -> None:
-        """Nothing is cached."""
+    def runtime_bytes(self) -> int:
+        return 0
 
     def holders(self) -> list[Holder]:
         return [Holder(0, "neighbour", self.neighbour_bytes)] if self.neighbour_bytes > 0 else []

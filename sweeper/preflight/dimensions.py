@@ -9,6 +9,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
+from sweeper.engine.lora import PackedLoRA
 from sweeper.memory.formula import Dimensions, Targeted, target_key
 from sweeper.memory.live import BLOCK_BYTES
 from sweeper.models.targets import linear_names, resolve
@@ -22,8 +23,14 @@ def dimensions_of(model: Any, targets: Sequence[Any], dtype: torch.dtype, has_dr
         dtype: of the computation.
     """
     config = model.config.get_text_config()
-    names = linear_names(model)
-    linears = {name: model.get_submodule(name) for name in names}
+    linears = {
+        # The linears of a pack are inside of its layers.
+        name.removesuffix(".base")
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), PackedLoRA)
+        else name: model.get_submodule(name)
+        for name in linear_names(model)
+    }
+    names = list(linears)
     widths = {name: linear.in_features + linear.out_features for name, linear in linears.items()}
     layers = int(config.num_hidden_layers)
     chosen = {target_key(choice): resolve(choice, names) for choice in targets}

@@ -68,11 +68,12 @@ def fit(shape: ModelShape, extent: Extent, modes: Sequence[str] = MODES) -> Form
     Args:
         modes: of the backward that are traced; the formula has the coefficients of these alone, and of scoring.
     """
-    with _fake_bases(shape) as bases:
+    with fake_bases(shape) as bases:
         can_checkpoint = all(model.supports_gradient_checkpointing for model in bases.models)
         cases = _corners(shape, extent, [mode for mode in modes if mode == KEPT or can_checkpoint])
         sizes = bases.dimensions(extent.has_dropout)
-        traces = [bases.peaks(case) for case in cases]
+        # Scoring is the same in both modes, and is traced in one of them.
+        traces = [bases.peaks(case, with_score=not case.is_checkpointed) for case in cases]
     rows: dict[str, list[tuple[float, ...]]] = {CHECKPOINTED: [], KEPT: [], SCORE: []}
     peaks: dict[str, list[float]] = {mode: [] for mode in rows}
     for case, traced in zip(cases, traces, strict=True):
@@ -80,6 +81,8 @@ def fit(shape: ModelShape, extent: Extent, modes: Sequence[str] = MODES) -> Form
         targeted = sizes.targets[target_key(case.target_modules)]
         count = case.rows * case.slots
         for work, phases in ((Work.TRAIN, ("forward", "head", "backward")), (Work.SCORE, ("score",))):
+            if not all(phase in traced.phases for phase in phases):
+                continue
             load = Load(work, count, case.seq, count * case.answer_tokens, case.is_checkpointed)
             rows[mode_of(load)].append(features(sizes, load, profile, targeted))
             peaks[mode_of(load)].append(max(traced.transient_bytes(phase) for phase in phases))
@@ -132,29 +135,30 @@ def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Ca
 
 def trace(shape: ModelShape, cases: list[Case]) -> list[Peaks]:
     """The peaks of each case, for a model of all its layers."""
-    with _fake_bases(shape) as bases:
+    with fake_bases(shape) as bases:
         return [bases.peaks(case) for case in cases]
 
 
 @contextmanager
-def _fake_bases(shape: ModelShape) -> Iterator[_FakeBases]:
+def fake_bases(shape: ModelShape) -> Iterator[FakeBases]:
+    """Fake models of a base, and the modes that make it possible to trace them."""
     layers = int(shape.config["num_hidden_layers"])
     depths = [layers] if layers <= DEEP else [SHALLOW, DEEP]
     with FakeTensorMode(allow_non_fake_inputs=True), _without_initialisation():
         models = [fake_base(shape, _with_layers(shape.config, depth)) for depth in depths]
-        yield _FakeBases(shape, models, layers)
+        yield FakeBases(shape, models, layers)
 
 
 @dataclass(frozen=True)
-class _FakeBases:
+class FakeBases:
     """A base of all its layers, from one or two of fewer."""
 
     shape: ModelShape
     models: list[Any]
     layers: int
 
-    def peaks(self, case: Case) -> Peaks:
-        found = [_Tracer(model, self.shape, case).run() for model in self.models]
+    def peaks(self, case: Case, with_score: bool = True) -> Peaks:
+        found = [_Tracer(model, self.shape, case).run(with_score) for model in self.models]
         return found[0] if len(found) == 1 else _extrapolated(found[0], found[1], self.layers)
 
     def dimensions(self, has_dropout: bool) -> Dimensions:
@@ -201,7 +205,7 @@ class _Tracer:
 
     def __init__(self, model: Any, shape: ModelShape, case: Case) -> None:
         self.case = case
-        self.live = LiveBytes(is_kept=True)
+        self.live = LiveBytes(keeps_kinds=True)
         answer = (1,) * case.answer_tokens
         examples = [Example(prompt=(1,) * (case.seq - case.answer_tokens), answer=answer)]
         names = linear_names(model)
@@ -237,7 +241,7 @@ class _Tracer:
         )
         self.phases: dict[str, Terms] = {}
 
-    def run(self) -> Peaks:
+    def run(self, with_score: bool) -> Peaks:
         try:
             with self.live:
                 with self.live.counted_as("adapters"):
@@ -247,7 +251,8 @@ class _Tracer:
                 self._close("admit")
                 self._train()
                 self._optimizer()
-                self._score()
+                if with_score:
+                    self._score()
         finally:
             self.pack.stack.detach()
         return Peaks(self.phases)

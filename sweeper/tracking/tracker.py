@@ -10,6 +10,10 @@
 | train/learning_rate | of A | training examples seen |
 | train/tokens | tokens read so far, prompt and answer | training examples seen |
 | train/supervised_tokens | answer tokens so far, those with a loss | training examples seen |
+| vram/peak_gib | the most that the process held in the step, beside whoever trained with it | training examples seen |
+| vram/predicted_gib | the same as it was foretold; 0 where nothing reads memory | training examples seen |
+| vram/headroom_gib | the budget less the peak | training examples seen |
+| vram/chunks | parts that the step was cut into | training examples seen |
 | duration_s | wall seconds in the pack, shared with its neighbours | training examples seen |
 | best_value | the objective's value, on trials that are complete | – |
 | test/accuracy, test/macro_f1, …_se | on the test split, winner and base | – |

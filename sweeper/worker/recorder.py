@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.pack import Slot, Tick
 from sweeper.events import EventLog
+from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
 from sweeper.search.views import TrialView, ranked
@@ -85,8 +87,12 @@ class Recorder:
             is_informed=asked.is_informed,
         )
 
-    def ticks(self, slots: Sequence[Slot], ticks: Sequence[Tick]) -> None:
-        """Logs one optimizer step of each slot."""
+    def attach(self, number: int, file: Path) -> None:
+        """Adds a file to a trial's run."""
+        self.tracker.log_file(trial_key(number), file)
+
+    def ticks(self, slots: Sequence[Slot], ticks: Sequence[Tick], memory: StepMemory) -> None:
+        """Logs one optimizer step of each slot, and what it took."""
         for slot, tick in zip(slots, ticks, strict=True):
             metrics = {
                 "train/loss": tick.loss,
@@ -94,6 +100,7 @@ class Recorder:
                 "train/learning_rate": tick.learning_rate,
                 "train/tokens": slot.train_tokens,
                 "train/supervised_tokens": slot.supervised_tokens,
+                **memory.metrics(),
             }
             self.tracker.log(trial_key(slot.number), metrics, slot.examples_seen)
         self.events.write(

@@ -17,26 +17,30 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeper.config import check
 from sweeper.config.schema import Config
-from sweeper.engine import adapter, checkpoint
 from sweeper.engine.pack import Slot
 from sweeper.engine.stack import AdapterState
-from sweeper.errors import CheckpointError, LeaseLostError, SweeperError
+from sweeper.errors import LeaseLostError, OutOfRoomError, SweeperError
 from sweeper.events import EventLog
+from sweeper.memory.guard import Guard
+from sweeper.memory.oom import free_caches, is_out_of_memory
 from sweeper.paths import StudyPaths
+from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import TrialView, best_of
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState, Tracker
 from sweeper.trial import Reason, TrialParams
-from sweeper.units import GIB
-from sweeper.worker.forecast import Forecast, NoForecast
+from sweeper.worker.checkpoints import Checkpoints
+from sweeper.worker.forecast import Forecast
+from sweeper.worker.memory import MemoryLog, forecast_of, guarded, neighbours, rehearse, should_rehearse
 from sweeper.worker.recorder import Recorder, curve, trial_key
+from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench, set_up
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 MAX_CRASHES = 3
 WAITING = "what is left is in flight elsewhere, or was: a worker that is silent for search.lease_s={:g} s loses it"
 POLL_S = 1.0  # how often a worker with nothing to do looks for a trial that another one has lost
@@ -49,7 +53,7 @@ class Session:
         paths: the study's files; its configuration has been written.
         tracker: where runs are recorded.
         is_stopping: asked between ticks; True suspends the session.
-        forecast: the constraints of a configuration, before it is trained.
+        forecast: the constraints of a configuration, before it is trained; None: what memory it will take.
     """
 
     def __init__(
@@ -59,33 +63,39 @@ class Session:
         self.config: Config = check.load(paths)
         self.tracker = tracker
         self.is_stopping = is_stopping
-        self.forecast = forecast or NoForecast()
+        self.forecast = forecast
         self.events = EventLog(paths.events)
         self.recorder = Recorder(paths, self.config, tracker, self.events)
-        self.search = Search(paths.home, self.config, self.forecast.keys)
-        self._saved_at: dict[int, float] = {}
-        self._constraints: dict[int, dict[str, float]] = {}
+        self.search = Search(paths.home, self.config, forecast.keys if forecast else MemoryForecast.keys)
+        self.teller = Teller(paths, self.config, self.search, self.recorder, self.events)
+        self.checkpoints = Checkpoints(paths, self.config, self.search, tracker, self.events)
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
+        self._asked: dict[int, Asked] = {}  # of the trials in the pack
+        self._parked: dict[int, Asked] = {}  # asked, but there is no room for them
+        self._memory: MemoryLog | None = None
 
     def run(self) -> dict[str, Any]:
         """Works until the total is reached or a stop is asked for; returns the outcome for the launcher."""
         bench: Workbench | None = None
         try:
-            with self.search.renewing():
+            with self.search.renewing(), guarded(self.config) as guard:
                 self.search.requeue_orphans()
                 self.search.release_told()
                 self.recorder.reconcile(self.search.views())
                 self.events.write("loading", model=self.config.model.name)
-                bench = set_up(self.config, self.paths.home)
+                for line in (*guard.backend.notes, *neighbours(guard)):
+                    self.events.write("note", message=line)
+                bench = set_up(self.config, self.paths.home, guard)
                 if not self.is_stopping():
+                    self._look_at_memory(bench, guard)
                     self._open_study(bench)
                     self._train(bench)
                 if self.is_stopping():
                     self._suspend(bench)
                     return {"status": "stopped"}
-                self._finish(bench)
+                self.teller.finish(bench)
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
@@ -98,8 +108,18 @@ class Session:
                 "trace": None if is_ours else trace,
             }
         finally:
+            if self._memory is not None:
+                self._memory.close(self.search)
             self.tracker.flush()
             self.events.close()
+
+    def _look_at_memory(self, bench: Workbench, guard: Guard) -> None:
+        """What the study will take, and, where that is much of what there is, its worst step first."""
+        memory = forecast_of(bench, self.config, guard, self.paths.home.memory)
+        self.forecast = self.forecast or memory
+        self._memory = MemoryLog(bench.pack.planner, memory)
+        if should_rehearse(self.config, memory):
+            self.events.write("note", message=rehearse(bench, self.config, self._memory))
 
     def _open_study(self, bench: Workbench) -> None:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
@@ -108,7 +128,7 @@ class Session:
         self.search.remember("labels", bench.trie.labels)
         self.tracker.start(STUDY, name, {}, {"mlflow.note.content": self.config.study.description})
         self.tracker.log_file(STUDY, self.paths.config)
-        self._keep_best_adapters()
+        self.teller.keep_best_adapters()
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
             scores = bench.score_base(bench.validation)
@@ -137,19 +157,24 @@ class Session:
                 continue
             is_waiting = False
             started = time.monotonic()
-            ticks = pack.tick()
-            self.recorder.ticks(pack.slots, ticks)
-            diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
-            due = [s for s in pack.slots if s not in diverged and s.rhythm.is_evaluation(s.step)]
-            self._evaluate(bench, due)
+            diverged: list[Slot] = []
+            if not any(slot.is_due for slot in pack.slots):  # one that was interrupted before its evaluation may be
+                ticks = self._within_memory(bench, pack.tick)
+                if ticks is None:  # nobody is left to train
+                    self._advance(bench)
+                    continue
+                self.recorder.ticks(pack.slots, ticks, pack.planner.step)
+                diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
+            due = [slot for slot in pack.slots if slot.is_due and slot not in diverged]
+            due = self._evaluate(bench, due)
             spent_s = time.monotonic() - started
             for slot in pack.slots:
                 slot.duration_s += spent_s
-            for slot in diverged:
-                self._conclude(bench, slot, partial(self._prune, slot, Reason.DIVERGED))
+            for slot in [slot for slot in diverged if slot in pack.slots]:
+                self._conclude(bench, slot, partial(self.teller.prune, slot, Reason.DIVERGED))
             for slot in due:
                 self._judge(bench, slot)
-            self._checkpoint_due(bench)
+            self.checkpoints.save_due(bench.pack)
             self._advance(bench)
 
     def _advance(self, bench: Workbench) -> None:
@@ -160,6 +185,14 @@ class Session:
 
     def _refill(self, bench: Workbench) -> None:
         while not self.is_stopping():
+            if self._parked:
+                number = min(self._parked)
+                if not self._has_room(bench, self.config.trial_params(self._parked[number].params)):
+                    return
+                waited = self._parked.pop(number)
+                self.recorder.begin(waited)
+                self._admit(bench, waited)
+                continue
             limit = 1 if self._suspects & {slot.number for slot in bench.pack.slots} else self.config.engine.slots
             if len(self.search.in_flight) >= limit:
                 return
@@ -173,49 +206,123 @@ class Session:
     def _take(self, bench: Workbench, asked: Asked) -> None:
         """Begins a trial, goes on with it, or sees that it need not be trained."""
         params = self.config.trial_params(asked.params)
-        constraints = self._constraints[asked.number] = self.forecast(params)
+        assert self.forecast is not None
+        constraints = self.teller.constraints[asked.number] = self.forecast(params)
         self.recorder.begin(asked)
         number = asked.number
         if asked.crashes >= MAX_CRASHES:
-            self._verdicts[number] = partial(self._fail, asked)
+            self._verdicts[number] = partial(self.teller.fail, asked)
         elif any(value > 0 for value in constraints.values()):
-            self._verdicts[number] = partial(self._reject, number)
+            self._verdicts[number] = partial(self.teller.reject, number)
         elif earlier := self.search.earlier(asked):
-            self._verdicts[number] = partial(self._repeat, number, earlier)
+            self._verdicts[number] = partial(self.teller.repeat, number, earlier)
         else:
-            self._admit(bench, asked, params)
+            self._admit(bench, asked)
 
-    def _admit(self, bench: Workbench, asked: Asked, params: TrialParams) -> None:
+    def _admit(self, bench: Workbench, asked: Asked) -> None:
+        """Lets a trial train, or wait where there is no room for it beside the others."""
+        params = self.config.trial_params(asked.params)
+        if not self._has_room(bench, params):
+            self._park(asked)
+            return
         if asked.crashes:
             self._suspects.add(asked.number)
-        resumed = self._resumed(asked.number)
+        resumed = self.checkpoints.load(asked.number)
         rhythm = self.config.rhythm(params, len(bench.pack.examples))
         slot, state = resumed or bench.pack.new_slot(asked.number, params, rhythm, self.config.train.seed)
-        bench.pack.admit(slot, state)
-        self._saved_at[asked.number] = time.monotonic()
+        failure: str | None = None
+        try:
+            bench.pack.admit(slot, state)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = str(error).partition("\n")[0]
+        if failure is not None:  # out of the `except` block, which holds what is to be freed
+            free_caches()
+            if bench.pack.slots:
+                self._park(asked)
+            else:
+                self._held[asked.number] = (slot, state)
+                self._verdicts[asked.number] = partial(self._refuse, bench, slot, failure)
+            return
+        self._asked[asked.number] = asked
+        self.checkpoints.start(asked.number)
         self.recorder.train(asked, slot)
         if slot.is_at_evaluation:  # it was interrupted between its evaluation and what followed from it
             self._judge(bench, slot)
 
-    def _resumed(self, number: int) -> tuple[Slot, AdapterState] | None:
-        """A trial as of its checkpoint; None where it has none, or a damaged one: it then begins again."""
-        file = self.paths.checkpoint(number)
-        if not file.is_file():
-            return None
-        try:
-            return checkpoint.load(file)
-        except CheckpointError as error:
-            logger.warning("trial %d begins again: %s", number, error)
-            self.events.write("checkpoint_damaged", number=number, message=str(error))
-            return None
+    def _evaluate(self, bench: Workbench, due: list[Slot]) -> list[Slot]:
+        """Scores the slots that are due, together, and keeps the adapter of each one's best evaluation.
 
-    def _evaluate(self, bench: Workbench, due: list[Slot]) -> None:
-        """Scores the slots that are due, together, and keeps the adapter of each one's best evaluation."""
+        Returns:
+            Those that were scored: one that had to leave for memory is not.
+        """
         if not due:
-            return
+            return []
         self.events.write("evaluating", numbers=[slot.number for slot in due])
-        bench.evaluate(due, self.config)
-        self.recorder.evaluations(due)
+
+        def evaluate() -> list[Slot]:
+            here = [slot for slot in due if slot in bench.pack.slots]
+            if here:
+                bench.evaluate(here, self.config)
+            return here
+
+        scored = self._within_memory(bench, evaluate) or []
+        self.recorder.evaluations(scored)
+        return scored
+
+    def _within_memory(self, bench: Workbench, work: Callable[[], Result]) -> Result | None:
+        """Does what the pack does; where it does not fit, however it is cut, a trial leaves, and it is done again.
+
+        Returns:
+            What was done; None where no trial is left.
+        """
+        while bench.pack.slots:
+            try:
+                return work()
+            except OutOfRoomError as error:
+                failure = str(error)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = str(error).partition("\n")[0]
+            free_caches()
+            self._make_room(bench, failure)
+            if self.is_stopping():
+                break
+        return None
+
+    def _make_room(self, bench: Workbench, failure: str) -> None:
+        """Evicts the youngest trial; the last one waits for a neighbour on the device, or is infeasible."""
+        assert self._memory is not None
+        slot = max(bench.pack.slots, key=lambda slot: slot.number)
+        if len(bench.pack.slots) > 1:
+            self._memory.evictions += 1
+            self.events.write("evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}")
+            self.checkpoints.save(bench.pack, slot, bench.pack.remove(slot))
+            self._park(self._asked.pop(slot.number))
+        elif self._memory.is_pressed():
+            self._memory.wait_for_neighbours(self.events, failure)
+        else:
+            self._conclude(bench, slot, partial(self._refuse, bench, slot, failure))
+
+    def _refuse(self, bench: Workbench, slot: Slot, failure: str) -> None:
+        """Tells a trial that does not fit, though it was foretold to: what was measured corrects the forecast."""
+        assert self._memory is not None
+        self._memory.prunes += 1
+        constraints = self.teller.constraints[slot.number]
+        if VRAM in constraints:
+            constraints[VRAM] = max(constraints[VRAM], self._memory.excess())
+        self.teller.prune(slot, Reason.INFEASIBLE, failure, self._memory.readings())
+
+    def _has_room(self, bench: Workbench, params: TrialParams) -> bool:
+        """Whether a trial fits beside those that train. One that would be alone is always let in."""
+        return not bench.pack.slots or self._memory is None or self._memory.has_room(params, bench.pack.stack.profile)
+
+    def _park(self, asked: Asked) -> None:
+        """A trial waits until others have left; it stays in flight, under its number."""
+        self._parked[asked.number] = asked
+        self.recorder.wait(asked.number)
 
     def _judge(self, bench: Workbench, slot: Slot) -> None:
         """Reports a slot's latest evaluation: the trial goes on, is pruned, or is complete."""
@@ -225,12 +332,13 @@ class Session:
             self._drop(bench, slot, error)
             return
         if is_pruned:
-            self._conclude(bench, slot, partial(self._prune, slot, Reason.PRUNER))
+            self._conclude(bench, slot, partial(self.teller.prune, slot, Reason.PRUNER))
         elif slot.is_finished:
-            self._conclude(bench, slot, partial(self._complete, bench, slot))
+            self._conclude(bench, slot, partial(self.teller.complete, bench, slot))
 
     def _conclude(self, bench: Workbench, slot: Slot, verdict: Callable[[], None]) -> None:
         """Takes a trial out of the pack; its verdict is carried out when its turn comes."""
+        self._asked.pop(slot.number, None)
         self._held[slot.number] = (slot, bench.pack.remove(slot))
         self._verdicts[slot.number] = verdict
 
@@ -248,97 +356,28 @@ class Session:
             self._forget(number, error)
         self._verdicts.pop(number)
         self._held.pop(number, None)
-        self._constraints.pop(number)
+        self.teller.constraints.pop(number)
         return True
-
-    def _complete(self, bench: Workbench, slot: Slot) -> None:
-        assert slot.best_evaluation is not None  # a trial is complete after its last evaluation
-        assert slot.best_adapter is not None
-        self.search.confirm(slot.number)  # or the folder is another worker's
-        folder = self.paths.adapter(slot.number)
-        adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears)
-        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric]
-        self.search.complete(slot.number, value, self._record(slot), self._constraints[slot.number])
-        self.recorder.end(self._told(slot.number))
-        self._keep_best_adapters()
-
-    def _prune(self, slot: Slot, reason: Reason) -> None:
-        self.search.prune(slot.number, reason, self._record(slot), self._constraints[slot.number])
-        self.recorder.end(self._told(slot.number))
-
-    def _reject(self, number: int) -> None:
-        """Tells a trial that the forecast knows to be infeasible, untrained."""
-        constraints = self._constraints[number]
-        broken = [f"{name} is {value:+.3g} above its limit" for name, value in constraints.items() if value > 0]
-        record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
-        self.search.prune(number, Reason.INFEASIBLE, record, constraints)
-        self.recorder.end(self._told(number))
-
-    def _repeat(self, number: int, earlier: TrialView) -> None:
-        """Gives a trial the result of the earlier one that it equals, untrained."""
-        self.search.repeat(number, earlier, self._constraints[number])
-        self.recorder.end(self._told(number))
-
-    def _fail(self, asked: Asked) -> None:
-        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
-        self.search.fail(asked.number, detail, self._constraints[asked.number])
-        self.recorder.end(self._told(asked.number))
-
-    def _told(self, number: int) -> TrialView:
-        return next(trial for trial in self.search.views() if trial.number == number)
-
-    def _record(self, slot: Slot) -> dict[str, Any]:
-        """What the storage keeps of a trial beside its value."""
-        best = slot.evaluations[slot.best_evaluation] if slot.best_evaluation is not None else {}
-        return {
-            "metrics": best,
-            "curve": curve(slot),
-            "duration_s": round(slot.duration_s, 3),
-            "examples_seen": slot.examples_seen,
-            "company": [company.model_dump() for company in slot.company],
-        }
 
     def _drop(self, bench: Workbench, slot: Slot, error: LeaseLostError) -> None:
         """Lets go of a trial that another worker has taken over; its run, folder and checkpoint are that one's."""
         bench.pack.remove(slot)
+        self._asked.pop(slot.number)
         self._forget(slot.number, error)
-        self._constraints.pop(slot.number)
+        self.teller.constraints.pop(slot.number)
 
     def _forget(self, number: int, error: LeaseLostError) -> None:
         logger.warning("trial %d is let go: %s", number, error)
         self.search.abandon(number)
         self.events.write("lease_lost", number=number, message=str(error))
 
-    def _keep_best_adapters(self) -> None:
-        kept = self.recorder.keep_best_adapters(self.search.views(), self.search.attributes.get("adapters", []))
-        self.search.remember("adapters", kept)
-
-    def _checkpoint_due(self, bench: Workbench) -> None:
-        for slot in bench.pack.slots:
-            if time.monotonic() - self._saved_at[slot.number] >= self.config.checkpoint.every_s:
-                self._checkpoint(slot, bench.pack.state(slot))
-
-    def _checkpoint(self, slot: Slot, state: AdapterState) -> None:
-        try:
-            self.search.confirm(slot.number)
-        except LeaseLostError:
-            return  # the checkpoint is another worker's; the trial is let go at its next evaluation
-        self.tracker.flush()  # what the checkpoint has behind it would not be logged again
-        room_bytes = self.config.checkpoint.max_gib * GIB - self.paths.checkpoints_bytes()
-        try:
-            checkpoint.save(self.paths.checkpoint(slot.number), slot, state, room_bytes)
-        except CheckpointError as error:  # the trial goes on; only an interruption would cost it more
-            logger.warning("trial %d has no new checkpoint: %s", slot.number, error)
-            self.events.write("checkpoint_skipped", number=slot.number, message=str(error))
-        self._saved_at[slot.number] = time.monotonic()
-
     def _suspend(self, bench: Workbench) -> None:
         """Checkpoints every trial in flight and puts it back into the queue."""
         for slot in bench.pack.slots:
-            self._checkpoint(slot, bench.pack.state(slot))
+            self.checkpoints.save(bench.pack, slot)
         for slot, state in self._held.values():
             if slot.is_at_evaluation:
-                self._checkpoint(slot, state)
+                self.checkpoints.save(bench.pack, slot, state)
         self._abandon(has_crashed=False)
         self.events.write("suspended", numbers=[slot.number for slot in bench.pack.slots])
 
@@ -351,37 +390,3 @@ class Session:
         self.recorder.reconcile(self.search.views())
         if STUDY in self.tracker.states():
             self.tracker.end(STUDY, RunState.KILLED, {"sweeper.state": "interrupted"})
-
-    def _finish(self, bench: Workbench) -> None:
-        """Scores the winner and the base on the test split, once for each winner, and closes the study."""
-        best = best_of(self.search.views())
-        test = None
-        if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
-            test = self._test(bench, best)
-        self.tracker.flush()
-        self.tracker.end(STUDY, RunState.FINISHED, {"sweeper.state": "finished"})
-        if test is not None:  # last: it is what makes the study finished for the launcher
-            self.search.remember("test", test)
-
-    def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
-        self.events.write("testing", number=best.number)
-        params: TrialParams = self.config.trial_params(best.params)
-        rhythm = self.config.rhythm(params, len(bench.pack.examples))
-        slot = Slot(best.number, params, rhythm, self.config.train.seed)
-        bench.pack.admit(slot, adapter.read(self.paths.adapter(best.number), params))
-        [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
-        bench.pack.remove(slot)
-        base = bench.score_base(bench.test)
-        looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
-        scores = {f"test/{name}": value for name, value in winner.as_dict().items()}
-        self.tracker.log(trial_key(best.number), scores, step=0)
-        self.tracker.log(BASELINE, {f"test/{name}": value for name, value in base.as_dict().items()}, step=0)
-        self.tracker.log(STUDY, {**scores, "best_value": best.value or 0.0}, step=best.number)
-        return {
-            "trial": best.number,
-            "rows": len(bench.test.truth),
-            "looks": looks,
-            "winner": winner.as_dict(),
-            "base": base.as_dict(),
-            "majority": bench.majority.as_dict(),
-        }

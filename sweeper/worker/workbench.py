@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from sweeper.config.schema import Config
-from sweeper.config.space import condition_of, values_of
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.data.rows import Row
 from sweeper.engine import compatibility
 from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.stack import AdapterState
+from sweeper.memory.guard import Guard
+from sweeper.memory.planner import Planner
 from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
+from sweeper.preflight.forecast import target_choices
 from sweeper.tasks.classification import LabelTrie, Scores, predict
 
 
@@ -50,16 +53,26 @@ class Workbench:
         predictions = predict(self.pack, slots, split.prompts, self.trie)
         return [Scores.of(split.truth, labels) for labels in predictions]
 
+    def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int]) -> None:
+        """Scores prompts without their labels, for what that takes."""
+        predict(self.pack, slots, prompts, self.trie)
+
     def evaluate(self, slots: list[Slot], config: Config) -> None:
-        """Scores slots on the validation split, together, and keeps the adapter of each one's best evaluation."""
+        """Scores slots on the validation split, together, and keeps the adapter of each one's best evaluation.
+
+        Where memory runs out, nothing has changed.
+        """
         metric = config.objective.metric
         scores = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
+        found: list[tuple[Slot, dict[str, float], AdapterState | None]] = []
         for slot, values in zip(slots, [score.as_dict() for score in scores], strict=True):
+            best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
+            is_better = best is None or config.objective.value == "last" or values[metric] > best
+            found.append((slot, values, self.pack.weights(slot) if is_better else None))
+        for slot, values, weights in found:
             slot.evaluations.append(values)
-            is_first = slot.best_evaluation is None
-            best = slot.evaluations[slot.best_evaluation or 0][metric]
-            if is_first or config.objective.value == "last" or values[metric] > best:
-                self.pack.keep_best(slot)
+            if weights is not None:
+                slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, weights
 
     def score_base(self, split: Split) -> Scores:
         """Scores the base without any adapter."""
@@ -69,18 +82,15 @@ class Workbench:
 
 def _targets(config: Config, linears: list[str]) -> list[str]:
     """Every linear that any trial may adapt; an unknown one is found now, not when a trial draws it."""
-    searched = config.search.space.get("target_modules")
-    is_always_chosen = searched is not None and not condition_of(searched)
-    choices: list[Any] = list((values_of(searched) if searched else None) or [])
-    choices += [] if is_always_chosen else [config.lora.target_modules]
-    chosen = {
-        name for choice in choices for name in resolve(choice if isinstance(choice, tuple) else str(choice), linears)
-    }
+    chosen = {name for choice in target_choices(config) for name in resolve(choice, linears)}
     return [name for name in linears if name in chosen]
 
 
-def set_up(config: Config, home: Home) -> Workbench:
+def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     """Loads data and base; everything that can be wrong with the data is found before the base is loaded.
+
+    Args:
+        guard: reads the memory; without it, only what runs out is noticed.
 
     Raises:
         DataError, PromptError, ModelError: what is wrong, and where.
@@ -103,7 +113,8 @@ def set_up(config: Config, home: Home) -> Workbench:
         examples,
         pad=tokenizer.pad_token_id,
         chunk_tokens=config.engine.chunk_tokens,
-        gradient_checkpointing=config.engine.gradient_checkpointing,
+        optimizer_state=config.optimizer.state,
+        planner=Planner(guard=guard, gradient_checkpointing=config.engine.gradient_checkpointing),
     )
     compatibility.verify(pack)
     labels = [row.label for row in data.train]

@@ -30,7 +30,7 @@ def test_a_trial_goes_on_from_its_file_as_if_nothing_had_happened(tmp_path: Path
     for step in range(STEPS):
         if step == 7:
             slot.evaluations.append({"accuracy": 0.5, "macro_f1": 0.25})
-            broken.keep_best(slot)
+            slot.best_evaluation, slot.best_adapter = 0, broken.weights(slot)
             before = broken.remove(slot)
             checkpoint.save(tmp_path / "new" / "c.safetensors", slot, before)
             best = slot.best_adapter

@@ -62,7 +62,7 @@ def evaluate(pack: Pack, slots: list[Slot]) -> None:
     for place, slot in enumerate(slots):
         chosen = choices[place * len(PROMPTS) : (place + 1) * len(PROMPTS)]
         slot.evaluations.append({str(index): float(choice) for index, choice in enumerate(chosen)})
-        pack.keep_best(slot)
+        slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, pack.weights(slot)
 
 
 def advance(pack: Pack) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sweeper.memory.nvml import Holder, NvmlDevice, NvmlUnavailable
+from sweeper.memory.oom import free_caches
 from sweeper.memory.readings import ByteBudget, CudaBackend, HostBackend, MemoryBackend, Reading, backend_for
 from sweeper.units import GIB, MIB
 
@@ -111,6 +112,9 @@ class FakeNvml:
 
     def nvmlInit(self) -> None:  # noqa: N802
         self._may_fail("nvmlInit")
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.95.05"
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Card:  # noqa: N802
         self._may_fail("nvmlDeviceGetHandleByUUID")
@@ -251,7 +255,7 @@ def check(reading: Reading) -> None:
 
 def test_readings_follow_what_is_taken_and_given_back(rig: Rig) -> None:
     size, noise = 64 * MIB, rig.noise_bytes
-    rig.backend.release()
+    free_caches()
     rig.backend.reset_peak()
     before = rig.backend.read()
     check(before)
@@ -274,17 +278,6 @@ def test_a_reset_brings_the_peak_down_to_what_is_held(rig: Rig) -> None:
     rig.backend.reset_peak()
     reading = rig.backend.read()
     assert reading.peak_bytes - reading.own_bytes <= rig.noise_bytes
-
-
-def test_what_is_released_is_no_longer_cached_and_stays_available(rig: Rig) -> None:
-    rig.allocate(64 * MIB)()
-    before = rig.backend.read()
-    rig.backend.release()
-    after = rig.backend.read()
-    check(after)
-    assert after.cached_bytes <= before.cached_bytes
-    if rig.name != "host":  # where other processes come and go
-        assert abs(after.available_bytes - before.available_bytes) <= rig.noise_bytes
 
 
 def test_holders_are_other_processes_biggest_first(rig: Rig) -> None:

@@ -25,6 +25,7 @@ from sweeper.search.study import Search
 from sweeper.search.views import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunState
 from sweeper.trial import TrialParams
+from sweeper.units import GIB
 from sweeper.worker import session
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from sweeper.worker.session import Session
@@ -216,7 +217,7 @@ def test_checkpoints_keep_to_their_place_on_the_disk(prepare: Prepare, home: Hom
     """Room for one of two: the other trial goes on without, and that is said."""
     paths, tracker = prepare("search.trials=2", "search.space.rank=[8]", "checkpoint.max_gib=0.003"), MemoryTracker()
     assert run(paths, tracker, StopAfter(7)) == {"status": "stopped"}
-    assert 0 < paths.checkpoints_bytes() < 0.003 * checkpoint.GIB
+    assert 0 < paths.checkpoints_bytes() < 0.003 * GIB
     events = [json.loads(line) for line in paths.events.read_text().splitlines()]
     skipped = [event for event in events if event["event"] == "checkpoint_skipped"]
     assert len({event["number"] for event in skipped}) == 1

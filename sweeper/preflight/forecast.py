@@ -1,0 +1,150 @@
+"""What a configuration will take, before it is trained: the constraint `vram`, and admission to a pack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweeper.config.schema import Config
+from sweeper.config.space import bounds, condition_of, values_of
+from sweeper.memory.calibration import Calibration
+from sweeper.memory.formula import Formula
+from sweeper.memory.planner import Load, Profile, Work
+from sweeper.preflight.case import Extent
+from sweeper.trial import TrialParams
+
+VRAM = "vram"
+SMALLEST_SHARE = 0.01  # of the budget, that a step takes which says how far a prediction is off
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The rows of a study in tokens: what its memory depends on.
+
+    Attributes:
+        longest: of a training row, prompt and answer, or of a prompt that is scored.
+        shortest: of a training row.
+        answer: of the longest answer.
+    """
+
+    longest: int
+    shortest: int
+    answer: int
+
+
+def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:
+    """All choices of target modules that a study has."""
+    searched = config.search.space.get("target_modules")
+    chosen: list[Any] = list((values_of(searched) if searched is not None else None) or [])
+    if searched is None or condition_of(searched):
+        chosen.append(config.lora.target_modules)
+    return tuple(dict.fromkeys(choice if isinstance(choice, tuple) else str(choice) for choice in chosen))
+
+
+def ranks(config: Config) -> tuple[int, int]:
+    """The lowest and the highest rank that a study may try."""
+    searched = config.search.space.get("rank")
+    known = [] if searched is not None and not condition_of(searched) else [config.lora.rank]
+    if searched is not None:
+        known += map(int, bounds(searched))
+    return min(known), max(known)
+
+
+def has_dropout(config: Config) -> bool:
+    """Whether any trial of a study may have dropout."""
+    searched = config.search.space.get("dropout")
+    return config.lora.dropout > 0 or (searched is not None and bounds(searched)[1] > 0)
+
+
+def extent(config: Config, lengths: Lengths) -> Extent:
+    """The corners of what a study may ask for."""
+    low, high = ranks(config)
+    return Extent(
+        ranks=(low, max(high, low + 8)),
+        seqs=(max(4, min(lengths.shortest, lengths.longest // 2)), max(8, lengths.longest)),
+        answer_tokens=lengths.answer,
+        most_tokens=max(config.engine.chunk_tokens, lengths.longest),
+        has_dropout=has_dropout(config),
+        optimizer_state=config.optimizer.state,
+    )
+
+
+@dataclass
+class MemoryForecast:
+    """Foretells `vram`: the smallest peak of a configuration that trains alone, against the budget.
+
+    That is one row at a time, recomputed where the study allows it: what does not fit then never fits. A neighbour's
+    pressure is no part of it.
+
+    Attributes:
+        runtime_bytes: what the process holds beside tensors.
+        budget_bytes: what it may hold.
+        calibration: of the part that comes and goes.
+    """
+
+    formula: Formula
+    config: Config
+    lengths: Lengths
+    budget_bytes: int
+    runtime_bytes: int = 0
+    calibration: Calibration = field(default_factory=lambda: Calibration(margin=0.0))
+    keys = (VRAM,)
+
+    def __call__(self, params: TrialParams) -> dict[str, float]:
+        return {VRAM: self.solo_bytes(params) / self.budget_bytes - 1}
+
+    def solo_bytes(self, params: TrialParams) -> int:
+        """The smallest peak of a trial alone; an upper bound."""
+        base = self.runtime_bytes + self.formula.base_bytes
+        return base + self.adapter_bytes(params) + self.least_bytes(params)
+
+    def adapter_bytes(self, params: TrialParams) -> int:
+        """What a trial holds between two steps."""
+        return self.formula.adapter_bytes(params.rank, params.target_modules, self.config.optimizer.state)
+
+    def least_bytes(self, params: TrialParams, beside: Profile = ()) -> int:
+        """The least that a step or an evaluation takes beyond that, beside others or alone; an upper bound."""
+        profile = (*beside, (params.rank, 1))
+        values = self.formula.adapter_values(params.rank, params.target_modules)
+        transient = max(
+            self.transient_bytes(load, profile, params.target_modules if not beside else None)
+            for load in (self.one_row(), Load(Work.SCORE, 1, self.lengths.longest))
+        )
+        return max(transient, self.formula.optimizer_bytes(values, self.config.optimizer.state))
+
+    def one_row(self) -> Load:
+        """A training step of the longest row."""
+        asked = self.config.engine.gradient_checkpointing
+        is_checkpointed = self.formula.can_checkpoint and asked is not False
+        return Load(Work.TRAIN, 1, self.lengths.longest, self.lengths.answer, is_checkpointed)
+
+    def transient_bytes(self, load: Load, profile: Profile, targets: object = None) -> int:
+        """What a load takes beyond what is there between two steps; an upper bound, by what was measured here."""
+        return int(self.expected_bytes(load, profile, targets) * self.formula.bound * self.calibration.factor())
+
+    def expected_bytes(self, load: Load, profile: Profile, targets: object = None) -> int:
+        """The same as it is expected."""
+        return self.formula.transient_bytes(load, profile, targets)
+
+    def observe(self, expected_bytes: int, measured_bytes: int) -> None:
+        """Takes in what a step took; small steps, whose fixed parts weigh most, say nothing."""
+        if self.formula.is_traced and expected_bytes >= self.budget_bytes * SMALLEST_SHARE:
+            self.calibration.observe(expected_bytes, measured_bytes)
+
+    def most_bytes(self) -> int:
+        """The peak of a full pack of the largest adapters in the largest chunk, all that the study may ask for."""
+        _, high = ranks(self.config)
+        largest = max(target_choices(self.config), key=lambda choice: self.formula.adapter_values(high, choice))
+        slots = self.config.engine.slots
+        adapters = slots * self.formula.adapter_bytes(high, largest, self.config.optimizer.state)
+        tokens = max(self.config.engine.chunk_tokens, self.lengths.longest)
+        rows = tokens // self.lengths.longest
+        is_checkpointed = self.formula.can_checkpoint and self.config.engine.gradient_checkpointing is True
+        loads = (
+            Load(Work.TRAIN, rows, self.lengths.longest, rows * self.lengths.answer, is_checkpointed),
+            Load(Work.SCORE, rows, self.lengths.longest),
+        )
+        transient = max(self.transient_bytes(load, ((high, slots),)) for load in loads)
+        # When a slot comes or goes, its bucket is there twice for a moment.
+        transient = max(transient, adapters)
+        return self.runtime_bytes + self.formula.base_bytes + adapters + transient

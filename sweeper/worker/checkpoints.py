@@ -1,0 +1,81 @@
+"""When the trials in flight are checkpointed, and how they come back."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from sweeper.config.schema import Config
+from sweeper.engine import checkpoint
+from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.stack import AdapterState
+from sweeper.errors import CheckpointError, LeaseLostError
+from sweeper.events import EventLog
+from sweeper.memory.oom import free_caches, is_out_of_memory
+from sweeper.paths import StudyPaths
+from sweeper.search.study import Search
+from sweeper.tracking.tracker import Tracker
+from sweeper.units import GIB
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one worker's trials."""
+
+    def __init__(self, paths: StudyPaths, config: Config, search: Search, tracker: Tracker, events: EventLog) -> None:
+        self._paths = paths
+        self._config = config
+        self._search = search
+        self._tracker = tracker
+        self._events = events
+        self._saved_at: dict[int, float] = {}
+
+    def start(self, number: int) -> None:
+        """A trial trains from now on."""
+        self._saved_at[number] = time.monotonic()
+
+    def load(self, number: int) -> tuple[Slot, AdapterState] | None:
+        """A trial as of its checkpoint; None where it has none, or a damaged one: it then begins again."""
+        file = self._paths.checkpoint(number)
+        if not file.is_file():
+            return None
+        try:
+            return checkpoint.load(file)
+        except CheckpointError as error:
+            logger.warning("trial %d begins again: %s", number, error)
+            self._events.write("checkpoint_damaged", number=number, message=str(error))
+            return None
+
+    def save_due(self, pack: Pack) -> None:
+        """Saves the trials whose last checkpoint is `checkpoint.every_s` old."""
+        for slot in pack.slots:
+            if time.monotonic() - self._saved_at[slot.number] >= self._config.checkpoint.every_s:
+                self.save(pack, slot)
+
+    def save(self, pack: Pack, slot: Slot, state: AdapterState | None = None) -> None:
+        """Saves one trial, or says why it has no new checkpoint: it goes on, and an interruption would cost it more.
+
+        Args:
+            state: of a slot that has left the pack.
+        """
+        try:
+            self._search.confirm(slot.number)
+        except LeaseLostError:
+            return  # the checkpoint is another worker's; the trial is let go at its next evaluation
+        self._tracker.flush()  # what the checkpoint has behind it would not be logged again
+        room_bytes = self._config.checkpoint.max_gib * GIB - self._paths.checkpoints_bytes()
+        problem = None
+        try:
+            checkpoint.save(self._paths.checkpoint(slot.number), slot, state or pack.state(slot), room_bytes)
+        except CheckpointError as error:
+            problem = str(error)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = f"there is no memory for it: {error}"
+        if problem is not None:
+            free_caches()
+            logger.warning("trial %d has no new checkpoint: %s", slot.number, problem)
+            self._events.write("checkpoint_skipped", number=slot.number, message=problem)
+        self._saved_at[slot.number] = time.monotonic()

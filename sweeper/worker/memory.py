@@ -1,0 +1,276 @@
+"""A worker's memory: who reads it, what the study will take of it, and the rehearsal of its worst step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from sweeper.config.schema import Config
+from sweeper.errors import ModelError, OutOfRoomError
+from sweeper.events import EventLog
+from sweeper.memory.calibration import Calibration, Machine
+from sweeper.memory.formula import Formula
+from sweeper.memory.guard import Guard
+from sweeper.memory.live import LiveBytes
+from sweeper.memory.oom import is_out_of_memory
+from sweeper.memory.planner import Planner, Profile
+from sweeper.memory.readings import ByteBudget, MemoryBackend, backend_for
+from sweeper.models import base
+from sweeper.preflight.case import ModelShape
+from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
+from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, has_dropout, ranks, target_choices
+from sweeper.preflight.predictor import fitted
+from sweeper.search.study import Search
+from sweeper.trial import Rhythm, TrialParams
+from sweeper.units import GIB
+from sweeper.worker.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+REHEARSED_SHARE = 0.5  # of the budget that the worst step may take before it is rehearsed
+WORKER_MODULE = "sweeper.worker"
+NEIGHBOUR_PAUSE_S = 1.0
+NOTES_EVERY = 60  # pauses
+SLIGHTLY = 1e-3  # a violated constraint is above zero
+
+
+@contextmanager
+def guarded(config: Config) -> Iterator[Guard]:
+    """Watches the memory of the study's device within this context."""
+    device = base.pick_device(config.engine.device)
+    budgets = [gib for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
+    budget_gib = min(budgets, default=None)
+    if config.memory.backend == "auto":
+        with _watched(backend_for(device), config, budget_gib) as guard:
+            yield guard
+        return
+    if device.type != "cpu":
+        raise ModelError(
+            f"memory.backend=tensors counts tensors one by one, for a CPU, but engine.device is {device}; "
+            "leave memory.backend at auto"
+        )
+    total_bytes = int(budget_gib * GIB) if budget_gib is not None else psutil.virtual_memory().total
+    with LiveBytes(limit_bytes=total_bytes) as live, _watched(ByteBudget(live, total_bytes), config, None) as guard:
+        yield guard
+
+
+@contextmanager
+def _watched(backend: MemoryBackend, config: Config, budget_gib: float | None) -> Iterator[Guard]:
+    reserve_gib = config.memory.reserve_gib if config.memory.backend == "auto" else 0.0
+    guard = Guard(backend, budget_gib, reserve_gib, config.memory.watch_s)
+    if guard.budget_bytes() <= guard.runtime_bytes:
+        raise OutOfRoomError(
+            f"the budget must be above what a worker holds before it has loaded anything, "
+            f"{guard.runtime_bytes / GIB:.3g} GiB, but it is {guard.budget_bytes() / GIB:.3g} GiB; raise "
+            "memory.budget_gib, or lower memory.reserve_gib"
+        )
+    with guard.watching():
+        yield guard
+
+
+def neighbours(guard: Guard) -> list[str]:
+    """A line for each other process that holds memory on the device, or is a worker of an earlier run."""
+    lines = []
+    for holder in guard.backend.holders():
+        size = f"{holder.used_bytes / GIB:.2f} GiB" if holder.used_bytes is not None else "memory"
+        study = _study_of(holder.pid)
+        who = f"a worker of the study {study!r}" if study else holder.name
+        advice = "; if it is left from an earlier run, end it" if study else ""
+        lines.append(f"{who} (pid {holder.pid}) holds {size} on the device{advice}")
+    return lines
+
+
+def _study_of(pid: int) -> str | None:
+    """The study whose worker a process is."""
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return None
+    return words[words.index(WORKER_MODULE) + 1] if WORKER_MODULE in words[:-1] else None
+
+
+def lengths_of(bench: Workbench) -> Lengths:
+    """The lengths of the rows that a study trains on and scores."""
+    rows = [len(example.prompt) + len(example.answer) for example in bench.pack.examples]
+    prompts = [len(prompt) for split in (bench.validation, bench.test) for prompt in split.prompts]
+    # Scoring reads a part of the answer behind the prompt.
+    answer = max(len(example.answer) for example in bench.pack.examples)
+    return Lengths(longest=max(max(rows), max(prompts) + answer), shortest=min(rows), answer=answer)
+
+
+def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) -> MemoryForecast:
+    """What the study will take: by the formula as it stands where all of it fits by far, else fitted to traces.
+
+    Args:
+        folder: where what is known of memory is kept.
+    """
+    pack = bench.pack
+    tensors = [*quantised_tensors(pack.model), *pack.model.parameters(), *pack.model.buffers()]
+    if isinstance(guard.backend, ByteBudget) and isinstance(guard.backend.live, LiveBytes):
+        guard.backend.live.add(tensors)  # what a loader's threads made
+    dtype = base.compute_dtype(config.model, pack.stack.device)
+    choices = target_choices(config)
+    sizes = dimensions_of(pack.model, choices, dtype, has_dropout(config))
+    machine = Machine(
+        device=torch.cuda.get_device_name(pack.stack.device) if pack.stack.device.type == "cuda" else "cpu",
+        driver=guard.backend.driver,
+        attention=str(getattr(pack.model.config, "_attn_implementation", "")),
+        dtype=str(dtype),
+    )
+    forecast = MemoryForecast(
+        formula=Formula.generic(sizes, pack.stack.can_checkpoint),
+        config=config,
+        lengths=lengths_of(bench),
+        budget_bytes=guard.budget_bytes(),
+        runtime_bytes=guard.runtime_bytes,
+        calibration=Calibration.load(config.memory.margin, machine, folder),
+    )
+    if forecast.most_bytes() > min(forecast.budget_bytes, guard.own_bytes() + guard.room_bytes()):
+        shape = ModelShape(_plain(pack.model.config.get_text_config()), _name(dtype), config.model.quant, choices)
+        try:
+            forecast.formula = fitted(shape, extent(config, forecast.lengths), folder)
+        except ModelError as error:  # the formula as it stands is a bound as well, only a wide one
+            logger.warning("%s", error)
+        else:
+            forecast.formula = Formula(sizes, forecast.formula.coefficients, is_traced=True)
+    pack.planner.cost = forecast
+    return forecast
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    values: dict[str, Any] = config.to_diff_dict()
+    dropped = ("quantization_config", "architectures", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
+    return {"model_type": config.model_type, **{k: v for k, v in values.items() if k not in dropped}} | {
+        "num_hidden_layers": config.num_hidden_layers
+    }
+
+
+def _name(dtype: torch.dtype) -> Any:
+    return str(dtype).removeprefix("torch.")
+
+
+def should_rehearse(config: Config, forecast: MemoryForecast) -> bool:
+    """Whether the worst step comes first."""
+    if config.memory.rehearse == "auto":
+        return forecast.most_bytes() > REHEARSED_SHARE * forecast.budget_bytes
+    return config.memory.rehearse
+
+
+def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
+    """Does the longest training step and the longest evaluation first, with adapters that are thrown away.
+
+    What it takes is compared with what was expected, so that later predictions are better; what does not fit is cut
+    smaller before any trial has begun.
+
+    Returns:
+        What it took, in words.
+    """
+    pack, planner, forecast = bench.pack, bench.pack.planner, log.forecast
+    widest = max(target_choices(config), key=lambda choice: forecast.formula.adapter_values(8, choice))
+    sampled: dict[str, object] = {"rank": ranks(config)[1], "target_modules": widest}
+    params = config.trial_params(sampled)
+    while params.rank > 1 and forecast(params)["vram"] > 0:  # the largest that is not rejected
+        params = params.model_copy(update={"rank": params.rank // 2})
+    examples = pack.examples
+    longest = sorted(range(len(examples)), key=lambda row: -len(examples[row].prompt) - len(examples[row].answer))
+    rows = longest[: params.batch_size]
+    rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
+    slots = 0
+    try:
+        while slots < config.engine.slots and (slots == 0 or log.has_room(params, pack.stack.profile)):
+            try:
+                pack.admit(*pack.new_slot(-1 - slots, params, rhythm, seed=0))
+            except Exception as error:
+                if slots == 0 or not is_out_of_memory(error):
+                    raise
+                break
+            slots += 1
+        pack.rehearse(rows)
+        step = planner.step
+        prompts = sorted(bench.validation.prompts, key=len)[-max(1, pack.chunk_tokens // forecast.lengths.longest) :]
+        bench.score_prompts(prompts, list(range(slots)))
+    finally:
+        while pack.slots:
+            pack.remove(pack.slots[0])
+    return (
+        f"rehearsed the longest step with {slots} slots of rank {params.rank}: peak {step.peak_bytes / GIB:.3g} GiB, "
+        f"expected {step.predicted_bytes / GIB:.3g}, of {step.budget_bytes / GIB:.3g} GiB, in {step.chunks} parts"
+    )
+
+
+@dataclass
+class MemoryLog:
+    """What became of a session's memory, for whoever asks later."""
+
+    planner: Planner
+    forecast: MemoryForecast
+    evictions: int = 0
+    prunes: int = 0
+    waits: int = 0
+
+    @property
+    def guard(self) -> Guard:
+        assert self.planner.guard is not None  # a worker has one
+        return self.planner.guard
+
+    def is_pressed(self) -> bool:
+        """Whether it is others on the device that leave too little."""
+        return self.guard.is_pressed()
+
+    def wait_for_neighbours(self, events: EventLog, failure: str) -> None:
+        """A pause; a trial is not to blame for what others hold."""
+        self.waits += 1
+        if self.waits % NOTES_EVERY == 1:
+            events.write("note", message=f"waiting for memory that others hold: {failure}")
+        time.sleep(NEIGHBOUR_PAUSE_S)
+
+    def has_room(self, params: TrialParams, profile: Profile) -> bool:
+        """Whether another trial fits beside those that train."""
+        needed = self.forecast.adapter_bytes(params) + self.forecast.least_bytes(params, profile)
+        return self.planner.has_room(needed)
+
+    def excess(self) -> float:
+        """How far above the budget a peak was that did not fit: at the least by what is above zero."""
+        return max(self.guard.peak_bytes() / self.guard.budget_bytes() - 1, SLIGHTLY)
+
+    def readings(self) -> list[dict[str, float]]:
+        """The latest readings, the oldest first."""
+        return [moment.as_dict() for moment in self.guard.history]
+
+    def close(self, search: Search) -> None:
+        """Adds what this session took to what is known of the study, and of the machine."""
+        before: dict[str, Any] = search.attributes.get("memory", {})
+        ratios = self.planner.ratios
+        rescues = {**before.get("rescues", {})}
+        for work, count in self.planner.rescues.items():
+            rescues[work] = rescues.get(work, 0) + count
+        search.remember(
+            "memory",
+            {
+                "backend": self.guard.backend.name,
+                "budget_gib": self.guard.budget_bytes() / GIB,
+                "peak_gib": max(before.get("peak_gib", 0.0), self.planner.highest_bytes / GIB),
+                "steps": before.get("steps", 0) + len(ratios),
+                "mean_ratio": _joined(before.get("mean_ratio"), before.get("steps", 0), ratios),
+                "highest_ratio": max([before.get("highest_ratio", 0.0), *ratios]),
+                "rescues": rescues,
+                "evictions": before.get("evictions", 0) + self.evictions,
+                "prunes": before.get("prunes", 0) + self.prunes,
+                "is_traced": self.forecast.formula.is_traced,
+            },
+        )
+        self.forecast.calibration.save()
+
+
+def _joined(before: float | None, count: int, ratios: list[float]) -> float | None:
+    """The mean of all ratios, of earlier sessions and this one."""
+    if count + len(ratios) == 0:
+        return None
+    return ((before or 0.0) * count + sum(ratios)) / (count + len(ratios))

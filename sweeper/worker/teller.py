@@ -1,0 +1,134 @@
+"""Tells the storage how trials ended, and has it recorded: the storage first, then runs, files and events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sweeper.config.schema import Config
+from sweeper.engine import adapter
+from sweeper.engine.pack import Slot
+from sweeper.events import EventLog
+from sweeper.memory.oom import patiently
+from sweeper.paths import StudyPaths, write_atomically
+from sweeper.search.study import Asked, Search
+from sweeper.search.views import TrialView, best_of
+from sweeper.tracking.tracker import BASELINE, STUDY, RunState
+from sweeper.trial import Reason, TrialParams
+from sweeper.worker.recorder import Recorder, curve, trial_key
+from sweeper.worker.workbench import Workbench
+
+
+class Teller:
+    """The ends of one study's trials.
+
+    Attributes:
+        constraints: of each trial in flight, as they were foretold.
+    """
+
+    def __init__(self, paths: StudyPaths, config: Config, search: Search, recorder: Recorder, events: EventLog) -> None:
+        self.paths = paths
+        self.config = config
+        self.search = search
+        self.recorder = recorder
+        self.events = events
+        self.constraints: dict[int, dict[str, float]] = {}
+
+    def complete(self, bench: Workbench, slot: Slot) -> None:
+        assert slot.best_evaluation is not None  # a trial is complete after its last evaluation
+        assert slot.best_adapter is not None
+        self.search.confirm(slot.number)  # or the folder is another worker's
+        folder = self.paths.adapter(slot.number)
+        best = slot.best_adapter
+        patiently(lambda: adapter.write(folder, best, slot.params, bench.base_name, bench.linears))
+        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric]
+        self.search.complete(slot.number, value, self._record(slot), self.constraints[slot.number])
+        self.recorder.end(self._told(slot.number))
+        self.keep_best_adapters()
+
+    def prune(self, slot: Slot, reason: Reason, detail: str | None = None, readings: list[Any] | None = None) -> None:
+        """Ends a trial before its planned end.
+
+        Args:
+            detail: what happened, in words.
+            readings: of the memory, around it.
+        """
+        record = self._record(slot) | ({"detail": detail} if detail else {})
+        self.search.prune(slot.number, reason, record, self.constraints[slot.number])
+        if readings:
+            file = self.paths.readings(slot.number)
+            write_atomically(file, json.dumps(readings, indent=1))
+            self.recorder.attach(slot.number, file)
+        self.recorder.end(self._told(slot.number))
+
+    def reject(self, number: int) -> None:
+        """Tells a trial that the forecast knows to be infeasible, untrained."""
+        constraints = self.constraints[number]
+        broken = [f"{name} is {value:+.3g} above its limit" for name, value in constraints.items() if value > 0]
+        record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
+        self.search.prune(number, Reason.INFEASIBLE, record, constraints)
+        self.recorder.end(self._told(number))
+
+    def repeat(self, number: int, earlier: TrialView) -> None:
+        """Gives a trial the result of the earlier one that it equals, untrained."""
+        self.search.repeat(number, earlier, self.constraints[number])
+        self.recorder.end(self._told(number))
+
+    def fail(self, asked: Asked) -> None:
+        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
+        self.search.fail(asked.number, detail, self.constraints[asked.number])
+        self.recorder.end(self._told(asked.number))
+
+    def _told(self, number: int) -> TrialView:
+        return next(trial for trial in self.search.views() if trial.number == number)
+
+    def _record(self, slot: Slot) -> dict[str, Any]:
+        """What the storage keeps of a trial beside its value."""
+        best = slot.evaluations[slot.best_evaluation] if slot.best_evaluation is not None else {}
+        return {
+            "metrics": best,
+            "curve": curve(slot),
+            "duration_s": round(slot.duration_s, 3),
+            "examples_seen": slot.examples_seen,
+            "company": [company.model_dump() for company in slot.company],
+        }
+
+    def keep_best_adapters(self) -> None:
+        kept = self.recorder.keep_best_adapters(self.search.views(), self.search.attributes.get("adapters", []))
+        self.search.remember("adapters", kept)
+
+    def finish(self, bench: Workbench) -> None:
+        """Scores the winner and the base on the test split, once for each winner, and closes the study."""
+        tracker = self.recorder.tracker
+        best = best_of(self.search.views())
+        test = None
+        if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
+            test = self._test(bench, best)
+        tracker.flush()
+        tracker.end(STUDY, RunState.FINISHED, {"sweeper.state": "finished"})
+        if test is not None:  # last: it is what makes the study finished for the launcher
+            self.search.remember("test", test)
+
+    def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
+        self.events.write("testing", number=best.number)
+        params: TrialParams = self.config.trial_params(best.params)
+        rhythm = self.config.rhythm(params, len(bench.pack.examples))
+        slot = Slot(best.number, params, rhythm, self.config.train.seed)
+        bench.pack.admit(slot, adapter.read(self.paths.adapter(best.number), params))
+        [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
+        bench.pack.remove(slot)
+        base = bench.score_base(bench.test)
+        looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
+        tracker = self.recorder.tracker
+        scores = {f"test/{name}": value for name, value in winner.as_dict().items()}
+        tracker.log(trial_key(best.number), scores, step=0)
+        tracker.log(BASELINE, {f"test/{name}": value for name, value in base.as_dict().items()}, step=0)
+        tracker.log(STUDY, {**scores, "best_value": best.value or 0.0}, step=best.number)
+        return {
+            "trial": best.number,
+            "rows": len(bench.test.truth),
+            "looks": looks,
+            "winner": winner.as_dict(),
+            "base": base.as_dict(),
+            "majority": bench.majority.as_dict(),
+        }
