@@ -73,6 +73,36 @@ def launch(arguments: tuple[str, ...]) -> int:
     return codes[0] if codes else 0
 
 
+@main.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@_plainly
+def plan(arguments: tuple[str, ...]) -> None:
+    """Say what a search will take: sweeper plan study=demo gpu=rtx-4090
+
+    The same overrides as launch; no weights and no GPU are needed. --json is for scripts.
+    """
+    from sweeper.config import compose
+
+    as_json = "--json" in arguments
+
+    def run(config: Config) -> None:
+        from rich.console import Console
+
+        from sweeper.cli.plan import plan_table
+        from sweeper.preflight.plan import plan as plan_study
+
+        planned = plan_study(config, Home(Path(config.store.home).expanduser().absolute()))
+        if as_json:
+            click.echo(json.dumps(planned.as_dict(), indent=2))
+        else:
+            Console().print(plan_table(planned))
+
+    compose.main([argument for argument in arguments if argument != "--json"], run)
+
+
 def _print_result(home: Home, name: str, is_finished: bool) -> None:
     from rich.console import Console
 

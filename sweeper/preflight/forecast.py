@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.config.space import bounds, condition_of, values_of
+from sweeper.data.prompt import Example
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import Formula
 from sweeper.memory.planner import Load, Profile, Work
@@ -30,6 +32,13 @@ class Lengths:
     longest: int
     shortest: int
     answer: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Lengths:
+        """Of training rows, and of prompts that are scored: that reads a part of an answer behind each."""
+        rows = [len(example.prompt) + len(example.answer) for example in examples]
+        answer = max(len(example.answer) for example in examples)
+        return cls(longest=max(*rows, max(map(len, prompts)) + answer), shortest=min(rows), answer=answer)
 
 
 def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:

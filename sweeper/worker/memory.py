@@ -23,6 +23,7 @@ from sweeper.memory.live import LiveBytes
 from sweeper.memory.oom import is_out_of_memory
 from sweeper.memory.planner import Planner, Profile
 from sweeper.memory.readings import ByteBudget, MemoryBackend, backend_for
+from sweeper.memory.runtime import note_runtime
 from sweeper.models import base
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
@@ -96,15 +97,6 @@ def _study_of(pid: int) -> str | None:
     return words[words.index(WORKER_MODULE) + 1] if WORKER_MODULE in words[:-1] else None
 
 
-def lengths_of(bench: Workbench) -> Lengths:
-    """The lengths of the rows that a study trains on and scores."""
-    rows = [len(example.prompt) + len(example.answer) for example in bench.pack.examples]
-    prompts = [len(prompt) for split in (bench.validation, bench.test) for prompt in split.prompts]
-    # Scoring reads a part of the answer behind the prompt.
-    answer = max(len(example.answer) for example in bench.pack.examples)
-    return Lengths(longest=max(max(rows), max(prompts) + answer), shortest=min(rows), answer=answer)
-
-
 def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) -> MemoryForecast:
     """What the study will take: by the formula as it stands where all of it fits by far, else fitted to traces.
 
@@ -124,10 +116,11 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
         attention=str(getattr(pack.model.config, "_attn_implementation", "")),
         dtype=str(dtype),
     )
+    note_runtime(folder, machine.device, guard.runtime_bytes)
     forecast = MemoryForecast(
         formula=Formula.generic(sizes, pack.stack.can_checkpoint),
         config=config,
-        lengths=lengths_of(bench),
+        lengths=Lengths.of(pack.examples, [*bench.validation.prompts, *bench.test.prompts]),
         budget_bytes=guard.budget_bytes(),
         runtime_bytes=guard.runtime_bytes,
         calibration=Calibration.load(config.memory.margin, machine, folder),

@@ -1,0 +1,91 @@
+"""`sweeper plan` in words and tables."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.preflight.plan import Cell, Plan
+
+NAMES = {
+    "context": "context",
+    "weights_4bit": "4-bit weights",
+    "weights_other": "other weights",
+    "adapters_and_optimizer": "adapters and optimizer",
+    "checkpoints": "checkpoints",
+    "activations": "activations",
+    "logits": "supervised logits",
+    "recompute": "recompute",
+    "dequantisation": "dequantisation",
+    "optimizer_scratch": "optimizer's scratch",
+}
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """The whole plan."""
+    price = f", ${plan.card.price_usd_per_hour:.2f} an hour" if plan.card.price_usd_per_hour is not None else ""
+    measured = "measured" if plan.are_lengths_measured else "the most that prompt.max_tokens and the labels allow"
+    context = (
+        f"{plan.runtime_gib:.2f} GiB of it is what a worker here holds beside tensors"
+        if plan.runtime_gib is not None
+        else "what a worker holds beside tensors has not been measured on it yet, and comes on top"
+    )
+    head = (
+        f"{plan.study}: {plan.model} on {plan.card.name}, {plan.card.total_gib:.2f} GiB{price}\n"
+        f"budget {plan.budget_gib:.2f} GiB, after a reserve of {plan.reserve_gib:g}; {context}\n"
+        f"longest row {plan.longest_row_tokens} tokens, answer {plan.answer_tokens} ({measured})"
+    )
+    return Group(Text(head), _peaks(plan), _terms(plan), Text(_words(plan)))
+
+
+def _peaks(plan: Plan) -> Table:
+    table = Table(title="Peak of one trial in GiB, by rank and rows at once", title_justify="left", box=box.SIMPLE)
+    rows = sorted({cell.rows for cell in plan.cells})
+    table.add_column("rank", justify="right")
+    for count in rows:
+        table.add_column(f"{count} × {plan.longest_row_tokens}", justify="right")
+    table.add_column("rows that fit", justify="right")
+    table.add_column("trials that fit", justify="right")
+    for rank in sorted({cell.rank for cell in plan.cells}):
+        cells = {cell.rows: cell for cell in plan.cells if cell.rank == rank}
+        words = [_peak(cells[count]) for count in rows]
+        table.add_row(str(rank), *words, str(plan.micro_batch_rows[rank]), str(plan.slots[rank]))
+    table.caption = "↻ with gradient checkpointing · ✗ does not fit · trials that fit: together, one row at a time"
+    table.caption_justify = "left"
+    return table
+
+
+def _peak(cell: Cell) -> str:
+    return f"{cell.peak_gib:.2f}" + ("↻" if cell.is_checkpointed else "") + ("" if cell.fits else " ✗")
+
+
+def _terms(plan: Plan) -> Table:
+    """What makes up the peak of the largest part that fits, for each rank."""
+    table = Table(title="What it is made of, at the most rows above that fit", title_justify="left", box=box.SIMPLE)
+    chosen = []
+    ranks = sorted({cell.rank for cell in plan.cells})
+    for rank in sorted({ranks[0], ranks[len(ranks) // 2], ranks[-1]}):
+        cells = [cell for cell in plan.cells if cell.rank == rank]
+        chosen.append(max([cell for cell in cells if cell.fits] or cells[:1], key=lambda cell: cell.rows))
+    table.add_column("GiB")
+    for cell in chosen:
+        table.add_column(f"rank {cell.rank}, {cell.rows} rows{'↻' if cell.is_checkpointed else ''}", justify="right")
+    for term, name in NAMES.items():
+        sizes = [cell.terms_gib.get(term) for cell in chosen]
+        if any(sizes):
+            table.add_row(name, *(f"{size:.3f}" if size else "–" for size in sizes))
+    table.add_row("all", *(f"{cell.peak_gib:.3f}" for cell in chosen), style="bold")
+    return table
+
+
+def _words(plan: Plan) -> str:
+    if not plan.infeasible:
+        return "Every configuration of the space fits."
+    lines = [f"{plan.infeasible_share:.0%} of the space does not fit, not even alone and one row at a time:"]
+    for part in plan.infeasible:
+        ranks = f"rank {part.ranks[0]}" if len(part.ranks) == 1 else f"ranks from {part.ranks[0]}"
+        lines.append(f"  {part.target_modules}: {ranks} (at least {part.smallest_peak_gib:.2f} GiB)")
+    lines.append("A search tells these asks as infeasible at once, without training them.")
+    return "\n".join(lines)

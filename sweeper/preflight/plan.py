@@ -1,0 +1,359 @@
+"""`sweeper plan`: what a study will take, before anything is loaded; from the model's configuration alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from sweeper.config.schema import Config
+from sweeper.config.space import Parameter, Range, bounds, values_of
+from sweeper.data import rows as data_rows
+from sweeper.errors import DataError, ModelError, OutOfRoomError
+from sweeper.memory.formula import HEAD_POSITIONS, Formula
+from sweeper.memory.planner import Load, Work
+from sweeper.memory.runtime import known_runtime
+from sweeper.paths import Home
+from sweeper.preflight.case import ModelShape
+from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, ranks, target_choices
+from sweeper.preflight.predictor import fitted
+from sweeper.units import GIB
+
+ROWS = (1, 2, 4, 8, 16, 32)
+MOST_RANKS = 5
+SAMPLES = 64  # of a range, for its infeasible share
+BUNDLED = "bundled:"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The device that is planned for."""
+
+    name: str
+    total_gib: float
+    is_cuda: bool
+    price_usd_per_hour: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One slot of a rank with so many rows at once: its peak, and what makes it up."""
+
+    rank: int
+    rows: int
+    tokens: int
+    is_checkpointed: bool
+    peak_gib: float
+    fits: bool
+    terms_gib: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """What of the space cannot be trained on this card at all."""
+
+    target_modules: str
+    ranks: list[int]
+    smallest_peak_gib: float
+    shares: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will take.
+
+    Attributes:
+        runtime_gib: what the process holds beside tensors; None: not measured on this device yet.
+        micro_batch_rows: by rank, the most of the longest rows that go through at once.
+        slots: by rank, the most trials that train together, one row at a time.
+        infeasible_share: of the configurations of the space.
+    """
+
+    study: str
+    model: str
+    card: Card
+    budget_gib: float
+    reserve_gib: float
+    runtime_gib: float | None
+    longest_row_tokens: int
+    answer_tokens: int
+    are_lengths_measured: bool
+    cells: list[Cell]
+    micro_batch_rows: dict[int, int]
+    slots: dict[int, int]
+    infeasible: list[Infeasible]
+    infeasible_share: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(config: Config, home: Home) -> Plan:
+    """Plans a study.
+
+    Raises:
+        ModelError: if there is no configuration of the model, or it cannot be traced.
+        OutOfRoomError: if not even the base fits.
+    """
+    card = pick_card(config)
+    lengths, are_measured = _lengths(config, home)
+    choices = target_choices(config)
+    shape = ModelShape(model_config(config, home), _dtype(config, card), config.model.quant, choices)
+    formula = fitted(shape, extent(config, lengths), home.memory)
+    runtime_bytes = known_runtime(home.memory, card.name if card.is_cuda else "cpu")
+    total_bytes = int((card.total_gib - config.memory.reserve_gib) * GIB)
+    limits = [int(gib * GIB) for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
+    budget_bytes = min([total_bytes, *limits])
+    if budget_bytes <= (runtime_bytes or 0) + formula.base_bytes:
+        raise OutOfRoomError(
+            f"the base must fit into the budget, but {config.model.name} takes "
+            f"{(formula.base_bytes + (runtime_bytes or 0)) / GIB:.3g} GiB and the budget is {budget_bytes / GIB:.3g} "
+            f"GiB on {card.name}; take a smaller model, a larger card, or raise memory.budget_gib"
+        )
+    forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0)
+    known = _some_ranks(config)
+    widest = max(choices, key=lambda choice: formula.adapter_values(8, choice))
+    cells = [_cell(forecast, rank, count, widest) for rank in known for count in ROWS]
+    infeasible, share = _infeasible(forecast, choices)
+    return Plan(
+        study=config.study.name,
+        model=config.model.name,
+        card=card,
+        budget_gib=budget_bytes / GIB,
+        reserve_gib=config.memory.reserve_gib,
+        runtime_gib=None if runtime_bytes is None else runtime_bytes / GIB,
+        longest_row_tokens=lengths.longest,
+        answer_tokens=lengths.answer,
+        are_lengths_measured=are_measured,
+        cells=cells,
+        micro_batch_rows={rank: _most(lambda n, rank=rank: _cell(forecast, rank, n, widest).fits) for rank in known},
+        slots={rank: _most(lambda n, rank=rank: _fits_together(forecast, rank, n, widest), 256) for rank in known},
+        infeasible=infeasible,
+        infeasible_share=share,
+    )
+
+
+def pick_card(config: Config) -> Card:
+    """The card that the configuration names, or the one that is there, or this machine's memory."""
+    section = config.gpu
+    if section.memory_gib is not None:
+        return Card(section.card or section.name, section.memory_gib, True, section.price_usd_per_hour)
+    if config.engine.device != "cpu":
+        found = _first_card()
+        if found is not None:
+            return Card(*found, True, section.price_usd_per_hour)
+    return Card("this machine's memory", psutil.virtual_memory().total / GIB, False, section.price_usd_per_hour)
+
+
+def _first_card() -> tuple[str, float] | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return str(pynvml.nvmlDeviceGetName(handle)), pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB
+    except pynvml.NVMLError:
+        return None
+
+
+def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16"]:
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    return "bfloat16" if card.is_cuda else "float32"
+
+
+def model_config(config: Config, home: Home) -> dict[str, Any]:
+    """The transformers configuration of a study's model, from its folder, the Hub's cache, or conf/model.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    folder = model_folder(config, home)
+    if folder is not None:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    elif config.model.config is not None:
+        values = dict(config.model.config)
+    else:
+        values = _from_hub(config)
+    values = values.get("text_config", values)
+    dropped = ("quantization_config", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+    return {key: value for key, value in values.items() if key not in dropped}
+
+
+def model_folder(config: Config, home: Home) -> Path | None:
+    """Where the model lies on this machine; None where it does not."""
+    assert config.model.path is not None  # checked with the configuration
+    if config.model.path.startswith(BUNDLED):
+        name = config.model.path.removeprefix(BUNDLED)
+        candidates = [Path(str(resources.files("sweeper.models") / name / "weights"))]
+    else:
+        candidates = [Path(config.model.path).expanduser(), home.models / config.model.name]
+    return next((folder for folder in candidates if (folder / "config.json").is_file()), None)
+
+
+def _from_hub(config: Config) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(str(config.model.path), "config.json", revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.path: {config.model.path!r} must be a folder, or a Hub id that is reachable or cached "
+            f"({type(error).__name__}); or give its transformers configuration as model.config"
+        ) from error
+    values: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return values
+
+
+def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
+    """The lengths of the rows: measured where data and tokenizer are on this machine, else the most there can be."""
+    try:
+        data = data_rows.load(config.data)
+    except DataError:
+        if config.data.source != "hub":
+            raise
+        data = None  # not cached: the limits stand
+    folder = model_folder(config, home)
+    if data is None or folder is None:
+        longest_label = max((len(label.encode()) for label in data.labels), default=16) if data is not None else 16
+        # No tokenizer has more tokens than bytes; one more ends the answer.
+        most = config.prompt.max_tokens
+        return Lengths(longest=most, shortest=max(8, most // 8), answer=min(most // 2, longest_label + 2)), False
+    from sweeper.data.prompt import Renderer
+    from sweeper.models.base import load_tokenizer
+
+    rendered = Renderer(load_tokenizer(config.model, home), config.prompt, data.labels)
+    examples = rendered.examples(data.train)
+    prompts = [*rendered.prompts(data.validation), *rendered.prompts(data.test)]
+    return Lengths.of(examples, prompts), True
+
+
+def _some_ranks(config: Config) -> list[int]:
+    """The ranks of the space; of a range, some."""
+    low, high = ranks(config)
+    searched = config.search.space.get("rank")
+    known = sorted({int(str(value)) for value in (values_of(searched) if searched else None) or [low, high]})
+    if searched is not None and isinstance(searched, Range):
+        known = sorted({low, high, *(2**power for power in range(11) if low < 2**power < high)})
+    step = -(-len(known) // MOST_RANKS)
+    return sorted({*known[::step], known[-1]})
+
+
+def _cell(forecast: MemoryForecast, rank: int, rows: int, targets: Any) -> Cell:
+    """One slot; recomputed where the study allows it and it does not fit without."""
+    asked = forecast.config.engine.gradient_checkpointing
+    modes = {True: [True], False: [False], "auto": [False, True]}[asked]
+    cells = [
+        _cell_in_mode(forecast, rank, rows, targets, is_checkpointed)
+        for is_checkpointed in modes
+        if forecast.formula.can_checkpoint or not is_checkpointed
+    ]
+    return next((cell for cell in cells if cell.fits), cells[-1])
+
+
+def _cell_in_mode(forecast: MemoryForecast, rank: int, rows: int, targets: Any, is_checkpointed: bool) -> Cell:
+    formula, lengths = forecast.formula, forecast.lengths
+    state = forecast.config.optimizer.state
+    load = Load(Work.TRAIN, rows, lengths.longest, rows * lengths.answer, is_checkpointed)
+    profile = ((rank, 1),)
+    transient = formula.transient_bytes(load, profile, targets)
+    adapters = formula.adapter_bytes(rank, targets, state)
+    scratch = formula.optimizer_bytes(formula.adapter_values(rank, targets), state)
+    terms = {
+        "context": forecast.runtime_bytes,
+        "weights_4bit": formula.dimensions.weights_4bit_bytes,
+        "weights_other": formula.dimensions.weights_other_bytes,
+        "adapters_and_optimizer": adapters,
+        **_split(formula, load, transient),
+    }
+    if scratch > transient:  # the optimizer's step is the peak
+        terms = {**dict(list(terms.items())[:4]), "optimizer_scratch": scratch}
+    peak = sum(terms.values())
+    upper = peak + int(max(transient, scratch) * forecast.config.memory.margin)
+    return Cell(
+        rank=rank,
+        rows=rows,
+        tokens=rows * lengths.longest,
+        is_checkpointed=is_checkpointed,
+        peak_gib=peak / GIB,
+        fits=upper <= forecast.budget_bytes,
+        terms_gib={name: size / GIB for name, size in terms.items()},
+    )
+
+
+def _split(formula: Formula, load: Load, transient: int) -> dict[str, int]:
+    """What comes and goes, at its peak: that is in the head, or in the backward of a layer."""
+    sizes = formula.dimensions
+    name = "checkpoints" if load.is_checkpointed else "activations"
+    tokens = load.rows * load.seq
+    # A kept layer's activations are no number that the configuration says; a checkpoint is one hidden state.
+    kept = sizes.compute_bytes * tokens * sizes.hidden * sizes.layers if load.is_checkpointed else None
+    logits = int(2.5 * 4 * min(load.supervised, HEAD_POSITIONS) * sizes.vocabulary)
+    dequantised = min(transient, sizes.compute_bytes * sizes.largest if sizes.weights_4bit_bytes else 0)
+    rest = transient - min(transient, kept or 0)
+    if kept is not None and logits < rest - dequantised:
+        return {name: min(transient, kept), "recompute": rest - dequantised, "dequantisation": dequantised}
+    if kept is not None:
+        return {name: min(transient, kept), "logits": rest}
+    logits = min(logits, transient)
+    return {name: transient - logits, "logits": logits}
+
+
+def _fits_together(forecast: MemoryForecast, rank: int, slots: int, targets: Any) -> bool:
+    """Whether so many slots fit, one row at a time."""
+    formula = forecast.formula
+    adapters = slots * formula.adapter_bytes(rank, targets, forecast.config.optimizer.state)
+    profile = ((rank, slots),)
+    loads = (forecast.one_row(), Load(Work.SCORE, 1, forecast.lengths.longest))
+    transient = max(forecast.transient_bytes(load, profile, targets) for load in loads)
+    scratch = formula.optimizer_bytes(slots * formula.adapter_values(rank, targets), forecast.config.optimizer.state)
+    held = forecast.runtime_bytes + formula.base_bytes + adapters
+    return held + max(transient, scratch) <= forecast.budget_bytes
+
+
+def _most(fits: Any, limit: int = 1024) -> int:
+    """The largest number that fits, of those up to `limit`; 0 where one does not."""
+    if not fits(1):
+        return 0
+    low, high = 1, limit + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _infeasible(forecast: MemoryForecast, choices: tuple[Any, ...]) -> tuple[list[Infeasible], float]:
+    """What does not fit even alone, one row at a time, by target modules; and its share of the space."""
+    config = forecast.config
+    drawn = _drawn_ranks(config)
+    found, total = [], 0
+    for choice in choices:
+        peaks = {}
+        for rank in sorted(set(drawn)):
+            params = config.trial_params({"rank": rank, "target_modules": choice})
+            peaks[rank] = forecast.solo_bytes(params)
+        beyond = [rank for rank in peaks if peaks[rank] > forecast.budget_bytes]
+        count = sum(rank in beyond for rank in drawn)
+        total += count
+        if beyond:
+            name = choice if isinstance(choice, str) else ", ".join(choice)
+            found.append(Infeasible(name, beyond, peaks[beyond[0]] / GIB, count / len(drawn)))
+    return found, total / (len(drawn) * len(choices))
+
+
+def _drawn_ranks(config: Config) -> list[int]:
+    """Ranks as a random sampler would draw them, evenly."""
+    searched: Parameter | None = config.search.space.get("rank")
+    if searched is None:
+        return [config.lora.rank]
+    known = values_of(searched)
+    if known is not None:
+        return [int(str(value)) for value in known]
+    low, high = bounds(searched)
+    parts = [(place + 0.5) / SAMPLES for place in range(SAMPLES)]
+    is_log = isinstance(searched, Range) and searched.log
+    return [round(low * (high / low) ** part if is_log else low + (high - low) * part) for part in parts]
