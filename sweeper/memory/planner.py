@@ -120,6 +120,7 @@ class Planner:
     def begin(self) -> None:
         """A training step begins."""
         self.step = StepMemory()
+        self._at = Load(Work.TRAIN, 0, 0)
         if self.guard is not None:
             self.guard.backend.reset_peak()
             self.step.own_bytes = self.guard.own_bytes()
@@ -226,9 +227,10 @@ class Planner:
             time.sleep(RETRY_PAUSE_S)
         else:
             self._retries = 0
+            least = f"one row of {at.seq} tokens, the least that is done at once," if at.rows else "it"
             raise OutOfRoomError(
-                f"{at.work}: one row of {at.seq} tokens, the least that can be done at once, must fit into memory, but "
-                f"{MAX_RETRIES + 1} times it did not ({failure}){self._readings()}"
+                f"{at.work}: {least} must fit into memory, but {MAX_RETRIES + 1} times it did not "
+                f"({failure}){self._readings()}"
             )
 
     def _readings(self) -> str:

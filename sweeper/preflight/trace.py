@@ -26,9 +26,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.data.prompt import Example
-from sweeper.engine import optimizer
 from sweeper.engine.batches import Item, new_chunk
-from sweeper.engine.optimizer import SlotRates
+from sweeper.engine.optimizer import BucketStep, SlotRates, shared_scratch
 from sweeper.engine.pack import Pack
 from sweeper.memory.formula import (
     CHECKPOINTED,
@@ -285,9 +284,11 @@ class _Tracer:
 
     def _optimizer(self) -> None:
         with self.live.counted_as("optimizer_scratch"):
-            for bucket in self.pack.stack.buckets:
-                rates = [SlotRates(self.params, 1e-3, 1)] * bucket.slots
-                optimizer._step(bucket, rates)
+            rates = [SlotRates(self.params, 1e-3, 1)] * self.case.slots
+            [step] = [BucketStep(bucket, rates) for bucket in self.pack.stack.buckets]
+            scratch = shared_scratch([step])
+            step.stage(scratch)
+            step.commit(scratch)
         self._close("optimizer")
 
     @torch.no_grad()

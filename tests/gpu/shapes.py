@@ -1,39 +1,31 @@
-"""Models of a real size with random weights, in NF4, made on the device: what time and memory ask for."""
+"""Models of a real size with random weights, in NF4, made on the device, and packs on them: what time and memory ask for."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sweeper.data.prompt import Example
+from sweeper.engine.pack import Pack
+from sweeper.memory.planner import Planner
 from sweeper.models import base
+from sweeper.models.targets import linear_names
+from sweeper.preflight.case import Case
+from sweeper.trial import Rhythm
+from tests.conftest import trial_params
 
+CONFIGS = Path(__file__).parents[2] / "conf" / "model"
+PUBLISHED = {"0.5b": "qwen2.5-0.5b", "8b": "llama-3.1-8b"}
 SHAPES: dict[str, dict[str, Any]] = {
-    # Qwen2.5-0.5B and Llama-3.1-8B, from their published configurations.
-    "0.5b": {
-        "model_type": "qwen2",
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 32768,
-    },
-    "8b": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "tie_word_embeddings": False,
-        "max_position_embeddings": 131072,
+    **{
+        shape: yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["model"]["config"]
+        for shape, name in PUBLISHED.items()
     },
     # For a rehearsal without a GPU.
     "toy": {
@@ -48,6 +40,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 1024,
     },
 }
+
+
+class Unaided(Planner):
+    """Repeats no step in smaller parts: what is measured is the step that was asked for, or none."""
+
+    def rescue(self, failure: str) -> None:
+        raise torch.OutOfMemoryError(failure)
 
 
 def random_base(shape: str, device: torch.device) -> Any:
@@ -92,3 +91,29 @@ def _quantised(module: nn.Linear, device: torch.device) -> Linear4bit:
     if module.bias is not None:
         layer.bias = nn.Parameter(torch.zeros(module.out_features, dtype=torch.bfloat16, device=device))
     return layer
+
+
+def random_pack(model: Any, case: Case, short_tokens: int = 0) -> Pack:
+    """A pack of fresh adapters, each of which reads the same random rows at every tick; a tick is one chunk.
+
+    Args:
+        short_tokens: how much shorter than the others the last row of a slot is, where there are several.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(2, model.config.vocab_size, (case.rows, case.seq), generator=generator).tolist()
+    if case.rows > 1:
+        drawn[-1] = drawn[-1][short_tokens:]
+    pack = Pack(
+        model,
+        linear_names(model),
+        [Example(tuple(row[: -case.answer_tokens]), tuple(row[-case.answer_tokens :])) for row in drawn],
+        pad=0,
+        chunk_tokens=case.slots * case.rows * case.seq,
+        optimizer_state=case.optimizer_state,
+        planner=Unaided(gradient_checkpointing=case.is_checkpointed),
+    )
+    params = trial_params(rank=case.rank, target_modules=case.target_modules, batch_size=case.rows)
+    rhythm = Rhythm(interval_examples=1000 * case.rows, evaluations=1, batch_size=case.rows)
+    for number in range(case.slots):
+        pack.admit(*pack.new_slot(number, params, rhythm, seed=number))
+    return pack
