@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
@@ -19,7 +22,9 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/config.
 
 def test_the_counts_are_known() -> None:
     """A file that is added without being composed by the tests below changes these."""
-    assert len(GROUP_FILES) == 19
+    counts = Counter(path.parent.name for path in GROUP_FILES)
+    assert counts == {"data": 3, "gpu": 16, "model": 11, "pruner": 6, "sampler": 7}
+    assert len(list((ROOT / "conf").rglob("*.yaml"))) == 1 + counts.total()
     assert STUDIES == ["banking77", "demo", "tickets"]
     assert sorted(compose.bundled_studies()) == STUDIES
 
@@ -53,7 +58,7 @@ def test_a_study_folder_of_ones_own(composed: Callable[..., Config], tmp_path: P
     )
     (folder / "model" / "local.yaml").write_text(
         "# @package _global_\nmodel: {name: local, path: /m, revision: null, gguf_package: null, quant: none, "
-        "dtype: auto, trust_remote_code: false}\n"
+        "dtype: auto, trust_remote_code: false, config: null}\n"
     )
     config = composed(f"study={folder}")
     assert (config.study.name, config.model.name, config.search.space) == ("mine", "local", {"rank": [4, 8]})
@@ -106,6 +111,18 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
         (["search.space.rank=['8','16']"], "search.space.rank: .*valid integer.*'8'"),
         (["lora.alpha=inf"], "lora.alpha: .*finite number"),
         (["model.name=../../x"], "model.name: .*pattern"),
+        (["model.config=[llama]"], "model.config: .*valid dictionary"),
+        (["gpu.memory_gib=0"], "gpu.memory_gib: .*greater than 0, but got 0"),
+        (["gpu.price_usd_per_hour=-1"], "gpu.price_usd_per_hour: .*greater than or equal to 0"),
+        (["gpu.memory=24"], "unknown key `gpu.memory`; did you mean `gpu.memory_gib`"),
+        (["engine.gradient_checkpointing=sometimes"], "engine.gradient_checkpointing: .*but got 'sometimes'"),
+        (["optimizer.state=4bit"], "optimizer.state: .*'device', 'host' or '8bit', but got '4bit'"),
+        (["memory.backend=nvml"], "memory.backend: .*'auto' or 'tensors', but got 'nvml'"),
+        (["memory.budget_gib=0"], "memory.budget_gib: .*greater than 0, but got 0"),
+        (["memory.reserve_gib=-1"], "memory.reserve_gib: .*greater than or equal to 0"),
+        (["memory.margin=1.5"], "memory.margin: .*less than or equal to 1, but got 1.5"),
+        (["memory.watch_s=0"], "memory.watch_s: .*greater than 0, but got 0"),
+        (["memory.rehearse=often"], "memory.rehearse: .*but got 'often'"),
         (
             ["~search.space.rank", "~search.space.alpha_ratio", "~search.space.learning_rate"],
             "search.space: .*at least 1",
@@ -124,11 +141,71 @@ def test_all_problems_come_in_one_message(composed: Callable[..., Config]) -> No
     assert len(caught.value.problems) == 4
 
 
+def test_a_card_is_one_that_can_be_planned_for(composed: Callable[..., Config]) -> None:
+    cards = [path.stem for path in GROUP_FILES if path.parent.name == "gpu"]
+    sections = {name: composed("study=demo", f"gpu={name}").gpu for name in cards}
+    nothing = sections.pop("auto")
+    assert (nothing.card, nothing.memory_gib, nothing.price_usd_per_hour) == (None, None, None)
+    assert all(section.card and section.memory_gib for section in sections.values())
+    for name, section in sections.items():
+        if sold := re.search(r"(\d+)gb$", name):  # a driver reports a little less
+            assert 0.97 * int(sold[1]) <= (section.memory_gib or 0) <= int(sold[1])
+    assert len({section.card for section in sections.values()}) == len(sections)
+
+
+# Billions of parameters, as the models' makers publish them.
+PUBLISHED = {
+    "qwen2.5-0.5b": 0.494,
+    "qwen2.5-1.5b": 1.544,
+    "qwen2.5-3b": 3.086,
+    "qwen2.5-7b": 7.616,
+    "llama-2-7b": 6.738,
+    "llama-2-13b": 13.016,
+    "llama-3.1-8b": 8.030,
+    "mistral-7b": 7.248,
+    "smollm2-135m": 0.1345,
+}
+
+
+def test_every_model_with_a_configuration_has_a_published_size(composed: Callable[..., Config]) -> None:
+    names = [path.stem for path in GROUP_FILES if path.parent.name == "model"]
+    models = [composed("study=demo", f"model={name}", "model.path=x").model for name in names]
+    assert {model.name for model in models if model.config is not None} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_has_as_many_parameters_as_published(composed: Callable[..., Config], name: str) -> None:
+    values = dict(composed("study=demo", f"model={name}").model.config or {})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == pytest.approx(PUBLISHED[name] * 1e9, rel=0.003)
+
+
+def test_a_models_configuration_is_open(composed: Callable[..., Config]) -> None:
+    """Its keys are the architecture's, and not ours to know."""
+    config = composed("study=demo", "model=qwen2.5-0.5b", "model.config.num_hidden_layers=2").model.config
+    assert config is not None
+    assert (config["num_hidden_layers"], config["hidden_size"]) == (2, 896)
+    config = composed("study=demo", "model=qwen2.5-0.5b", "+model.config.rope_theta=1000").model.config
+    assert config is not None
+    assert config["rope_theta"] == 1000
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
         (["study=nope"], "Available options in 'study':\n\tbanking77\n\tdemo\n\ttickets"),
-        (["study=demo", "model=nope"], "Available options in 'model':\n\thub\n\tsmollm2-135m\n\ttiny"),
+        (
+            ["study=demo", "model=nope"],
+            "Available options in 'model':\n\thub\n\tllama-2-13b\n\tllama-2-7b\n\tllama-3.1-8b\n\tmistral-7b\n"
+            "\tqwen2.5-0.5b\n\tqwen2.5-1.5b\n\tqwen2.5-3b\n\tqwen2.5-7b\n\tsmollm2-135m\n\ttiny",
+        ),
+        (
+            ["study=demo", "gpu=nope"],
+            "Available options in 'gpu':\n\ta100-40gb\n\ta100-80gb\n\ta10g\n\tauto\n\tb200\n\th100-80gb\n\th200\n\tl4\n"
+            "\tl40s\n\trtx-3090\n\trtx-4060-ti-16gb\n\trtx-4090\n\trtx-5090\n\trtx-a6000\n\tt4\n\tv100-16gb",
+        ),
         (
             ["study=demo", "sampler=nope"],
             "Available options in 'sampler':\n\tcmaes\n\tgp\n\tgrid\n\tnsgaii\n\tqmc\n\trandom\n\ttpe",
@@ -180,6 +257,9 @@ def test_differences_name_the_key_and_both_values(composed: Callable[..., Config
         "search.warm_start",
         "search.deterministic",
     ]
+    # How the moments are kept changes results; the card, and how its memory is watched, do not.
+    now = composed("study=demo", "optimizer.state=8bit", "gpu=rtx-4090", "memory.margin=0.1", "memory.budget_gib=8")
+    assert check.differences(composed("study=demo"), now) == ["optimizer.state: was 'device', is '8bit'"]
     before = composed("study=demo", "search.deterministic=true")
     now = composed("study=demo", "search.deterministic=true", "engine.slots=1", "search.duplicates=train")
     [line] = check.differences(before, now)
@@ -191,6 +271,7 @@ READERS = {
     "data": ["data/rows.py"],
     "prompt": ["data/prompt.py"],
     "model": ["models/base.py"],
+    "gpu": ["preflight/plan.py"],
     "lora": [],
     "train": [],
     "sampler": ["search/samplers.py"],
@@ -200,12 +281,25 @@ OWN_NAMES = {
     "data": r"section(\.splits|\.columns)?",
     "prompt": r"(self\.)?section",
     "model": "section",
+    "gpu": "section",
     "sampler": "section",
     "pruner": "section",
 }
 
 
-@pytest.mark.parametrize("key", sorted(key for key in check.known_keys() if key not in Config.model_fields))
+KEYS = sorted(key for key in check.known_keys() if key not in Config.model_fields)
+
+
+def test_the_keys_of_memory_are_among_them() -> None:
+    assert {
+        *("gpu.name", "gpu.card", "gpu.memory_gib", "gpu.price_usd_per_hour"),
+        *("model.config", "engine.gradient_checkpointing", "optimizer.state"),
+        *("memory.backend", "memory.budget_gib", "memory.reserve_gib"),
+        *("memory.margin", "memory.watch_s", "memory.rehearse"),
+    } <= set(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_read(key: str) -> None:
     """A key that nothing reads is a defect."""
     section, _, name = key.partition(".")

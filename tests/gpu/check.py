@@ -1,8 +1,10 @@
 """`make gpu-check`: what a CUDA machine says about the engine, in at most nine minutes, as one JSON file.
 
-It runs the tests that are marked `gpu` and then measures, on models with random weights, the time of a
-training step and the memory at its peak. It needs no network; what a machine lacks beside torch, transformers
-and peft comes from `make gpu-bundle`. `--rehearse` does the same on the CPU with a toy, to try the check itself.
+It runs the tests that are marked `gpu`, while the memory of the shapes is foretold on the CPU. Then it measures, on
+models with random weights: first the memory of training steps, beside what was foretold; then, in the time that is
+left, the time of a step and its peak, which on a slow card ends before the largest sizes. It needs no network; what
+a machine lacks beside torch, transformers and peft comes from `make gpu-bundle`. `--rehearse` does the same on the
+CPU with a toy, to try the check itself.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,7 @@ def main() -> int:
     if arguments.bundle:
         unpack(arguments.bundle)
     sys.path[:0] = [str(SITE), str(ROOT)]
+    os.environ.update(environment())
 
     import torch
 
@@ -72,11 +76,22 @@ def main() -> int:
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     print(json.dumps(result), flush=True)
+    shapes = ("toy",) if arguments.rehearse else ("0.5b", "8b")
+    # One after the other: each is two processes, and the tests want some of the CPU too.
+    background = ThreadPoolExecutor(max_workers=1)
+    formulas = {shape: background.submit(formula_of, shape) for shape in shapes}
     tests = result["tests"] = run_tests(min(TESTS_LIMIT_S, deadline - time.monotonic()))
     print(json.dumps(tests), flush=True)
     keep()
+    result["memory"] = {}
+    for memory in compared(formulas, device, deadline):
+        result["memory"] = memory
+        print(json.dumps(memory["rows"][-1]), flush=True)
+        keep()
+    print(json.dumps(result["memory"]["summary"]), flush=True)
+    background.shutdown(wait=False, cancel_futures=True)  # of what did not come in time
     result["solo"], result["packed"] = [], []
-    for shape in ("toy",) if arguments.rehearse else ("0.5b", "8b"):
+    for shape in shapes:
         for row in measured(shape, device, deadline):
             result[row.pop("kind")].append(row)
             print(json.dumps(row), flush=True)
@@ -121,9 +136,15 @@ def refuse_other_cuda(version: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment of the tests: this checkout, what was unpacked, and no network."""
+    """The environment of what is started: this checkout, what was unpacked, and no network."""
     path = os.pathsep.join([str(SITE), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "KINETO_LOG_LEVEL": "99",
+    }
 
 
 def machine(device: Any) -> dict[str, Any]:
@@ -163,7 +184,7 @@ def run_tests(limit_s: float) -> dict[str, Any]:
         command += ["tests/engine", "tests/worker"]
         is_whole = True
         try:
-            code = subprocess.run(command, cwd=ROOT, env=environment(), timeout=limit_s, check=False).returncode
+            code = subprocess.run(command, cwd=ROOT, timeout=limit_s, check=False).returncode
             is_whole = code in (0, 1)
         except subprocess.TimeoutExpired:
             is_whole = False
@@ -178,8 +199,32 @@ def run_tests(limit_s: float) -> dict[str, Any]:
     }
 
 
+def formula_of(shape: str) -> Any:
+    from tests.gpu import memory
+
+    return memory.formula_of(shape)
+
+
+def compared(formulas: dict[str, Future[Any]], device: Any, deadline: float) -> Iterator[dict[str, Any]]:
+    """The result's part `memory`, anew after each row of it."""
+    from tests.gpu import memory
+
+    context_gib = memory.context_gib(device)  # before there are tensors, as a worker does it
+    rows: list[dict[str, Any]] = []
+    for shape, formula in formulas.items():
+        for row in memory.compared(shape, formula, device, deadline - MARGIN_S):
+            rows.append(row)
+            yield {
+                "context_gib": context_gib,
+                "context_after_gib": memory.context_gib(device),  # with the kernels that were loaded since
+                "summary": memory.summary(rows),
+                "rows": rows,
+            }
+
+
 def measured(shape: str, device: Any, deadline: float) -> Iterator[dict[str, Any]]:
     """Step time and peak memory: one slot at growing sizes, with and without recomputing; then packs."""
+    from tests.gpu.memory import first_line
     from tests.gpu.shapes import random_base
 
     if time.monotonic() > deadline - MARGIN_S:
@@ -188,66 +233,42 @@ def measured(shape: str, device: Any, deadline: float) -> Iterator[dict[str, Any
     try:
         model = random_base(shape, device)
     except RuntimeError as error:
-        yield {"kind": "solo", "shape": shape, "error": _first_line(error)}
+        yield {"kind": "solo", "shape": shape, "error": first_line(error)}
         return
-    vocabulary = model.config.vocab_size
     for gradient_checkpointing in (True, False):
         for tokens in TOKENS:
             row = {"kind": "solo", "shape": shape, "tokens": tokens, "gradient_checkpointing": gradient_checkpointing}
-            yield row | _step(model, vocabulary, device, [tokens], gradient_checkpointing, deadline)
+            yield row | _step(model, device, [tokens], gradient_checkpointing, deadline)
     for slots in PACKED_SLOTS:
         row = {"kind": "packed", "shape": shape, "slots": slots, "tokens": slots * SEQUENCE_TOKENS}
-        yield row | _step(model, vocabulary, device, [SEQUENCE_TOKENS] * slots, True, deadline)
+        yield row | _step(model, device, [SEQUENCE_TOKENS] * slots, True, deadline)
 
 
-def _step(
-    model: Any, vocabulary: int, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float
-) -> dict[str, Any]:
+def _step(model: Any, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float) -> dict[str, Any]:
     """The median step of a pack whose slots have so many tokens each, and its peak; or why there is none."""
     from sweeper.engine.stack import detach
+    from tests.gpu.memory import first_line
 
     if time.monotonic() > deadline - MARGIN_S:
         return {"error": "no time left"}
     _release(device)
     try:
-        return _timed(model, vocabulary, device, tokens, gradient_checkpointing, deadline)
+        return _timed(model, device, tokens, gradient_checkpointing, deadline)
     except RuntimeError as error:  # out of memory comes as several kinds of it
-        return {"error": _first_line(error)}
+        return {"error": first_line(error)}
     finally:
         detach(model)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-
-
-def _timed(
-    model: Any, vocabulary: int, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float
-) -> dict[str, Any]:
+def _timed(model: Any, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float) -> dict[str, Any]:
     import torch
 
-    from sweeper.data.prompt import Example
-    from sweeper.engine.pack import Pack
-    from sweeper.models.targets import linear_names
-    from sweeper.trial import Rhythm
-    from tests.conftest import trial_params
+    from sweeper.preflight.case import Case
+    from tests.gpu.shapes import random_pack
 
     length = min(SEQUENCE_TOKENS, tokens[0])
-    rows = tokens[0] // length
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(2, vocabulary, (64, length), generator=generator).tolist()
-    examples = [Example(prompt=tuple(row[:-ANSWER_TOKENS]), answer=tuple(row[-ANSWER_TOKENS:])) for row in drawn]
-    pack = Pack(
-        model,
-        linear_names(model),
-        examples,
-        pad=0,
-        chunk_tokens=sum(tokens),
-        gradient_checkpointing=gradient_checkpointing,
-    )
-    rhythm = Rhythm(interval_examples=1000 * rows, evaluations=1, batch_size=rows)
-    for number in range(len(tokens)):
-        pack.admit(*pack.new_slot(number, trial_params(rank=RANK, batch_size=rows), rhythm, seed=number))
+    case = Case(RANK, length, tokens[0] // length, len(tokens), ANSWER_TOKENS, is_checkpointed=gradient_checkpointing)
+    pack = random_pack(model, case)
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for step in range(WARM_UP_STEPS + STEPS):

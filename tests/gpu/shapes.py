@@ -1,4 +1,4 @@
-"""Models of a real size with random weights, in NF4, made on the device, and packs on them: what time and memory ask for."""
+"""Models of a real size with random weights, in NF4, made on the device, and packs on them."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,26 @@ import pytest
 import torch
 
 from sweeper.engine.pack import Pack
+from sweeper.errors import ModelError
+from sweeper.memory.formula import Formula
 from sweeper.models.targets import linear_names
-from tests.gpu import check
+from sweeper.preflight.case import Case
+from sweeper.preflight.trace import fit
+from tests.gpu import check, memory
 from tests.gpu.bundle import trim
-from tests.gpu.shapes import SHAPES, random_base
+from tests.gpu.shapes import SHAPES, random_base, random_pack
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def formula() -> Future[Formula]:
+    """The toy's, fitted as `formula_of` has it, but in this process."""
+    found: Future[Formula] = Future()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "fitted", fit)
+        found.set_result(memory.formula_of("toy"))
+    return found
 
 
 def test_a_random_base_is_quantised_and_whole() -> None:
@@ -105,3 +122,78 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Pack, "tick", breaks)
     rows = list(check.measured("toy", torch.device("cpu"), time.monotonic() + 100))
     assert [row.get("error") for row in rows] == ["RuntimeError: CUDA error: out of memory", None, None]
+
+
+def test_the_cases_are_enough_and_spread_and_the_smaller_ones_come_first() -> None:
+    assert 2 * len(memory.CASES) >= 32
+    tokens = [case.slots * case.rows * case.seq for case in memory.CASES]
+    assert tokens == sorted(tokens)
+    assert tokens[-1] == memory.EXTENT.most_tokens
+    for name, values in {
+        "rank": memory.EXTENT.ranks,
+        "seq": memory.EXTENT.seqs,
+        "slots": (1, 4),
+        "target_modules": ("all-linear", "attention"),
+        "is_checkpointed": (False, True),
+        "optimizer_state": ("8bit", "device"),
+    }.items():
+        found = {getattr(case, name) for case in memory.CASES}
+        assert (min(found), max(found)) == values
+
+
+def test_a_tick_of_a_random_pack_is_one_chunk_with_some_padding() -> None:
+    model = random_base("toy", CPU)
+    pack = random_pack(model, Case(rank=8, seq=32, rows=3, slots=2, answer_tokens=4), short_tokens=3)
+    pack.tick()
+    assert pack.planner.step.chunks == 1
+    assert [len(row.prompt) + len(row.answer) for row in pack.examples] == [32, 32, 29]
+    assert [slot.train_tokens for slot in pack.slots] == [93, 93]
+    assert [slot.supervised_tokens for slot in pack.slots] == [12, 12]
+
+
+def test_steps_take_what_is_predicted(formula: Future[Formula], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "TOY_CASES", memory.TOY_CASES[:4])
+    assert {case.is_checkpointed for case in memory.TOY_CASES} == {False, True}
+    rows = list(memory.compared("toy", formula, CPU, time.monotonic() + 100))
+    assert len(rows) == len(memory.TOY_CASES)
+    for row in rows:
+        assert row["error"] == pytest.approx(0, abs=0.03), row
+        assert row["error"] == pytest.approx(row["predicted_gib"] / row["measured_gib"] - 1, abs=1e-3)
+        assert row["measured_held_gib"] == pytest.approx(row["predicted_held_gib"], rel=0.01)
+    summary = memory.summary(rows)
+    assert summary["count"] == len(rows)
+    assert summary["lowest_error"] == min(row["error"] for row in rows)
+    assert abs(summary["worst_error"]) == max(abs(row["error"]) for row in rows)
+
+
+def test_a_case_that_runs_out_of_memory_is_a_row_and_is_not_made_smaller(
+    formula: Future[Formula], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "TOY_CASES", memory.CASES[1:4])
+    calls = iter(range(100))
+    backward = Pack._backward
+
+    def breaks(pack: Pack, *arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return backward(pack, *arguments)
+
+    monkeypatch.setattr(Pack, "_backward", breaks)
+    rows = list(memory.compared("toy", formula, CPU, time.monotonic() + 100))
+    assert rows[1]["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert rows[1]["predicted_gib"] > 0
+    assert ["measured_gib" in row for row in rows] == [True, False, True]
+    assert memory.summary(rows)["count"] == 2
+    assert memory.summary(rows[1:2]) == {"count": 0}
+
+
+def test_what_is_not_foretold_or_comes_too_late_is_said(formula: Future[Formula]) -> None:
+    unknown: Future[Formula] = Future()
+    assert list(memory.compared("toy", unknown, CPU, time.monotonic())) == [{"shape": "toy", "error": "no time left"}]
+    unknown.set_exception(ModelError("the memory must be traceable"))
+    [row] = memory.compared("toy", unknown, CPU, time.monotonic() + 100)
+    assert row["error"] == "ModelError: the memory must be traceable"
+    late = list(memory.compared("toy", formula, CPU, time.monotonic()))
+    assert {row["error"] for row in late} == {"no time left"}
+    parts = list(check.compared({"toy": formula}, CPU, time.monotonic()))
+    assert parts[-1] == {"context_gib": None, "context_after_gib": None, "summary": {"count": 0}, "rows": late}
