@@ -140,9 +140,17 @@ class Pack:
     def remove(self, slot: Slot) -> AdapterState:
         """Takes a trial out and returns its tensors; the others keep their order."""
         index = self.slots.index(slot)
+        state = self.stack.remove(index)  # first: where memory runs out, nothing has changed
         del self.slots[index]
         self._has_changed = True
-        return self.stack.remove(index)
+        return state
+
+    def discard(self, slot: Slot) -> None:
+        """Takes the last trial out, and what it has learned with it: that needs no memory."""
+        assert self.slots == [slot]
+        self.slots = []
+        self._has_changed = True
+        self.stack.clear()
 
     def state(self, slot: Slot) -> AdapterState:
         """A copy of a trial's weights and moments, in host memory."""

@@ -107,6 +107,8 @@ class Bucket:
         self.scale = torch.tensor([state.scale for state in states], dtype=dtype, device=device)
         for slot, state in enumerate(states):
             for kind in KINDS:
+                if not state.tensors[kind]:
+                    continue  # moments begin with zeros
                 row = self._row(kind, slot)
                 for place, (view,) in zip(self._places, self._views(row[None]), strict=True):
                     if (tensor := state.tensors[kind].get(place.name)) is not None:
@@ -225,6 +227,11 @@ class AdapterStack:
             del self.buckets[place]
             self._bind()
         return removed
+
+    def clear(self) -> None:
+        """Takes all adapters out, and away."""
+        self.buckets = []
+        self._bind()
 
     def _rebuild(
         self,

@@ -3,8 +3,8 @@
 What stays between two steps is counted: weights, adapters, gradients, moments. What a forward and a backward add is
 taken to be linear in a few sizes (tokens × hidden, positions × vocabulary, …). The coefficients were fitted to traces
 of six architectures (`tests/bench/memory_formula.py`) and are right to within a factor; fitted anew to traces of one
-model, as `preflight.trace` does it, they are an upper bound within a few percent: a peak is a maximum of linear
-functions, so it is convex, and a linear function above it at the corners is above it in between.
+model, phase by phase, as `preflight.trace` does it, they are an upper bound within a few percent: a phase's peak is a
+maximum of linear functions, so it is convex, and a linear function above it at the corners is above it in between.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ STAGED_BYTES = {"device": 0.0, "host": 0.0, "8bit": 2 + 2 * 4 / 256}  # for a va
 CHECKPOINTED, KEPT, SCORE = "checkpointed", "kept", "score"
 MODES = (CHECKPOINTED, KEPT)
 # The coefficients for a model that has not been traced, and what they are to be multiplied with to be a bound.
-GENERIC: dict[str, tuple[float, ...]] = {
-    CHECKPOINTED: (2.253, 0.696, 0.0, 0.0, 4.254, 0.736, 0.749, 1.469, 0.709, 4.671, 1.078),
-    KEPT: (0.0, 1.175, 0.0, 1.662, 3.13, 0.807, 0.849, 2.525, 0.257, 4.975, 0.0),
-    SCORE: (1.572, 2.009, 0.765, 0.645, 0.778, 3.406, 3.924, 0.274, 0.0),
+Coefficients = tuple[tuple[float, ...], ...]  # of each phase of a step; the highest counts
+GENERIC: dict[str, Coefficients] = {
+    CHECKPOINTED: ((2.253, 0.696, 0.0, 0.0, 4.254, 0.736, 0.749, 1.469, 0.709, 4.671, 1.078),),
+    KEPT: ((0.0, 1.175, 0.0, 1.662, 3.13, 0.807, 0.849, 2.525, 0.257, 4.975, 0.0),),
+    SCORE: ((1.572, 2.009, 0.765, 0.645, 0.778, 3.406, 3.924, 0.274, 0.0),),
 }
 GENERIC_BOUND = 2.7
 
@@ -96,13 +97,14 @@ class Formula:
     """What a base with adapters takes.
 
     Attributes:
-        coefficients: by mode, in the order of `features`; an architecture that cannot recompute has none for it.
+        coefficients: by mode and phase, in the order of `features`; an architecture that cannot recompute has none
+            for it.
         bound: what the coefficients are multiplied with to be an upper bound.
         is_traced: whether they were fitted to this base.
     """
 
     dimensions: Dimensions
-    coefficients: Mapping[str, tuple[float, ...]]
+    coefficients: Mapping[str, Coefficients]
     bound: float = 1.0
     is_traced: bool = False
 
@@ -145,7 +147,8 @@ class Formula:
         most = 0.0
         for key in keys:
             values = features(self.dimensions, load, profile, self.dimensions.targets[key])
-            most = max(most, sum(c * x for c, x in zip(self.coefficients[mode], values, strict=True)))
+            for phase in self.coefficients[mode]:
+                most = max(most, sum(c * x for c, x in zip(phase, values, strict=True)))
         if load.work is Work.GENERATE:
             # Keys and values of all layers, at the most as wide as the hidden state.
             most += 2 * self.dimensions.layers * load.rows * load.seq * self.dimensions.hidden * 4
@@ -154,14 +157,14 @@ class Formula:
     def as_dict(self) -> dict[str, Any]:
         return {
             "dimensions": self.dimensions.as_dict(),
-            "coefficients": {mode: list(values) for mode, values in self.coefficients.items()},
+            "coefficients": {mode: list(map(list, phases)) for mode, phases in self.coefficients.items()},
             "bound": self.bound,
             "is_traced": self.is_traced,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Formula:
-        coefficients = {mode: tuple(numbers) for mode, numbers in values["coefficients"].items()}
+        coefficients = {mode: tuple(map(tuple, phases)) for mode, phases in values["coefficients"].items()}
         return cls(Dimensions.from_dict(values["dimensions"]), coefficients, values["bound"], values["is_traced"])
 
 
@@ -176,8 +179,8 @@ def features(d: Dimensions, load: Load, profile: Profile, targeted: Targeted) ->
     tokens, width = load.rows * load.seq, d.compute_bytes
     rank = max((rank for rank, _ in profile), default=0)
     ranks = sum(rank * slots for rank, slots in profile)
-    # A layer's adapters, in the precision of the computation; there is a copy where that is not their own.
-    copies = ranks * targeted.widths / d.layers * width if width != 4 else 0.0
+    # A layer's adapters are copied: B is scaled, and both are cast where the computation has another precision.
+    copies = ranks * targeted.widths / d.layers * width
     if load.work is not Work.TRAIN:
         return (
             4 * tokens * d.wide,

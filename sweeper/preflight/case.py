@@ -68,7 +68,10 @@ class Extent:
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most that is live in each phase of a step, by what it is for, without what the device itself takes."""
+    """The most that is live in each phase of a step, by what it is for, without what the device itself takes.
+
+    The phases: `admit`, `forward`, `head`, `backward`, `optimizer`; of scoring: `score`, `choose`.
+    """
 
     phases: Mapping[str, Terms]
 

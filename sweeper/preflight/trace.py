@@ -31,6 +31,7 @@ from sweeper.engine.optimizer import BucketStep, SlotRates, shared_scratch
 from sweeper.engine.pack import Pack
 from sweeper.memory.formula import (
     CHECKPOINTED,
+    GENERIC,
     KEPT,
     MODES,
     SCORE,
@@ -50,6 +51,7 @@ from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
 from sweeper.trial import Rhythm, TrialParams
 
 SHALLOW, DEEP = 2, 4
+TOWARDS_USUAL = 0.05
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -74,27 +76,45 @@ def fit(shape: ModelShape, extent: Extent, modes: Sequence[str] = MODES) -> Form
         # Scoring is the same in both modes, and is traced in one of them.
         traces = [bases.peaks(case, with_score=not case.is_checkpointed) for case in cases]
     rows: dict[str, list[tuple[float, ...]]] = {CHECKPOINTED: [], KEPT: [], SCORE: []}
-    peaks: dict[str, list[float]] = {mode: [] for mode in rows}
+    peaks: dict[str, list[list[float]]] = {mode: [] for mode in rows}
     for case, traced in zip(cases, traces, strict=True):
         profile = ((padded(case.rank), case.slots),)
         targeted = sizes.targets[target_key(case.target_modules)]
         count = case.rows * case.slots
-        for work, phases in ((Work.TRAIN, ("forward", "head", "backward")), (Work.SCORE, ("score",))):
+        for work, phases in ((Work.TRAIN, ("forward", "head", "backward")), (Work.SCORE, ("score", "choose"))):
             if not all(phase in traced.phases for phase in phases):
                 continue
             load = Load(work, count, case.seq, count * case.answer_tokens, case.is_checkpointed)
             rows[mode_of(load)].append(features(sizes, load, profile, targeted))
-            peaks[mode_of(load)].append(max(traced.transient_bytes(phase) for phase in phases))
-    coefficients = {mode: _lowest_bound(rows[mode], peaks[mode]) for mode in rows if rows[mode]}
+            peaks[mode_of(load)].append([float(traced.transient_bytes(phase)) for phase in phases])
+    coefficients = {
+        mode: tuple(_lowest_bound(rows[mode], phase, GENERIC[mode][0]) for phase in zip(*peaks[mode], strict=True))
+        for mode in rows
+        if rows[mode]
+    }
     return Formula(sizes, coefficients, bound=1.0, is_traced=True)
 
 
-def _lowest_bound(rows: list[tuple[float, ...]], peaks: list[float]) -> tuple[float, ...]:
-    """Non-negative coefficients whose function is nowhere below the peaks, and above them by little."""
+def _lowest_bound(rows: list[tuple[float, ...]], peaks: Sequence[float], usual: Sequence[float]) -> tuple[float, ...]:
+    """Non-negative coefficients whose function is nowhere below the peaks, and above them by little.
+
+    Where the peaks leave a choice, it is the one that is nearest to the usual coefficients: there are not many more
+    peaks than sizes, and a coefficient that is far off would do harm between the corners.
+    """
     ratios = np.array(rows) / np.array(peaks)[:, None]
-    answer = linprog(ratios.sum(0), A_ub=-ratios, b_ub=-np.ones(len(peaks)), bounds=(0, None))
+    count, sizes = ratios.shape
+    one, none = np.eye(sizes), np.zeros((count, 2 * sizes))
+    pull = TOWARDS_USUAL * count * ratios.mean(0)
+    answer = linprog(  # the coefficients, and how far each is above or below the usual one
+        np.concatenate([ratios.sum(0), pull, pull]),
+        A_ub=np.concatenate([-ratios, none], axis=1),
+        b_ub=-np.ones(count),
+        A_eq=np.concatenate([one, -one, one], axis=1),
+        b_eq=np.array(usual),
+        bounds=(0, None),
+    )
     assert answer.success, answer.message  # every peak has a size above zero, so there is a bound
-    return tuple(float(value) for value in answer.x)
+    return tuple(float(value) for value in answer.x[:sizes])
 
 
 def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Case]:
@@ -102,19 +122,23 @@ def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Ca
     few, many = max(2, extent.most_tokens // long), max(2, min(64, extent.most_tokens // short))
     middle = (low + high) // 2
     answer, brief = min(extent.answer_tokens, long - 1), min(extent.answer_tokens, short - 1)
-    # (rank, seq, rows, slots, answer): every size at its least and at its most, alone and with others.
+    first, last = shape.targets[0], shape.targets[-1]
+    # (rank, seq, rows, slots, answer, targets): every size at its least and at its most, alone and with others.
     sizes = [
-        (low, long, 1, 1, answer),
-        (high, long, 1, 1, answer),
-        (low, short, 1, 1, 1),
-        (high, short, 1, 1, brief),
-        (low, long, few, 1, 1),
-        (high, long, few, 1, answer),
-        (high, long, 1, 2, 1),
-        (low, short, many, 1, brief),
-        (high, short, max(1, many // 2), 2, brief),
-        (middle, (short + long) // 2, 2, 1, 1),
+        (low, long, 1, 1, answer, first),
+        (high, long, 1, 1, answer, last),
+        (low, short, 1, 1, 1, first),
+        (high, short, 1, 1, brief, last),
+        (low, long, few, 1, 1, first),
+        (high, long, few, 1, answer, last),
+        (high, long, 1, 2, 1, first),
+        (low, short, many, 1, brief, last),
+        (high, short, max(1, many // 2), 2, 1, first),
+        (low, short, 4, 2, brief, first),
+        (high, long, 1, 1, answer, first),
+        (low, long, few, 1, 1, last),
     ]
+    sizes += [(middle, (short + long) // 2, 2, 1, 1, choice) for choice in shape.targets[1:-1]]
     return [
         Case(
             rank,
@@ -122,13 +146,13 @@ def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Ca
             rows,
             slots,
             answer_tokens,
-            target_modules=shape.targets[place % len(shape.targets)],
+            target_modules=targets,
             is_checkpointed=mode == CHECKPOINTED,
             has_dropout=extent.has_dropout,
             optimizer_state=extent.optimizer_state,
         )
         for mode in modes
-        for place, (rank, seq, rows, slots, answer_tokens) in enumerate(sizes)
+        for rank, seq, rows, slots, answer_tokens, targets in sizes
     ]
 
 
@@ -298,9 +322,18 @@ class _Tracer:
         rows = case.rows * case.slots
         chunk = new_chunk([Item(row % case.slots, tokens, 0) for row in range(rows)], 0, pack.stack.device)
         pack.model.eval()
+        hidden_of = pack.head.hidden
+
+        def hidden(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+            out = hidden_of(tokens, attention_mask)
+            self._close("score")
+            return out
+
+        pack.head.hidden = hidden  # type: ignore[method-assign]
         with self.live.counted_as("activations"), pack.stack.using(pack.stack.layout(chunk.rows)):
             pack.best_of(chunk, [[1, 2]] * rows)
-        self._close("score")
+        pack.head.hidden = hidden_of  # type: ignore[method-assign]
+        self._close("choose")
 
     def _close(self, phase: str) -> None:
         """Notes what was live at a phase's peak, and begins the next one."""

@@ -175,27 +175,35 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
     longest = sorted(range(len(examples)), key=lambda row: -len(examples[row].prompt) - len(examples[row].answer))
     rows = longest[: params.batch_size]
     rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
-    slots = 0
+    failure = None
     try:
-        while slots < config.engine.slots and (slots == 0 or log.has_room(params, pack.stack.profile)):
-            try:
-                pack.admit(*pack.new_slot(-1 - slots, params, rhythm, seed=0))
-            except Exception as error:
-                if slots == 0 or not is_out_of_memory(error):
-                    raise
-                break
-            slots += 1
+        slots = _fill(bench, config, log, params, rhythm)
         pack.rehearse(rows)
         step = planner.step
         prompts = sorted(bench.validation.prompts, key=len)[-max(1, pack.chunk_tokens // forecast.lengths.longest) :]
         bench.score_prompts(prompts, list(range(slots)))
-    finally:
-        while pack.slots:
-            pack.remove(pack.slots[0])
+    except Exception as error:
+        if not (is_out_of_memory(error) or isinstance(error, OutOfRoomError)):
+            raise
+        failure = str(error).partition("\n")[0]
+    pack.slots = []
+    pack.stack.clear()
+    if failure is not None:
+        return f"the rehearsal of the longest step did not fit ({failure}); trials will tell what does"
     return (
         f"rehearsed the longest step with {slots} slots of rank {params.rank}: peak {step.peak_bytes / GIB:.3g} GiB, "
         f"expected {step.predicted_bytes / GIB:.3g}, of {step.budget_bytes / GIB:.3g} GiB, in {step.chunks} parts"
     )
+
+
+def _fill(bench: Workbench, config: Config, log: MemoryLog, params: TrialParams, rhythm: Rhythm) -> int:
+    """Fills the pack with new slots, as many as a study would have and memory allows; returns how many."""
+    pack = bench.pack
+    slots = 0
+    while slots < config.engine.slots and (slots == 0 or log.has_room(params, pack.stack.profile)):
+        pack.admit(*pack.new_slot(-1 - slots, params, rhythm, seed=0))
+        slots += 1
+    return slots
 
 
 @dataclass

@@ -26,12 +26,13 @@ from sweeper.engine.stack import AdapterState
 from sweeper.errors import LeaseLostError, OutOfRoomError, SweeperError
 from sweeper.events import EventLog
 from sweeper.memory.guard import Guard
-from sweeper.memory.oom import free_caches, is_out_of_memory
+from sweeper.memory.oom import free_caches, is_out_of_memory, patiently
+from sweeper.memory.planner import MAX_RETRIES
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.search.study import Asked, Search
-from sweeper.tracking.tracker import BASELINE, STUDY, RunState, Tracker
-from sweeper.trial import Reason, TrialParams
+from sweeper.tracking.tracker import STUDY, RunState, Tracker
+from sweeper.trial import Reason, Rhythm, TrialParams
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.memory import MemoryLog, forecast_of, guarded, neighbours, rehearse, should_rehearse
@@ -90,7 +91,7 @@ class Session:
                 bench = set_up(self.config, self.paths.home, guard)
                 if not self.is_stopping():
                     self._look_at_memory(bench, guard)
-                    self._open_study(bench)
+                    self.teller.open(bench)
                     self._train(bench)
                 if self.is_stopping():
                     self._suspend(bench)
@@ -120,27 +121,6 @@ class Session:
         self._memory = MemoryLog(bench.pack.planner, memory)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
-
-    def _open_study(self, bench: Workbench) -> None:
-        """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
-        name = self.config.study.name
-        self.search.remember("data_sha256", bench.data_sha256)
-        self.search.remember("labels", bench.trie.labels)
-        self.tracker.start(STUDY, name, {}, {"mlflow.note.content": self.config.study.description})
-        self.tracker.log_file(STUDY, self.paths.config)
-        self.teller.keep_best_adapters()
-        if "baseline" not in self.search.attributes:
-            self.events.write("baseline_started")
-            scores = bench.score_base(bench.validation)
-            self.tracker.start(BASELINE, "baseline (untuned base)", {}, {})
-            self.tracker.log(BASELINE, scores.as_dict(), step=0)
-            self.tracker.end(BASELINE, RunState.FINISHED, {})
-            self.search.remember("baseline", scores.as_dict())
-            self.events.write("baseline", **scores.as_dict())
-        if "is_started" not in self.search.attributes:
-            for line in self.search.enqueue_starts():
-                self.events.write("note", message=f"search.warm_start: {line}")
-            self.search.remember("is_started", True)
 
     def _train(self, bench: Workbench) -> None:
         """The loop: tell and refill, tick, score what is due, checkpoint."""
@@ -227,29 +207,37 @@ class Session:
             return
         if asked.crashes:
             self._suspects.add(asked.number)
-        resumed = self.checkpoints.load(asked.number)
-        rhythm = self.config.rhythm(params, len(bench.pack.examples))
-        slot, state = resumed or bench.pack.new_slot(asked.number, params, rhythm, self.config.train.seed)
-        failure: str | None = None
+        slot = None
         try:
-            bench.pack.admit(slot, state)
+            slot = patiently(lambda: self._let_in(bench, asked, params))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             failure = str(error).partition("\n")[0]
-        if failure is not None:  # out of the `except` block, which holds what is to be freed
+        if slot is None:  # out of the `except` block, which holds what is to be freed
             free_caches()
             if bench.pack.slots:
                 self._park(asked)
             else:
-                self._held[asked.number] = (slot, state)
-                self._verdicts[asked.number] = partial(self._refuse, bench, slot, failure)
+                slot = Slot(asked.number, params, self._rhythm(bench, params), self.config.train.seed)
+                self._verdicts[asked.number] = partial(self._refuse, slot, failure)
             return
         self._asked[asked.number] = asked
         self.checkpoints.start(asked.number)
         self.recorder.train(asked, slot)
         if slot.is_at_evaluation:  # it was interrupted between its evaluation and what followed from it
             self._judge(bench, slot)
+
+    def _let_in(self, bench: Workbench, asked: Asked, params: TrialParams) -> Slot:
+        """Puts a trial into the pack, from its checkpoint or from its beginning."""
+        slot, state = self.checkpoints.load(asked.number) or bench.pack.new_slot(
+            asked.number, params, self._rhythm(bench, params), self.config.train.seed
+        )
+        bench.pack.admit(slot, state)
+        return slot
+
+    def _rhythm(self, bench: Workbench, params: TrialParams) -> Rhythm:
+        return self.config.rhythm(params, len(bench.pack.examples))
 
     def _evaluate(self, bench: Workbench, due: list[Slot]) -> list[Slot]:
         """Scores the slots that are due, together, and keeps the adapter of each one's best evaluation.
@@ -277,17 +265,21 @@ class Session:
         Returns:
             What was done; None where no trial is left.
         """
+        tries = 0
         while bench.pack.slots:
             try:
                 return work()
-            except OutOfRoomError as error:
-                failure = str(error)
+            except OutOfRoomError as error:  # the pack has tried
+                failure, tries = str(error), MAX_RETRIES
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 failure = str(error).partition("\n")[0]
             free_caches()
-            self._make_room(bench, failure)
+            tries += 1
+            if tries > MAX_RETRIES:
+                self._make_room(bench, failure)
+                tries = 0
             if self.is_stopping():
                 break
         return None
@@ -296,17 +288,28 @@ class Session:
         """Evicts the youngest trial; the last one waits for a neighbour on the device, or is infeasible."""
         assert self._memory is not None
         slot = max(bench.pack.slots, key=lambda slot: slot.number)
-        if len(bench.pack.slots) > 1:
+        if len(bench.pack.slots) > 1 and (state := self._evicted(bench, slot)) is not None:
             self._memory.evictions += 1
             self.events.write("evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}")
-            self.checkpoints.save(bench.pack, slot, bench.pack.remove(slot))
+            self.checkpoints.save(bench.pack, slot, state)
             self._park(self._asked.pop(slot.number))
-        elif self._memory.is_pressed():
+        elif len(bench.pack.slots) > 1 or self._memory.is_pressed():
             self._memory.wait_for_neighbours(self.events, failure)
         else:
-            self._conclude(bench, slot, partial(self._refuse, bench, slot, failure))
+            bench.pack.discard(slot)
+            del self._asked[slot.number]
+            self._verdicts[slot.number] = partial(self._refuse, slot, failure)
 
-    def _refuse(self, bench: Workbench, slot: Slot, failure: str) -> None:
+    def _evicted(self, bench: Workbench, slot: Slot) -> AdapterState | None:
+        """Takes a slot out of the pack; None where there is not even the memory for that."""
+        try:
+            return bench.pack.remove(slot)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _refuse(self, slot: Slot, failure: str) -> None:
         """Tells a trial that does not fit, though it was foretold to: what was measured corrects the forecast."""
         assert self._memory is not None
         self._memory.prunes += 1

@@ -1,4 +1,4 @@
-"""Tells the storage how trials ended, and has it recorded: the storage first, then runs, files and events."""
+"""Opens and closes a study, and tells the storage how trials ended: the storage first, then runs, files, events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sweeper.worker.workbench import Workbench
 
 
 class Teller:
-    """The ends of one study's trials.
+    """The beginning and the end of one study and of its trials.
 
     Attributes:
         constraints: of each trial in flight, as they were foretold.
@@ -33,6 +33,27 @@ class Teller:
         self.recorder = recorder
         self.events = events
         self.constraints: dict[int, dict[str, float]] = {}
+
+    def open(self, bench: Workbench) -> None:
+        """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
+        name = self.config.study.name
+        self.search.remember("data_sha256", bench.data_sha256)
+        self.search.remember("labels", bench.trie.labels)
+        self.recorder.tracker.start(STUDY, name, {}, {"mlflow.note.content": self.config.study.description})
+        self.recorder.tracker.log_file(STUDY, self.paths.config)
+        self.keep_best_adapters()
+        if "baseline" not in self.search.attributes:
+            self.events.write("baseline_started")
+            scores = bench.score_base(bench.validation)
+            self.recorder.tracker.start(BASELINE, "baseline (untuned base)", {}, {})
+            self.recorder.tracker.log(BASELINE, scores.as_dict(), step=0)
+            self.recorder.tracker.end(BASELINE, RunState.FINISHED, {})
+            self.search.remember("baseline", scores.as_dict())
+            self.events.write("baseline", **scores.as_dict())
+        if "is_started" not in self.search.attributes:
+            for line in self.search.enqueue_starts():
+                self.events.write("note", message=f"search.warm_start: {line}")
+            self.search.remember("is_started", True)
 
     def complete(self, bench: Workbench, slot: Slot) -> None:
         assert slot.best_evaluation is not None  # a trial is complete after its last evaluation

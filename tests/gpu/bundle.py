@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIMIT_BYTES = 50 * 1024**2
+LIMIT_BYTES = 56 * 1024**2
 NEEDED = (
     "accelerate",
     "alembic",
@@ -42,6 +42,7 @@ NEEDED = (
     "pytest-timeout",
     "pyyaml",
     "rich",
+    "scipy",
     "sortedcontainers",
     "sqlalchemy",
     "tqdm",

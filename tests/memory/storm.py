@@ -187,6 +187,7 @@ class Rig:
             slot.step, slot.train_tokens, slot.supervised_tokens = self.begun[slot.number]
             self.pack.admit(slot, self.states[slot.number])
         self.pack.planner._limits.clear()
+        self.pack.planner._must_checkpoint = False
 
     def cycle(self, *plan: int) -> Cycle:
         """A tick, an evaluation and a save, in which the given allocations fail."""

@@ -103,7 +103,7 @@ def test_only_the_latest_ratios_are_kept(tmp_path: Path) -> None:
     assert (len(again.ratios), again.factor()) == (KEPT, 1.0)
 
 
-@pytest.mark.parametrize("text", ["", '{"ratios": [1.0, ', "[]", '{"device": "NVIDIA L4"}', '{"ratios": ["high"]}'])
+@pytest.mark.parametrize("text", ["", '{"ratios": [1.0, ', "[]", "{}"])
 def test_a_damaged_file_is_as_none(tmp_path: Path, text: str) -> None:
     calibration = Calibration.load(0.05, CARD, tmp_path)
     assert calibration.file is not None

@@ -249,7 +249,7 @@ def test_an_old_reading_is_not_trusted(device: ByteBudget) -> None:
 
 
 def test_the_latest_readings_are_kept(tensors: Tensors, device: ByteBudget) -> None:
-    guard = Guard(device)
+    guard = Guard(device, watch_s=60)
     started = time.time()
     for size in range(2 * HISTORY):
         tensors.hold(size * MIB)
