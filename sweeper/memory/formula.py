@@ -43,10 +43,12 @@ class Targeted:
     Attributes:
         linears: a layer's.
         widths: the sum of inputs and outputs of all of them, in all layers: an adapter has so many values a rank.
+        half: of these, the larger part: all inputs, or all outputs. The optimizer's scratch is of that size at most.
     """
 
     linears: float
     widths: int
+    half: int
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,11 @@ class Formula:
         each = WEIGHT_AND_GRADIENT_BYTES + MOMENT_BYTES[optimizer_state]
         return int(self.adapter_values(rank, targets) * each)
 
-    def optimizer_bytes(self, values: int, optimizer_state: str) -> int:
-        """What the optimizer's step takes beside, for `values` of adapters in a bucket."""
-        scratch = SCRATCH_BUFFERS[optimizer_state] * min(SCRATCH_BUFFER_BYTES, 4 * values)
-        return int(scratch + values * STAGED_BYTES[optimizer_state])
+    def optimizer_bytes(self, rank: int, slots: int, targets: Any, optimizer_state: str) -> int:
+        """What the optimizer's step takes beside, for slots of one bucket."""
+        half = slots * padded(rank) * self.dimensions.targets[target_key(targets)].half
+        scratch = SCRATCH_BUFFERS[optimizer_state] * min(SCRATCH_BUFFER_BYTES, 4 * half)
+        return int(scratch + slots * self.adapter_values(rank, targets) * STAGED_BYTES[optimizer_state])
 
     def transient_bytes(self, load: Load, profile: Profile, targets: Any = None) -> int:
         """What a load takes beyond what stays; `bound` times as much is an upper bound.

@@ -47,7 +47,14 @@ def dimensions_of(model: Any, targets: Sequence[Any], dtype: torch.dtype, has_dr
         wide=max(widths.values()),
         largest=max(linear.in_features * linear.out_features for linear in linears.values()),
         targets={
-            key: Targeted(linears=len(found) / layers, widths=sum(widths[name] for name in found))
+            key: Targeted(
+                linears=len(found) / layers,
+                widths=sum(widths[name] for name in found),
+                half=max(
+                    sum(linears[name].in_features for name in found),
+                    sum(linears[name].out_features for name in found),
+                ),
+            )
             for key, found in chosen.items()
         },
         has_dropout=has_dropout,

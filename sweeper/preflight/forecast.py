@@ -114,12 +114,19 @@ class MemoryForecast:
     def least_bytes(self, params: TrialParams, beside: Profile = ()) -> int:
         """The least that a step or an evaluation takes beyond that, beside others or alone; an upper bound."""
         profile = (*beside, (params.rank, 1))
-        values = self.formula.adapter_values(params.rank, params.target_modules)
+        state = self.config.optimizer.state
         transient = max(
             self.transient_bytes(load, profile, params.target_modules if not beside else None)
             for load in (self.one_row(), Load(Work.SCORE, 1, self.lengths.longest))
         )
-        return max(transient, self.formula.optimizer_bytes(values, self.config.optimizer.state))
+        count, largest = 1 + sum(slots for _, slots in beside), max(rank for rank, _ in profile)
+        widest = params.target_modules if not beside else self.widest
+        return max(transient, self.formula.optimizer_bytes(largest, count, widest, state))
+
+    @property
+    def widest(self) -> Any:
+        """The choice of target modules that takes the most."""
+        return max(target_choices(self.config), key=lambda choice: self.formula.adapter_values(1, choice))
 
     def one_row(self) -> Load:
         """A training step of the longest row."""
@@ -143,9 +150,8 @@ class MemoryForecast:
     def most_bytes(self) -> int:
         """The peak of a full pack of the largest adapters in the largest chunk, all that the study may ask for."""
         _, high = ranks(self.config)
-        largest = max(target_choices(self.config), key=lambda choice: self.formula.adapter_values(high, choice))
         slots = self.config.engine.slots
-        adapters = slots * self.formula.adapter_bytes(high, largest, self.config.optimizer.state)
+        adapters = slots * self.formula.adapter_bytes(high, self.widest, self.config.optimizer.state)
         tokens = max(self.config.engine.chunk_tokens, self.lengths.longest)
         rows = tokens // self.lengths.longest
         is_checkpointed = self.formula.can_checkpoint and self.config.engine.gradient_checkpointing is True

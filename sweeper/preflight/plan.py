@@ -116,7 +116,7 @@ def plan(config: Config, home: Home) -> Plan:
         )
     forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0)
     known = _some_ranks(config)
-    widest = max(choices, key=lambda choice: formula.adapter_values(8, choice))
+    widest = forecast.widest
     cells = [_cell(forecast, rank, count, widest) for rank in known for count in ROWS]
     infeasible, share = _infeasible(forecast, choices)
     return Plan(
@@ -262,7 +262,7 @@ def _cell_in_mode(forecast: MemoryForecast, rank: int, rows: int, targets: Any, 
     profile = ((rank, 1),)
     transient = formula.transient_bytes(load, profile, targets)
     adapters = formula.adapter_bytes(rank, targets, state)
-    scratch = formula.optimizer_bytes(formula.adapter_values(rank, targets), state)
+    scratch = formula.optimizer_bytes(rank, 1, targets, state)
     terms = {
         "context": forecast.runtime_bytes,
         "weights_4bit": formula.dimensions.weights_4bit_bytes,
@@ -310,7 +310,7 @@ def _fits_together(forecast: MemoryForecast, rank: int, slots: int, targets: Any
     profile = ((rank, slots),)
     loads = (forecast.one_row(), Load(Work.SCORE, 1, forecast.lengths.longest))
     transient = max(forecast.transient_bytes(load, profile, targets) for load in loads)
-    scratch = formula.optimizer_bytes(slots * formula.adapter_values(rank, targets), forecast.config.optimizer.state)
+    scratch = formula.optimizer_bytes(rank, slots, targets, forecast.config.optimizer.state)
     held = forecast.runtime_bytes + formula.base_bytes + adapters
     return held + max(transient, scratch) <= forecast.budget_bytes
 

@@ -34,13 +34,27 @@ def fitted(shape: ModelShape, extent: Extent, folder: Path | None = None) -> For
     """
     request = {"shape": shape.as_dict(), "extent": extent.as_dict()}
     file = folder / f"formula-{_key(request)}.json" if folder is not None else None
-    if file is not None and file.is_file():
-        return Formula.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    formula = _merged([_answer(process, request) for process in [_start(request, mode) for mode in MODES]])
+    if file is not None and (known := _kept(file)) is not None:
+        return known
+    processes = [_start(request, mode) for mode in MODES]
+    try:
+        formula = _merged([_answer(process, request) for process in processes])
+    finally:
+        for process in processes:  # those that were not waited for, where one has failed
+            process.kill()
+            process.communicate()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(formula.as_dict()))
     return formula
+
+
+def _kept(file: Path) -> Formula | None:
+    """The formula in a file; None where there is none, or a damaged one."""
+    try:
+        return Formula.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _start(request: dict[str, Any], mode: str) -> subprocess.Popen[str]:

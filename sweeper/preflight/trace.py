@@ -201,7 +201,11 @@ class FakeBases:
             weights_4bit_bytes=carried(shallow.weights_4bit_bytes, deep.weights_4bit_bytes),
             weights_other_bytes=carried(shallow.weights_other_bytes, deep.weights_other_bytes),
             targets={
-                key: replace(deep.targets[key], widths=carried(shallow.targets[key].widths, deep.targets[key].widths))
+                key: replace(
+                    deep.targets[key],
+                    widths=carried(shallow.targets[key].widths, deep.targets[key].widths),
+                    half=carried(shallow.targets[key].half, deep.targets[key].half),
+                )
                 for key in deep.targets
             },
         )

@@ -166,8 +166,7 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
         What it took, in words.
     """
     pack, planner, forecast = bench.pack, bench.pack.planner, log.forecast
-    widest = max(target_choices(config), key=lambda choice: forecast.formula.adapter_values(8, choice))
-    sampled: dict[str, object] = {"rank": ranks(config)[1], "target_modules": widest}
+    sampled: dict[str, object] = {"rank": ranks(config)[1], "target_modules": forecast.widest}
     params = config.trial_params(sampled)
     while params.rank > 1 and forecast(params)["vram"] > 0:  # the largest that is not rejected
         params = params.model_copy(update={"rank": params.rank // 2})

@@ -93,11 +93,11 @@ def predicted(formula: Formula, case: Case) -> Taken:
     """What the formula says of a case."""
     count = case.rows * case.slots
     load = Load(Work.TRAIN, count, case.seq, count * case.answer_tokens, case.is_checkpointed)
-    values = case.slots * formula.adapter_values(case.rank, case.target_modules)
     adapters = case.slots * formula.adapter_bytes(case.rank, case.target_modules, case.optimizer_state)
     held = formula.base_bytes + adapters
+    scratch = formula.optimizer_bytes(case.rank, case.slots, case.target_modules, case.optimizer_state)
     step = formula.transient_bytes(load, ((padded(case.rank), case.slots),), case.target_modules)
-    return Taken(held, held + max(step, formula.optimizer_bytes(values, case.optimizer_state)))
+    return Taken(held, held + max(step, scratch))
 
 
 def measured(model: Any, case: Case, device: torch.device) -> Taken:
