@@ -240,6 +240,11 @@ class MemoryLog:
         """How far above the budget a peak was that did not fit: at the least by what is above zero."""
         return max(self.guard.peak_bytes() / self.guard.budget_bytes() - 1, SLIGHTLY)
 
+    def in_words(self, failure: str) -> str:
+        """What failed, with the memory around it."""
+        words = self.guard.describe()
+        return failure if "of its budget" in failure else f"{failure}; {words}"
+
     def readings(self) -> list[dict[str, float]]:
         """The latest readings, the oldest first."""
         return [moment.as_dict() for moment in self.guard.history]

@@ -218,6 +218,9 @@ class Session:
             free_caches()
             if bench.pack.slots:
                 self._park(asked)
+            elif self._memory is not None and self._memory.is_pressed():
+                self._memory.wait_for_neighbours(self.events, failure)
+                self._park(asked)
             else:
                 slot = Slot(asked.number, params, self._rhythm(bench, params), self.config.train.seed)
                 self._verdicts[asked.number] = partial(self._refuse, slot, failure)
@@ -265,6 +268,7 @@ class Session:
         Returns:
             What was done; None where no trial is left.
         """
+        assert self._memory is not None
         tries = 0
         while bench.pack.slots:
             try:
@@ -293,8 +297,10 @@ class Session:
             self.events.write("evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}")
             self.checkpoints.save(bench.pack, slot, state)
             self._park(self._asked.pop(slot.number))
-        elif len(bench.pack.slots) > 1 or self._memory.is_pressed():
+        elif self._memory.is_pressed():
             self._memory.wait_for_neighbours(self.events, failure)
+        elif len(bench.pack.slots) > 1:
+            raise OutOfRoomError(f"there must be memory to evict a trial, but there is none: {failure}")
         else:
             bench.pack.discard(slot)
             del self._asked[slot.number]
@@ -316,7 +322,7 @@ class Session:
         constraints = self.teller.constraints[slot.number]
         if VRAM in constraints:
             constraints[VRAM] = max(constraints[VRAM], self._memory.excess())
-        self.teller.prune(slot, Reason.INFEASIBLE, failure, self._memory.readings())
+        self.teller.prune(slot, Reason.INFEASIBLE, self._memory.in_words(failure), self._memory.readings())
 
     def _has_room(self, bench: Workbench, params: TrialParams) -> bool:
         """Whether a trial fits beside those that train. One that would be alone is always let in."""

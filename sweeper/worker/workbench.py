@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,7 +15,9 @@ from sweeper.data.rows import Row
 from sweeper.engine import compatibility
 from sweeper.engine.pack import Pack, Slot
 from sweeper.engine.stack import AdapterState
+from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
+from sweeper.memory.oom import is_out_of_memory
 from sweeper.memory.planner import Planner
 from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
@@ -86,6 +89,26 @@ def _targets(config: Config, linears: list[str]) -> list[str]:
     return [name for name in linears if name in chosen]
 
 
+def _loaded(config: Config, home: Home, guard: Guard | None) -> Any:
+    """The base on its device.
+
+    Raises:
+        OutOfRoomError: if it does not fit there.
+    """
+    failure = None
+    try:
+        return base.load_base(config.model, home, base.pick_device(config.engine.device))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = str(error).partition("\n")[0]
+    raise OutOfRoomError(
+        f"the base must fit into memory, but {config.model.name} does not ({failure})"
+        + (f"; {guard.describe()}" if guard is not None else "")
+        + "; take a smaller model, free the device, or raise memory.budget_gib"
+    )
+
+
 def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     """Loads data and base; everything that can be wrong with the data is found before the base is loaded.
 
@@ -105,7 +128,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
-    model = base.load_base(config.model, home, base.pick_device(config.engine.device))
+    model = _loaded(config, home, guard)
     linears = linear_names(model)
     pack = Pack(
         model,

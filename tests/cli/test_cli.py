@@ -31,7 +31,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     )
     out = python(code).stdout
     assert out.strip().endswith("[]")
-    for command in ("launch", "status", "best", "rerun", "export", "predict", "ui", "doctor"):
+    for command in ("launch", "plan", "status", "best", "rerun", "export", "predict", "ui", "doctor"):
         assert f"  {command} " in out
 
 
@@ -70,6 +70,13 @@ def test_bad_input_is_refused_in_words(home: Home, ticket_files: Path, arguments
     assert "Traceback" not in result.output
     assert time.monotonic() - started < 30
     assert not (home.root / "mlflow.db").exists()  # no worker was started
+
+
+def test_a_plan_is_kept_where_it_can_be_written(home: Home) -> None:
+    result = CliRunner().invoke(main, ["plan", "study=demo", "store.home=/proc/store"])
+    assert result.exit_code == 2
+    assert "must be a folder that can be written, but /proc/store is not" in result.stderr
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(

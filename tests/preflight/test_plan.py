@@ -101,14 +101,9 @@ def test_peaks_rise_with_rows_and_with_rank(planned: Callable[..., Plan]) -> Non
 def test_weights_are_what_the_bundled_model_takes(planned: Callable[..., Plan]) -> None:
     terms = cell(planned(), 16, 1).terms_gib
     values = 4 * (2 * 192 * 192 + 2 * 192 * 64 + 3 * 192 * 512)  # of all linears
-    assert terms["weights_4bit"] * GIB == pytest.approx(values * (0.5 + 1 / 64), rel=0.01)
+    # Half a byte each and a scale for 64, and tables for each of 28 linears.
+    assert 0 < terms["weights_4bit"] * GIB - values * (1 / 2 + 1 / 64) < 28 * 3072
     assert terms["weights_other"] * GIB == pytest.approx(2048 * 192 * 4, rel=0.01)
-
-
-def test_a_bound_on_tokens_is_not_left(planned: Callable[..., Plan]) -> None:
-    """The formula holds up to the largest chunk that there may be."""
-    made = planned()
-    assert max(made.micro_batch_rows.values()) * made.longest_row_tokens <= 4096
 
 
 # Budgets.
@@ -117,9 +112,9 @@ def test_a_bound_on_tokens_is_not_left(planned: Callable[..., Plan]) -> None:
 def test_what_does_not_fit_is_listed_with_its_share(
     planned: Callable[..., Plan], workers: Callable[..., MemoryForecast]
 ) -> None:
-    sizes = [solo_gib(workers(), rank) for rank in (16, 32)]
-    budget = f"memory.budget_gib={sum(sizes) / 2}"
-    made, forecast = planned(budget), workers(budget)
+    sizes = [solo_gib(workers("memory.margin=0"), rank) for rank in (16, 32)]
+    overrides = ["memory.margin=0", f"memory.budget_gib={sum(sizes) / 2}"]
+    made, forecast = planned(*overrides), workers(*overrides)
     [part] = made.infeasible
     assert (part.target_modules, part.ranks) == ("all-linear", [32, 64])
     assert part.smallest_peak_gib == pytest.approx(sizes[1])
@@ -134,7 +129,7 @@ def test_a_plan_and_a_search_reject_the_same(
     planned: Callable[..., Plan], workers: Callable[..., MemoryForecast]
 ) -> None:
     """Where it is the margin that decides."""
-    least, most = (solo_gib(workers(f"memory.margin={margin}", "prompt.max_tokens=90"), 64) for margin in (0, 1))
+    least, most = (solo_gib(workers(f"memory.margin={margin}"), 64) for margin in (0, 1))
     assert least < most
     overrides = ["memory.margin=1", f"memory.budget_gib={(least + most) / 2}"]
     forecast = workers(*overrides)
@@ -192,10 +187,10 @@ def test_a_reserve_and_a_margin_change_what_fits(planned: Callable[..., Plan]) -
     assert (plain.budget_gib, plain.reserve_gib) == (pytest.approx(0.06), 0)
     reserved = planned(*card, "memory.reserve_gib=0.02", "memory.margin=0")
     assert (reserved.budget_gib, reserved.reserve_gib) == (pytest.approx(0.04), 0.02)
+    assert 0 < reserved.slots[64] < plain.slots[64]
     raised = planned(*card, "memory.reserve_gib=0", "memory.margin=0.5")
     for changed in (reserved, raised):
         assert 0 < changed.micro_batch_rows[16] < plain.micro_batch_rows[16]
-        assert 0 < changed.slots[64] < plain.slots[64]
         assert sum(cell.fits for cell in changed.cells) < sum(cell.fits for cell in plain.cells)
 
 
@@ -367,11 +362,17 @@ def command(store: Home) -> Callable[..., Result]:
     return run
 
 
-def test_a_plan_as_json_is_all_of_it(command: Callable[..., Result], planned: Callable[..., Plan]) -> None:
-    result = command("memory.budget_gib=0.02", "--json")
+@pytest.fixture
+def tight(workers: Callable[..., MemoryForecast]) -> str:
+    """A budget into which all ranks but the highest fit."""
+    return f"memory.budget_gib={(solo_gib(workers(), 32) + solo_gib(workers(), 64)) / 2}"
+
+
+def test_a_plan_as_json_is_all_of_it(command: Callable[..., Result], planned: Callable[..., Plan], tight: str) -> None:
+    result = command(tight, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     answer: dict[str, Any] = json.loads(result.stdout)
-    assert answer == json.loads(json.dumps(planned("memory.budget_gib=0.02").as_dict()))
+    assert answer == json.loads(json.dumps(planned(tight).as_dict()))
     assert answer["infeasible"][0]["ranks"] == [64]
 
 
@@ -391,8 +392,8 @@ def test_a_plan_is_a_table(command: Callable[..., Result]) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_table_says_what_does_not_fit(command: Callable[..., Result]) -> None:
-    result = command("memory.budget_gib=0.02")
+def test_a_table_says_what_does_not_fit(command: Callable[..., Result], tight: str) -> None:
+    result = command(tight)
     assert result.exit_code == 0
     assert "20% of the space does not fit, not even alone and one row at a time" in result.stdout
     assert "all-linear: rank 64 (at least 0.02 GiB)" in result.stdout

@@ -175,7 +175,7 @@ def _meddling(monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Guard, Pack], N
 def test_a_neighbour_between_check_and_use_makes_trials_wait_and_none_infeasible(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The card is full from the third tick to the twelfth: one trial is evicted, the last one waits."""
+    """The card is full from the third tick to the twelfth: nobody trains, and nobody is to blame."""
     ticks = [0]
     limit = int(0.015 * GIB)
 
@@ -196,10 +196,8 @@ def test_a_neighbour_between_check_and_use_makes_trials_wait_and_none_infeasible
     assert_stores_agree(seen, tracker)
     assert [trial.state for trial in seen.trials] == ["COMPLETE"] * 3
     assert all(trial.is_feasible for trial in seen.trials)
-    assert seen.attributes["memory"]["evictions"] >= 1
     assert seen.attributes["memory"]["prunes"] == 0
     said = [event.get("message", "") for event in events_of(paths)]
-    assert any("waits for memory" in line for line in said)
     assert any("waiting for memory that others hold" in line for line in said)
     assert any("neighbour" in line for line in said)
 
@@ -225,6 +223,8 @@ def test_a_leak_ends_trials_with_a_reason_and_not_the_sweep(
     assert sum(trial.counts for trial in seen.trials) == 3
     pruned = [trial for trial in seen.trials if trial.reason == Reason.INFEASIBLE]
     assert pruned
+    assert seen.attributes["memory"]["evictions"] >= 1  # the other one, which waited, and went on later
+    assert any("waits for memory" in event.get("message", "") for event in events_of(paths))
     for trial in pruned:
         assert trial.detail is not None
         assert "GiB of its budget" in trial.detail
@@ -270,7 +270,10 @@ def test_a_forecast_that_was_too_low_ends_one_trial_and_is_corrected(
 ) -> None:
     """Nothing is foretold, and a trial that does not fit was let in: it is pruned with what was measured."""
     monkeypatch.setattr(memory.MemoryForecast, "solo_bytes", lambda self, params: 1)
-    paths, tracker = prepare(*HALF, "search.trials=2", "search.space.rank=[256]"), MemoryTracker()
+    paths, tracker = (
+        prepare(*HALF, "search.trials=2", "search.space.rank=[256]", "search.max_rejections=3"),
+        MemoryTracker(),
+    )
     finishes(paths, tracker)
     seen = seen_of(home, paths)
     assert_stores_agree(seen, tracker)
