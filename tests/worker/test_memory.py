@@ -23,7 +23,7 @@ from sweeper.memory.live import LiveBytes
 from sweeper.memory.readings import ByteBudget
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import StudyView, view
-from sweeper.tracking.tracker import STUDY, MemoryTracker
+from sweeper.tracking.tracker import MemoryTracker
 from sweeper.trial import Reason
 from sweeper.units import GIB, MIB
 from sweeper.worker import memory, session
@@ -265,22 +265,22 @@ def test_one_long_row_late_in_the_epoch_is_cut_to_fit(prepare: Prepare, home: Ho
     assert any("rehearsed the longest step" in event.get("message", "") for event in events_of(paths))
 
 
-def test_a_forecast_that_was_too_low_ends_one_trial_and_is_corrected(
+def test_a_forecast_that_was_too_low_ends_trials_with_what_was_measured(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is foretold, and a trial that does not fit was let in: it is pruned with what was measured."""
+    """Nothing is foretold, and trials that do not fit are let in: each ends with its reason."""
     monkeypatch.setattr(memory.MemoryForecast, "solo_bytes", lambda self, params: 1)
-    paths, tracker = (
-        prepare(*HALF, "search.trials=2", "search.space.rank=[256]", "search.max_rejections=3"),
-        MemoryTracker(),
-    )
-    finishes(paths, tracker)
+    paths = prepare(*HALF, "search.trials=2", "search.space.rank=[256]", "search.max_rejections=3")
+    tracker = MemoryTracker()
+    outcome = run(paths, tracker)
+    assert outcome["kind"] == "ConfigError"
+    assert "search.max_rejections" in outcome["message"]
     seen = seen_of(home, paths)
     assert_stores_agree(seen, tracker)
-    assert [trial.reason for trial in seen.trials] == [Reason.INFEASIBLE] * len(seen.trials)
+    assert [trial.reason for trial in seen.trials] == [Reason.INFEASIBLE] * 4
     assert all(trial.constraints["vram"] > 0 for trial in seen.trials)
+    assert all("of its budget" in str(trial.detail) for trial in seen.trials)
     assert seen.best is None
-    assert tracker.states()[STUDY].value == "FINISHED"
 
 
 def test_a_budget_below_the_worker_itself_is_said_at_once(prepare: Prepare) -> None:
