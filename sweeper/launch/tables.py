@@ -29,6 +29,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "memory": study.attributes.get("memory"),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric)],
         "trials": [trial_json(trial) for trial in study.trials],
@@ -112,7 +113,23 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         lines.append(
             f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, majority class {majority}"
         )
+    if line := memory_line(study):
+        lines.append(line)
     return Text("\n".join(lines))
+
+
+def memory_line(study: StudyView) -> str | None:
+    """What the study took of its device, and what went wrong with that; None where nothing read it."""
+    memory = study.attributes.get("memory")
+    if not memory or not memory["steps"]:
+        return None
+    rescues = sum(memory["rescues"].values())
+    return (
+        f"Memory: peak {memory['peak_gib']:.3g} of {memory['budget_gib']:.3g} GiB ({memory['backend']}), steps took "
+        f"{memory['mean_ratio']:.0%} of what was foretold, at most {memory['highest_ratio']:.0%}; "
+        f"{study.rejections} asks rejected untrained, {rescues} steps rescued, {memory['evictions']} trials evicted, "
+        f"{memory['prunes']} pruned for memory"
+    )
 
 
 def plus_minus(scores: dict[str, float], metric: str) -> str:

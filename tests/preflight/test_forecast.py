@@ -37,9 +37,9 @@ TINY = Dimensions(
     wide=704,
     largest=98_304,
     targets={
-        "all-linear": Targeted(linears=7, widths=13_568),
-        "attention": Targeted(linears=4, widths=5_120),
-        "mlp": Targeted(linears=3, widths=8_448),
+        "all-linear": Targeted(linears=7, widths=13_568, half=7_000),
+        "attention": Targeted(linears=4, widths=5_120, half=2_600),
+        "mlp": Targeted(linears=3, widths=8_448, half=4_400),
     },
 )
 LENGTHS = Lengths(longest=90, shortest=40, answer=8)
