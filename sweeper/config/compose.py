@@ -169,7 +169,8 @@ def _unknown_key(key: str) -> list[str]:
     if key.startswith("search.space."):
         name = key.split(".")[2]
         return [] if name in PARAMETERS else [f"{key}: {unknown('parameter', name, PARAMETERS)}"]
-    if key in GROUPS or key in keys or key.startswith("hydra."):
+    # A model's own configuration has whatever keys its architecture has.
+    if key in GROUPS or key in keys or key.startswith(("hydra.", "model.config.")):
         return []
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:

@@ -226,7 +226,7 @@ PrunerSection = Annotated[
 class EngineSection(_Section):
     slots: Annotated[int, Field(ge=1, le=256)]
     chunk_tokens: Annotated[int, Field(ge=16)]
-    gradient_checkpointing: Literal["auto"] | bool
+    gradient_checkpointing: Literal["auto", True, False]
     threads: Annotated[int, Field(ge=1)] | None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
@@ -241,7 +241,7 @@ class MemorySection(_Section):
     reserve_gib: Annotated[float, Field(ge=0)]
     margin: Annotated[float, Field(ge=0, le=1)]
     watch_s: Annotated[float, Field(gt=0, le=60)]
-    rehearse: Literal["auto"] | bool
+    rehearse: Literal["auto", True, False]
 
 
 class CheckpointSection(_Section):

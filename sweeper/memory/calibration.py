@@ -6,6 +6,7 @@ device, its driver, the versions of what allocates, and the attention kernel: an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -62,8 +63,9 @@ class Calibration:
         name = hashlib.sha256(json.dumps(machine.key(), sort_keys=True).encode()).hexdigest()[:24]
         made = cls(margin, machine, folder / f"calibration-{name}.json")
         assert made.file is not None
-        if made.file.is_file():
-            made.ratios.extend(json.loads(made.file.read_text(encoding="utf-8"))["ratios"])
+        # Without a file, or with a damaged one, it begins anew: the margin stands for what was lost.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            made.ratios.extend(map(float, json.loads(made.file.read_text(encoding="utf-8"))["ratios"]))
         return made
 
     def observe(self, predicted_bytes: float, measured_bytes: float) -> None:

@@ -19,7 +19,7 @@ from sweeper.memory.guard import Guard
 from sweeper.memory.oom import free_caches
 from sweeper.units import GIB
 
-GradientCheckpointing = Literal["auto"] | bool
+GradientCheckpointing = Literal["auto", True, False]
 MAX_RETRIES = 3  # of a step that cannot be made smaller: a neighbour's peak may pass
 RETRY_PAUSE_S = 0.2
 RECOVERY_STEPS = 16  # without a failure, until what was made smaller may grow to twice its size again

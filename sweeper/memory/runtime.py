@@ -22,6 +22,8 @@ def note_runtime(folder: Path, device: str, size_bytes: int) -> None:
 
 
 def _read(folder: Path) -> dict[str, int]:
-    file = folder / _FILE
-    known: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return known
+    try:
+        known = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or a damaged one: the next worker measures again
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -10,7 +10,7 @@ from sweeper.config.schema import Config
 from sweeper.config.space import bounds, condition_of, values_of
 from sweeper.data.prompt import Example
 from sweeper.memory.calibration import Calibration
-from sweeper.memory.formula import Formula
+from sweeper.memory.formula import Formula, padded
 from sweeper.memory.planner import Load, Profile, Work
 from sweeper.preflight.case import Extent
 from sweeper.trial import TrialParams
@@ -113,7 +113,7 @@ class MemoryForecast:
 
     def least_bytes(self, params: TrialParams, beside: Profile = ()) -> int:
         """The least that a step or an evaluation takes beyond that, beside others or alone; an upper bound."""
-        profile = (*beside, (params.rank, 1))
+        profile = (*beside, (padded(params.rank), 1))
         state = self.config.optimizer.state
         transient = max(
             self.transient_bytes(load, profile, params.target_modules if not beside else None)
@@ -159,7 +159,7 @@ class MemoryForecast:
             Load(Work.TRAIN, rows, self.lengths.longest, rows * self.lengths.answer, is_checkpointed),
             Load(Work.SCORE, rows, self.lengths.longest),
         )
-        transient = max(self.transient_bytes(load, ((high, slots),)) for load in loads)
+        transient = max(self.transient_bytes(load, ((padded(high), slots),)) for load in loads)
         # When a slot comes or goes, its bucket is there twice for a moment.
         transient = max(transient, adapters)
         return self.runtime_bytes + self.formula.base_bytes + adapters + transient

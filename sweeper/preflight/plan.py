@@ -14,7 +14,7 @@ from sweeper.config.schema import Config
 from sweeper.config.space import Parameter, Range, bounds, values_of
 from sweeper.data import rows as data_rows
 from sweeper.errors import DataError, ModelError, OutOfRoomError
-from sweeper.memory.formula import HEAD_POSITIONS, Formula
+from sweeper.memory.formula import HEAD_POSITIONS, Formula, padded
 from sweeper.memory.planner import Load, Work
 from sweeper.memory.runtime import known_runtime
 from sweeper.paths import Home
@@ -259,7 +259,7 @@ def _cell_in_mode(forecast: MemoryForecast, rank: int, rows: int, targets: Any, 
     formula, lengths = forecast.formula, forecast.lengths
     state = forecast.config.optimizer.state
     load = Load(Work.TRAIN, rows, lengths.longest, rows * lengths.answer, is_checkpointed)
-    profile = ((rank, 1),)
+    profile = ((padded(rank), 1),)
     transient = formula.transient_bytes(load, profile, targets)
     adapters = formula.adapter_bytes(rank, targets, state)
     scratch = formula.optimizer_bytes(rank, 1, targets, state)
@@ -307,7 +307,7 @@ def _fits_together(forecast: MemoryForecast, rank: int, slots: int, targets: Any
     """Whether so many slots fit, one row at a time."""
     formula = forecast.formula
     adapters = slots * formula.adapter_bytes(rank, targets, forecast.config.optimizer.state)
-    profile = ((rank, slots),)
+    profile = ((padded(rank), slots),)
     loads = (forecast.one_row(), Load(Work.SCORE, 1, forecast.lengths.longest))
     transient = max(forecast.transient_bytes(load, profile, targets) for load in loads)
     scratch = formula.optimizer_bytes(rank, slots, targets, forecast.config.optimizer.state)
