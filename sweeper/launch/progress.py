@@ -77,7 +77,7 @@ class Progress:
                 return self.phase
             case "note":
                 return f"note: {event['message']}"
-            case "checkpoint_skipped" | "checkpoint_damaged" | "lease_lost":
+            case "checkpoint_skipped" | "checkpoint_damaged" | "lease_lost" | "evicted":
                 return f"warning: {event['message']}"
             case "suspended":
                 self.phase = "interrupted"

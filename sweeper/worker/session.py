@@ -348,7 +348,7 @@ class Session:
     def _conclude(self, bench: Workbench, slot: Slot, verdict: Callable[[], None]) -> None:
         """Takes a trial out of the pack; its verdict is carried out when its turn comes."""
         self._asked.pop(slot.number, None)
-        self._held[slot.number] = (slot, bench.pack.remove(slot))
+        self._held[slot.number] = (slot, patiently(lambda: bench.pack.remove(slot)))
         self._verdicts[slot.number] = verdict
 
     def _carry_out(self) -> bool:
