@@ -94,7 +94,9 @@ def plan(arguments: tuple[str, ...]) -> None:
         from sweeper.cli.plan import plan_table
         from sweeper.preflight.plan import plan as plan_study
 
-        planned = plan_study(config, Home(Path(config.store.home).expanduser().absolute()))
+        home = Home(Path(config.store.home).expanduser().absolute())
+        home.create()  # what is learned of the model's memory is kept there
+        planned = plan_study(config, home)
         if as_json:
             click.echo(json.dumps(planned.as_dict(), indent=2))
         else:

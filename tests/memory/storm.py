@@ -216,5 +216,7 @@ class Rig:
             except Exception as error:
                 if not oom.is_out_of_memory(error):
                     raise
+            is_armed, self.saboteur.is_armed = self.saboteur.is_armed, False
             if file.is_file():
-                checkpoint.load(file)
+                checkpoint.load(file)  # the new one or the old one, but whole
+            self.saboteur.is_armed = is_armed

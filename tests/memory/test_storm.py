@@ -13,7 +13,7 @@ from sweeper.errors import OutOfRoomError
 from tests.memory.storm import PHASES, Rig
 
 IS_WHOLE = os.environ.get("SWEEPER_TESTS") == "all"
-COUNTS = {"device": 1000, "8bit": 300, "host": 300} if IS_WHOLE else {"device": 40, "8bit": 15, "host": 15}
+COUNTS = {"device": 1000, "8bit": 300, "host": 300} if IS_WHOLE else {"device": 25, "8bit": 8, "host": 8}
 
 
 @pytest.mark.timeout(1800)
