@@ -8,6 +8,7 @@
     ├── StoreError      the store: not writable, held by another launcher, no such study or trial
     │   └── LeaseLostError  a trial that another worker has taken over
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
+    ├── LostRoomError   adapters whose memory was taken while they were moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
     ├── WorkerError     the worker process ended without a result
     └── ExportError     an adapter that cannot be written or read back
@@ -61,6 +62,10 @@ class OutOfRoomError(SweeperError):
     """A step does not fit into memory, however it is cut."""
 
 
+class LostRoomError(SweeperError):
+    """Adapters cannot go back to the memory that they had."""
+
+
 class CheckpointError(SweeperError):
     """A trial's checkpoint is damaged, or does not fit."""
 
@@ -83,6 +88,7 @@ ERRORS = {
         StoreError,
         LeaseLostError,
         OutOfRoomError,
+        LostRoomError,
         CheckpointError,
         WorkerError,
         ExportError,

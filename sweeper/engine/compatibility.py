@@ -12,6 +12,7 @@ from sweeper.engine.batches import Chunk, Item, chunks
 from sweeper.engine.pack import Pack
 from sweeper.engine.stack import AdapterState
 from sweeper.errors import ModelError
+from sweeper.memory.oom import is_out_of_memory
 
 _RANK = 8
 _LONG = tuple(range(2, 9))
@@ -36,16 +37,15 @@ def verify(pack: Pack) -> None:
     assert not pack.slots
     try:
         _verify(pack)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"a base must run with adapters at its linear layers, but {_kind(pack)} does not "
             f"({type(error).__name__}: {error}); lora.target_modules=attention may leave out what does not"
         ) from error
     finally:
-        while pack.stack.slots:
-            pack.stack.remove(0)
+        pack.stack.clear()
         pack.model.eval()
 
 

@@ -22,7 +22,7 @@ from sweeper.engine import moments
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route, Weights
 from sweeper.engine.moments import MOMENTS, QUANTISED_BLOCK, OptimizerState
-from sweeper.errors import ModelError
+from sweeper.errors import LostRoomError, ModelError
 from sweeper.memory.oom import free_caches, is_out_of_memory, patiently
 
 KINDS = ("weight", *moments.KINDS)
@@ -203,13 +203,11 @@ class AdapterStack:
         """
         largest = self._bucket_of(state.rank)
         place = sum(self._bucket_of(bucket.rank) < largest for bucket in self.buckets)
-        is_new = place == len(self.buckets) or self._bucket_of(self.buckets[place].rank) != largest
-        if is_new:
+        if place == len(self.buckets) or self._bucket_of(self.buckets[place].rank) != largest:
             self.buckets.insert(place, self._bucket([state]))
             self._bind()
         else:
-            old = self.buckets[place]
-            self._rebuild(place, [old.state(slot) for slot in range(old.slots)], [state])
+            self._rebuild(place, None, [state])
         return sum(bucket.slots for bucket in self.buckets[: place + 1]) - 1
 
     @torch.no_grad()
@@ -220,9 +218,8 @@ class AdapterStack:
         """
         removed = self.extract(slot, device="cpu")
         place, index = self._find(slot)
-        old = self.buckets[place]
-        if states := [old.state(other) for other in range(old.slots) if other != index]:
-            self._rebuild(place, states, [], removed=(index, removed))
+        if self.buckets[place].slots > 1:
+            self._rebuild(place, index, [])
         else:
             del self.buckets[place]
             self._bind()
@@ -233,41 +230,48 @@ class AdapterStack:
         self.buckets = []
         self._bind()
 
-    def _rebuild(
-        self,
-        place: int,
-        staying: list[AdapterState],
-        coming: list[AdapterState],
-        removed: tuple[int, AdapterState] | None = None,
-    ) -> None:
+    def _rebuild(self, place: int, leaving: int | None, coming: list[AdapterState]) -> None:
         """Puts a new bucket in the place of an old one.
 
         For a moment both are there. Where that is too much, the adapters wait in host memory while the old one goes.
         """
+        old: Bucket | None = self.buckets[place]
+        assert old is not None
+        before = [old.state(slot) for slot in range(old.slots)]
+
+        def wanted() -> list[AdapterState]:
+            return [state for slot, state in enumerate(before) if slot != leaving] + coming
+
         try:
-            self.buckets[place] = self._bucket([*staying, *coming])
+            self.buckets[place] = self._bucket(wanted())
             self._bind()
             return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         # Out of the `except` block: the exception would hold what is to be freed.
-        staying = [_on_host(state) for state in staying]
-        before = list(staying)
-        if removed is not None:
-            before.insert(*removed)
+        before = [_on_host(state) for state in before]
+        old = None
         del self.buckets[place]
         self._bind()
         free_caches()
         try:
-            self.buckets.insert(place, self._bucket([*staying, *coming]))
+            self.buckets.insert(place, self._bucket(wanted()))
             self._bind()
             return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             message = str(error)
-        self.buckets.insert(place, patiently(lambda: self._bucket(before)))
+        try:
+            self.buckets.insert(place, patiently(lambda: self._bucket(before)))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LostRoomError(
+                f"the adapters of {len(before)} trials must go back to where they were, but the memory that they had "
+                f"is gone ({message}); they go on from their checkpoints"
+            ) from error
         self._bind()
         raise torch.OutOfMemoryError(message)
 

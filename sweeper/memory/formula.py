@@ -152,6 +152,10 @@ class Formula:
             values = features(self.dimensions, load, profile, self.dimensions.targets[key])
             for phase in self.coefficients[mode]:
                 most = max(most, sum(c * x for c, x in zip(phase, values, strict=True)))
+        if len(profile) > 1:
+            # What each bucket adds to a layer's output is put together: it is there twice for a moment.
+            each = self.dimensions.compute_bytes if load.work is Work.TRAIN else 4
+            most += each * load.rows * load.seq * self.dimensions.wide
         if load.work is Work.GENERATE:
             # Keys and values of all layers, at the most as wide as the hidden state.
             most += 2 * self.dimensions.layers * load.rows * load.seq * self.dimensions.hidden * 4

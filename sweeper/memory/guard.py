@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sweeper.memory.readings import MemoryBackend, Reading
 from sweeper.units import GIB, MIB
 
-PRESSURE_BYTES = 64 * MIB  # what others may hold without being a neighbour: a display, a monitor
+PRESSURE_BYTES = 64 * MIB  # what others may take more than at the start without being to blame
 HISTORY = 20  # readings that are kept to explain a prune: ten seconds of them
 
 
@@ -57,7 +57,7 @@ class Guard:
         self._limit_bytes = int(budget_gib * GIB) if budget_gib is not None else None
         self._watch_s = watch_s
         self.history: deque[Moment] = deque(maxlen=HISTORY)
-        self.lowest_free_bytes = self._read().free_bytes
+        self._reachable_at_first = self._reachable(self._read())
 
     def budget_bytes(self) -> int:
         """The most that this process may hold, if nobody else held anything."""
@@ -85,9 +85,13 @@ class Guard:
 
     def is_pressed(self) -> bool:
         """Whether it is a neighbour that keeps this process from its budget."""
-        reading = self._read()
-        reachable = reading.own_bytes + self._beside() + reading.available_bytes - self.reserve_bytes
-        return reachable < self.budget_bytes() - PRESSURE_BYTES
+        reachable = self._reachable(self._read())
+        # Who was there from the start is no news: what is out of reach because of it never was within.
+        return reachable < min(self.budget_bytes(), self._reachable_at_first) - PRESSURE_BYTES
+
+    def _reachable(self, reading: Reading) -> int:
+        """The most that this process could hold, with what others hold now."""
+        return reading.own_bytes + self._beside() + reading.available_bytes - self.reserve_bytes
 
     def describe(self) -> str:
         """The memory in words, for an error or a prune's reason."""
@@ -132,5 +136,4 @@ class Guard:
     def _read(self) -> Reading:
         reading = self.backend.read()
         self.history.append(Moment(time.time(), reading))
-        self.lowest_free_bytes = min(getattr(self, "lowest_free_bytes", reading.free_bytes), reading.free_bytes)
         return reading

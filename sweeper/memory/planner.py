@@ -114,6 +114,7 @@ class Planner:
     _at: Load | None = None  # what was being done when memory ran out
     _limits: dict[Work, int] = field(default_factory=dict)  # tokens, after a failure
     _must_checkpoint: bool = False  # after a failure
+    _may_checkpoint: bool = False
     _steps: int = 0  # since the latest failure
     _retries: int = 0  # of what cannot be made smaller
 
@@ -129,7 +130,7 @@ class Planner:
         """A training step is done."""
         self._retries = 0
         self._steps += 1
-        if self._limits and self._steps % RECOVERY_STEPS == 0:
+        if self._steps % RECOVERY_STEPS == 0:
             self._limits = {work: 2 * limit for work, limit in self._limits.items()}
             self._must_checkpoint = False
         if self.guard is not None:
@@ -159,6 +160,7 @@ class Planner:
         seq = lengths[0]
         most = min(len(lengths), max(1, min(most_tokens, self._limits.get(work, most_tokens)) // seq))
         answers = [0, *accumulate(supervised or [0] * most)]
+        self._may_checkpoint = can_checkpoint and self.gradient_checkpointing == "auto"
         is_asked = self.gradient_checkpointing is True or self._must_checkpoint
         is_checkpointed = work is Work.TRAIN and can_checkpoint and is_asked
 
@@ -220,7 +222,7 @@ class Planner:
         free_caches()
         if at.rows > 1:
             self._limits[at.work] = max(1, at.rows // 2) * at.seq
-        elif at.work is Work.TRAIN and self.gradient_checkpointing == "auto" and not at.is_checkpointed:
+        elif at.rows and at.work is Work.TRAIN and self._may_checkpoint and not at.is_checkpointed:
             self._must_checkpoint = True
         elif self._retries < MAX_RETRIES:
             self._retries += 1

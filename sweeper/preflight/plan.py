@@ -8,14 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from sweeper.config.schema import Config
-from sweeper.config.space import Parameter, Range, bounds, values_of
+from sweeper.config.space import Parameter, Range, bounds, condition_of, values_of
 from sweeper.data import rows as data_rows
 from sweeper.errors import DataError, ModelError, OutOfRoomError
+from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import HEAD_POSITIONS, Formula, padded
 from sweeper.memory.planner import Load, Work
+from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
@@ -99,11 +99,17 @@ def plan(config: Config, home: Home) -> Plan:
         ModelError: if there is no configuration of the model, or it cannot be traced.
         OutOfRoomError: if not even the base fits.
     """
+    home.create()
     card = pick_card(config)
     lengths, are_measured = _lengths(config, home)
     choices = target_choices(config)
     shape = ModelShape(model_config(config, home), _dtype(config, card), config.model.quant, choices)
     formula = fitted(shape, extent(config, lengths), home.memory)
+    if config.engine.gradient_checkpointing is True and not formula.can_checkpoint:
+        raise ModelError(
+            "engine.gradient_checkpointing must be false for a model that does not support it, but it is true and "
+            f"{config.model.name} does not; auto is for both"
+        )
     runtime_bytes = known_runtime(home.memory, card.name if card.is_cuda else "cpu")
     total_bytes = int((card.total_gib - config.memory.reserve_gib) * GIB)
     limits = [int(gib * GIB) for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
@@ -114,7 +120,8 @@ def plan(config: Config, home: Home) -> Plan:
             f"{(formula.base_bytes + (runtime_bytes or 0)) / GIB:.3g} GiB and the budget is {budget_bytes / GIB:.3g} "
             f"GiB on {card.name}; take a smaller model, a larger card, or raise memory.budget_gib"
         )
-    forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0)
+    calibration = Calibration(config.memory.margin)
+    forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0, calibration)
     known = _some_ranks(config)
     widest = forecast.widest
     cells = [_cell(forecast, rank, count, widest) for rank in known for count in ROWS]
@@ -146,7 +153,7 @@ def pick_card(config: Config) -> Card:
         found = _first_card()
         if found is not None:
             return Card(*found, True, section.price_usd_per_hour)
-    return Card("this machine's memory", psutil.virtual_memory().total / GIB, False, section.price_usd_per_hour)
+    return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False, section.price_usd_per_hour)
 
 
 def _first_card() -> tuple[str, float] | None:
@@ -236,7 +243,7 @@ def _some_ranks(config: Config) -> list[int]:
     """The ranks of the space; of a range, some."""
     low, high = ranks(config)
     searched = config.search.space.get("rank")
-    known = sorted({int(str(value)) for value in (values_of(searched) if searched else None) or [low, high]})
+    known = sorted({low, high, *(int(str(value)) for value in (values_of(searched) if searched else None) or [])})
     if searched is not None and isinstance(searched, Range):
         known = sorted({low, high, *(2**power for power in range(11) if low < 2**power < high)})
     step = -(-len(known) // MOST_RANKS)
@@ -273,7 +280,7 @@ def _cell_in_mode(forecast: MemoryForecast, rank: int, rows: int, targets: Any, 
     if scratch > transient:  # the optimizer's step is the peak
         terms = {**dict(list(terms.items())[:4]), "optimizer_scratch": scratch}
     peak = sum(terms.values())
-    upper = peak + int(max(transient, scratch) * forecast.config.memory.margin)
+    upper = peak - max(transient, scratch) + max(forecast.transient_bytes(load, profile, targets), scratch)
     return Cell(
         rank=rank,
         rows=rows,
@@ -350,10 +357,11 @@ def _drawn_ranks(config: Config) -> list[int]:
     searched: Parameter | None = config.search.space.get("rank")
     if searched is None:
         return [config.lora.rank]
+    fixed = [config.lora.rank] if condition_of(searched) else []
     known = values_of(searched)
     if known is not None:
-        return [int(str(value)) for value in known]
+        return [*fixed, *(int(str(value)) for value in known)]
     low, high = bounds(searched)
     parts = [(place + 0.5) / SAMPLES for place in range(SAMPLES)]
     is_log = isinstance(searched, Range) and searched.log
-    return [round(low * (high / low) ** part if is_log else low + (high - low) * part) for part in parts]
+    return fixed + [round(low * (high / low) ** part if is_log else low + (high - low) * part) for part in parts]

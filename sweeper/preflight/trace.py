@@ -317,6 +317,7 @@ class _Tracer:
             scratch = shared_scratch([step])
             step.stage(scratch)
             step.commit(scratch)
+        del step, scratch  # what follows must not find them
         self._close("optimizer")
 
     @torch.no_grad()

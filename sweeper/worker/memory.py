@@ -116,7 +116,8 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
         attention=str(getattr(pack.model.config, "_attn_implementation", "")),
         dtype=str(dtype),
     )
-    note_runtime(folder, machine.device, guard.runtime_bytes)
+    if config.memory.backend == "auto":
+        note_runtime(folder, machine.device, guard.runtime_bytes)
     forecast = MemoryForecast(
         formula=Formula.generic(sizes, pack.stack.can_checkpoint),
         config=config,
@@ -247,7 +248,7 @@ class MemoryLog:
 
     def readings(self) -> list[dict[str, float]]:
         """The latest readings, the oldest first."""
-        return [moment.as_dict() for moment in self.guard.history]
+        return [moment.as_dict() for moment in list(self.guard.history)]
 
     def close(self, search: Search) -> None:
         """Adds what this session took to what is known of the study, and of the machine."""

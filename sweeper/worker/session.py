@@ -101,7 +101,8 @@ class Session:
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             is_ours = isinstance(error, SweeperError)
-            self._abandon(has_crashed=not is_ours)
+            # What a trial or its neighbours ask of memory is no defect of ours.
+            self._abandon(has_crashed=not (is_ours or is_out_of_memory(error)))
             return {
                 "status": "error",
                 "kind": type(error).__name__,
@@ -145,13 +146,13 @@ class Session:
                     continue
                 self.recorder.ticks(pack.slots, ticks, pack.planner.step)
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
-            due = [slot for slot in pack.slots if slot.is_due and slot not in diverged]
-            due = self._evaluate(bench, due)
+            for slot in diverged:  # before the evaluation, which may have to evict
+                slot.duration_s += time.monotonic() - started
+                self._conclude(bench, slot, partial(self.teller.prune, slot, Reason.DIVERGED))
+            due = self._evaluate(bench, [slot for slot in pack.slots if slot.is_due])
             spent_s = time.monotonic() - started
             for slot in pack.slots:
                 slot.duration_s += spent_s
-            for slot in [slot for slot in diverged if slot in pack.slots]:
-                self._conclude(bench, slot, partial(self.teller.prune, slot, Reason.DIVERGED))
             for slot in due:
                 self._judge(bench, slot)
             self.checkpoints.save_due(bench.pack)
@@ -171,7 +172,8 @@ class Session:
                     return
                 waited = self._parked.pop(number)
                 self.recorder.begin(waited)
-                self._admit(bench, waited)
+                if not self._admit(bench, waited):
+                    return  # the pack must move first
                 continue
             limit = 1 if self._suspects & {slot.number for slot in bench.pack.slots} else self.config.engine.slots
             if len(self.search.in_flight) >= limit:
@@ -199,12 +201,12 @@ class Session:
         else:
             self._admit(bench, asked)
 
-    def _admit(self, bench: Workbench, asked: Asked) -> None:
-        """Lets a trial train, or wait where there is no room for it beside the others."""
+    def _admit(self, bench: Workbench, asked: Asked) -> bool:
+        """Lets a trial train, or wait where there is no room for it beside the others; False where it waits."""
         params = self.config.trial_params(asked.params)
         if not self._has_room(bench, params):
             self._park(asked)
-            return
+            return False
         if asked.crashes:
             self._suspects.add(asked.number)
         slot = None
@@ -224,12 +226,13 @@ class Session:
             else:
                 slot = Slot(asked.number, params, self._rhythm(bench, params), self.config.train.seed)
                 self._verdicts[asked.number] = partial(self._refuse, slot, failure)
-            return
+            return asked.number in self._verdicts
         self._asked[asked.number] = asked
         self.checkpoints.start(asked.number)
         self.recorder.train(asked, slot)
         if slot.is_at_evaluation:  # it was interrupted between its evaluation and what followed from it
             self._judge(bench, slot)
+        return True
 
     def _let_in(self, bench: Workbench, asked: Asked, params: TrialParams) -> Slot:
         """Puts a trial into the pack, from its checkpoint or from its beginning."""

@@ -20,6 +20,7 @@ from sweeper.engine.stack import AdapterStack
 from sweeper.errors import DataError
 from sweeper.models import base
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight.forecast import VRAM
 from sweeper.search.leases import Holder
 from sweeper.search.study import Search
 from sweeper.search.views import StudyView, view
@@ -430,7 +431,7 @@ def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
     """As after a pause of the whole process: the lease has expired, another worker has it and tells the trial."""
     monkeypatch.setattr(session, "POLL_S", 0.01)
     paths, tracker = prepare("search.trials=2", "search.lease_s=600"), MemoryTracker()
-    other = Search(home, check.load(paths), holder=replace(Holder.this_process(), host="elsewhere"))
+    other = Search(home, check.load(paths), (VRAM,), holder=replace(Holder.this_process(), host="elsewhere"))
     questions = 0
 
     def steal() -> bool:
@@ -443,11 +444,11 @@ def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
             assert asked is not None
             assert asked.number == 0
         if questions == 40:
-            other.complete(0, 0.99, {"metrics": {"accuracy": 0.99, "accuracy_se": 0.0}}, {})
+            other.complete(0, 0.99, {"metrics": {"accuracy": 0.99, "accuracy_se": 0.0}}, {VRAM: -0.5})
         return False
 
     session_of = Session(paths, tracker, steal)
-    monkeypatch.setattr(session_of, "_finish", lambda _: None)  # the winner's adapter is with the other worker
+    monkeypatch.setattr(session_of.teller, "finish", lambda _: None)  # the winner's adapter is with the other worker
     assert session_of.run() == {"status": "finished"}
     trials = view(home, "demo").trials
     assert [(trial.state, trial.value == 0.99) for trial in trials] == [("COMPLETE", True), ("COMPLETE", False)]
