@@ -342,6 +342,13 @@ class AdapterStack:
         """The padded rank and the number of slots of each bucket."""
         return tuple((bucket.rank, bucket.slots) for bucket in self.buckets)
 
+    def added_ranks(self, rank: int) -> int:
+        """By how much the sum of the padded ranks of all slots grows with one of `rank`: it may pad its neighbours."""
+        same = [bucket for bucket in self.buckets if self._bucket_of(bucket.rank) == self._bucket_of(rank)]
+        before, slots = (same[0].rank, same[0].slots) if same else (0, 0)
+        own = -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
+        return max(own, before) * (slots + 1) - before * slots
+
     @property
     def can_checkpoint(self) -> bool:
         """Whether the architecture has a place for gradient checkpointing."""

@@ -111,6 +111,10 @@ class MemoryForecast:
         """What a trial holds between two steps."""
         return self.formula.adapter_bytes(params.rank, params.target_modules, self.config.optimizer.state)
 
+    def added_bytes(self, ranks: int) -> int:
+        """What is held for so many more padded ranks beside others: each has what any of them targets."""
+        return self.formula.adapter_bytes(1, self.widest, self.config.optimizer.state) * ranks // padded(1)
+
     def least_bytes(self, params: TrialParams, beside: Profile = ()) -> int:
         """The least that a step or an evaluation takes beyond that, beside others or alone; an upper bound."""
         profile = (*beside, (padded(params.rank), 1))

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from sweeper.config.schema import Config
+from sweeper.engine.stack import AdapterStack
 from sweeper.errors import ModelError, OutOfRoomError
 from sweeper.events import EventLog
 from sweeper.memory.calibration import Calibration, Machine
@@ -21,7 +22,7 @@ from sweeper.memory.formula import Formula
 from sweeper.memory.guard import Guard
 from sweeper.memory.live import LiveBytes
 from sweeper.memory.oom import is_out_of_memory
-from sweeper.memory.planner import Planner, Profile
+from sweeper.memory.planner import Planner
 from sweeper.memory.readings import ByteBudget, MemoryBackend, backend_for
 from sweeper.memory.runtime import note_runtime
 from sweeper.models import base
@@ -200,7 +201,7 @@ def _fill(bench: Workbench, config: Config, log: MemoryLog, params: TrialParams,
     """Fills the pack with new slots, as many as a study would have and memory allows; returns how many."""
     pack = bench.pack
     slots = 0
-    while slots < config.engine.slots and (slots == 0 or log.has_room(params, pack.stack.profile)):
+    while slots < config.engine.slots and (slots == 0 or log.has_room(params, pack.stack)):
         pack.admit(*pack.new_slot(-1 - slots, params, rhythm, seed=0))
         slots += 1
     return slots
@@ -232,10 +233,10 @@ class MemoryLog:
             events.write("note", message=f"waiting for memory that others hold: {failure}")
         time.sleep(NEIGHBOUR_PAUSE_S)
 
-    def has_room(self, params: TrialParams, profile: Profile) -> bool:
+    def has_room(self, params: TrialParams, stack: AdapterStack) -> bool:
         """Whether another trial fits beside those that train."""
-        needed = self.forecast.adapter_bytes(params) + self.forecast.least_bytes(params, profile)
-        return self.planner.has_room(needed)
+        added = self.forecast.added_bytes(stack.added_ranks(params.rank))
+        return self.planner.has_room(added + self.forecast.least_bytes(params, stack.profile))
 
     def excess(self) -> float:
         """How far above the budget a peak was that did not fit: at the least by what is above zero."""

@@ -329,7 +329,7 @@ class Session:
 
     def _has_room(self, bench: Workbench, params: TrialParams) -> bool:
         """Whether a trial fits beside those that train. One that would be alone is always let in."""
-        return not bench.pack.slots or self._memory is None or self._memory.has_room(params, bench.pack.stack.profile)
+        return not bench.pack.slots or self._memory is None or self._memory.has_room(params, bench.pack.stack)
 
     def _park(self, asked: Asked) -> None:
         """A trial waits until others have left; it stays in flight, under its number."""

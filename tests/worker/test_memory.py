@@ -98,7 +98,7 @@ def test_a_space_that_is_half_infeasible(prepare: Prepare, home: Home) -> None:
     assert 0 < taken["peak_gib"] <= taken["budget_gib"]
     assert taken["budget_gib"] == pytest.approx(config.memory.budget_gib)
     assert taken["rescues"] == {}
-    assert taken["evictions"] == taken["prunes"] == 0
+    assert taken["prunes"] == 0
     assert taken["is_traced"]
     assert 0.7 < taken["mean_ratio"] <= taken["highest_ratio"] <= 1.02
     for trial in seen.trials:
