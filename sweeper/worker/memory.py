@@ -211,16 +211,12 @@ def _fill(bench: Workbench, config: Config, log: MemoryLog, params: TrialParams,
 class MemoryLog:
     """What became of a session's memory, for whoever asks later."""
 
+    guard: Guard
     planner: Planner
     forecast: MemoryForecast
     evictions: int = 0
     prunes: int = 0
     waits: int = 0
-
-    @property
-    def guard(self) -> Guard:
-        assert self.planner.guard is not None  # a worker has one
-        return self.planner.guard
 
     def is_pressed(self) -> bool:
         """Whether it is others on the device that leave too little."""

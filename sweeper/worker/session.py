@@ -119,7 +119,7 @@ class Session:
         """What the study will take, and, where that is much of what there is, its worst step first."""
         memory = forecast_of(bench, self.config, guard, self.paths.home.memory)
         self.forecast = self.forecast or memory
-        self._memory = MemoryLog(bench.pack.planner, memory)
+        self._memory = MemoryLog(guard, bench.pack.planner, memory)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
 
