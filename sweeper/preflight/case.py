@@ -75,17 +75,6 @@ class Peaks:
 
     phases: Mapping[str, Terms]
 
-    def phase(self) -> str:
-        """The phase with the highest peak."""
-        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
-
-    def total_bytes(self, *phases: str) -> int:
-        """The highest peak; of `phases` alone, if some are named."""
-        return max(sum(terms.values()) for name, terms in self.phases.items() if not phases or name in phases)
-
     def transient_bytes(self, phase: str) -> int:
         """What a phase's peak has beyond what stays."""
         return sum(value for name, value in self.phases[phase].items() if name not in STAYING)
-
-    def as_dict(self) -> dict[str, Terms]:
-        return {name: dict(terms) for name, terms in self.phases.items()}
