@@ -20,6 +20,7 @@ NAMES = {
     "recompute": "recompute",
     "dequantisation": "dequantisation",
     "optimizer_scratch": "optimizer's scratch",
+    "copies": "copies of a trial that leaves",
 }
 
 

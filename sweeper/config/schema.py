@@ -241,6 +241,7 @@ class MemorySection(_Section):
     reserve_gib: Annotated[float, Field(ge=0)]
     margin: Annotated[float, Field(ge=0, le=1)]
     watch_s: Annotated[float, Field(gt=0, le=60)]
+    wait_s: Annotated[float, Field(ge=0)]
     rehearse: Literal["auto", True, False]
 
 

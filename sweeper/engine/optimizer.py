@@ -62,10 +62,14 @@ def step(stack: AdapterStack, rates: Sequence[SlotRates]) -> list[float]:
         first += bucket.slots
     norms = [float(norm) for step in steps for norm in step.norms.tolist()]
     scratch = shared_scratch(steps)
-    for each in steps:
-        each.stage(scratch)
-    for each in steps:
-        each.commit(scratch)
+    try:
+        for each in steps:
+            each.stage(scratch)
+        for each in steps:
+            each.commit(scratch)
+    finally:  # what a step that ran out of memory has staged is memory too
+        for each in steps:
+            each.moments.forget()
     return norms
 
 
@@ -86,7 +90,6 @@ class BucketStep:
     def __init__(self, bucket: Bucket, rates: Sequence[SlotRates]) -> None:
         self.grad, self.weight, self.moments = bucket.grad, bucket.weight, bucket.moments
         self.slots = bucket.slots
-        self.moments.forget()  # what a step that ran out of memory had staged
         self.norms: Tensor = torch.linalg.vector_norm(self.grad, dim=1)
         is_finite = torch.isfinite(self.norms)[:, None]
         self._is_skipped = ~is_finite

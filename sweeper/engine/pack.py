@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ from sweeper.engine.head import Head
 from sweeper.engine.lora import Layout
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.stack import AdapterStack, AdapterState, initial_state
-from sweeper.memory.oom import is_out_of_memory
+from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner, Work
 from sweeper.models.targets import resolve
 from sweeper.trial import Company, Rhythm, TrialParams
@@ -198,20 +199,17 @@ class Pack:
             Each slot's loss, and its gradient's norm.
         """
         rates = [self._rates(slot) for slot in self.slots]
+
+        def step() -> tuple[list[float], list[float]]:
+            losses = self._backward(items, answers)
+            self.planner.optimize(self.stack.profile)
+            return losses, optimizer.step(self.stack, rates)
+
         self.planner.begin()
-        while True:
-            try:
-                losses = self._backward(items, answers)
-                self.planner.enter(Work.OPTIMIZER)
-                norms = optimizer.step(self.stack, rates)
-                break
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                failure = str(error).partition("\n")[0]
-            self.planner.rescue(failure)
+        while isinstance(done := attempted(step), Failure):
+            self.planner.rescue(done.message)
         self.planner.end()
-        return losses, norms
+        return done
 
     def _note_company(self) -> None:
         """Notes for each slot who trains beside it, where that has changed.
@@ -347,18 +345,22 @@ class Pack:
         while queue:
             lengths = [len(item.tokens) + room_tokens for item in queue]
             part = self.planner.part(work, lengths, self.stack.profile, self.chunk_tokens)
-            try:
-                chunk = new_chunk(queue[: part.rows], self.pad, self.stack.device, is_left=room_tokens > 0)
-                with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
-                    answers.update(zip([item.key for item in chunk.items], answer(chunk), strict=True))
-                queue = queue[part.rows :]
+            done = attempted(partial(self._part, queue[: part.rows], answer, with_adapters, room_tokens > 0))
+            if isinstance(done, Failure):
+                self.planner.rescue(done.message)
                 continue
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                failure = str(error).partition("\n")[0]
-            self.planner.rescue(failure)
+            self.planner.forgive()
+            answers.update(done)
+            queue = queue[part.rows :]
         return [answers[index] for index in range(len(items))]
+
+    def _part(
+        self, items: list[Item], answer: Callable[[Chunk], list[Answer]], with_adapters: bool, is_left: bool
+    ) -> dict[int, Answer]:
+        """The answers of one chunk by the items' keys."""
+        chunk = new_chunk(items, self.pad, self.stack.device, is_left=is_left)
+        with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
+            return dict(zip([item.key for item in chunk.items], answer(chunk), strict=True))
 
     def greedy(self, chunk: Chunk, settings: GenerationConfig) -> Any:
         """transformers' `generate` with `settings` alone."""

@@ -23,7 +23,7 @@ from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route, Weights
 from sweeper.engine.moments import MOMENTS, QUANTISED_BLOCK, OptimizerState
 from sweeper.errors import LostRoomError, ModelError
-from sweeper.memory.oom import free_caches, is_out_of_memory, patiently
+from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 
 KINDS = ("weight", *moments.KINDS)
 RANK_MULTIPLE = 8  # grouped_mm wants strides of 16 bytes; see `ragged_matmul`
@@ -239,41 +239,30 @@ class AdapterStack:
         assert old is not None
         before = [old.state(slot) for slot in range(old.slots)]
 
-        def wanted() -> list[AdapterState]:
-            return [state for slot, state in enumerate(before) if slot != leaving] + coming
+        def new() -> Bucket:
+            return self._bucket([state for slot, state in enumerate(before) if slot != leaving] + coming)
 
-        try:
-            self.buckets[place] = self._bucket(wanted())
+        made = attempted(new)
+        if not isinstance(made, Failure):
+            self.buckets[place] = made
             self._bind()
             return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Out of the `except` block: the exception would hold what is to be freed.
         before = [_on_host(state) for state in before]
         old = None
         del self.buckets[place]
         self._bind()
         free_caches()
-        try:
-            self.buckets.insert(place, self._bucket(wanted()))
-            self._bind()
-            return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            message = str(error)
-        try:
-            self.buckets.insert(place, patiently(lambda: self._bucket(before)))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        made = attempted(new)
+        restored = attempted(lambda: patiently(lambda: self._bucket(before))) if isinstance(made, Failure) else made
+        if isinstance(restored, Failure):
             raise LostRoomError(
                 f"the adapters of {len(before)} trials must go back to where they were, but the memory that they had "
-                f"is gone ({message}); they go on from their checkpoints"
-            ) from error
+                f"is gone ({restored.message}); they go on from their checkpoints"
+            )
+        self.buckets.insert(place, restored)
         self._bind()
-        raise torch.OutOfMemoryError(message)
+        if isinstance(made, Failure):
+            raise torch.OutOfMemoryError(made.message)
 
     def _bucket(self, states: list[AdapterState]) -> Bucket:
         return Bucket(self.modules, states, self.dtype, self.device, self.optimizer_state)
@@ -342,12 +331,13 @@ class AdapterStack:
         """The padded rank and the number of slots of each bucket."""
         return tuple((bucket.rank, bucket.slots) for bucket in self.buckets)
 
-    def added_ranks(self, rank: int) -> int:
-        """By how much the sum of the padded ranks of all slots grows with one of `rank`: it may pad its neighbours."""
-        same = [bucket for bucket in self.buckets if self._bucket_of(bucket.rank) == self._bucket_of(rank)]
-        before, slots = (same[0].rank, same[0].slots) if same else (0, 0)
+    def profile_with(self, rank: int) -> tuple[tuple[int, int], ...]:
+        """The profile with one slot of `rank` more, which may pad its neighbours."""
         own = -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
-        return max(own, before) * (slots + 1) - before * slots
+        same = [bucket for bucket in self.buckets if self._bucket_of(bucket.rank) == self._bucket_of(rank)]
+        others = [(bucket.rank, bucket.slots) for bucket in self.buckets if bucket not in same]
+        joined = (max([own, *(bucket.rank for bucket in same)]), 1 + sum(bucket.slots for bucket in same))
+        return tuple(sorted([*others, joined]))
 
     @property
     def can_checkpoint(self) -> bool:

@@ -19,6 +19,8 @@ RANK_MULTIPLE = 8  # what adapters are padded to; `engine.stack` asserts the sam
 HEAD_POSITIONS = 1024  # what goes through the output head at once
 # Bytes for a value of an adapter: weight and gradient, and both moments where they are kept.
 WEIGHT_AND_GRADIENT_BYTES = 8
+COPY_BYTES = 12  # of an adapter in host memory: weight and both moments
+BEST_COPY_BYTES = 4  # the weight alone, as of a trial's best evaluation
 MOMENT_BYTES = {"device": 8.0, "host": 0.0, "8bit": 2 + 2 * 4 / 256}
 SCRATCH_BUFFERS = {"device": 2, "host": 4, "8bit": 6}  # of the optimizer's step
 SCRATCH_BUFFER_BYTES = 2**23
@@ -128,16 +130,13 @@ class Formula:
         """The values of an adapter, as it is padded."""
         return padded(rank) * self.dimensions.targets[target_key(targets)].widths
 
-    def adapter_bytes(self, rank: int, targets: Any, optimizer_state: str) -> int:
-        """What a slot holds between two steps: weights, gradients and moments."""
-        each = WEIGHT_AND_GRADIENT_BYTES + MOMENT_BYTES[optimizer_state]
-        return int(self.adapter_values(rank, targets) * each)
-
-    def optimizer_bytes(self, rank: int, slots: int, targets: Any, optimizer_state: str) -> int:
-        """What the optimizer's step takes beside, for slots of one bucket."""
-        half = slots * padded(rank) * self.dimensions.targets[target_key(targets)].half
+    def optimizer_bytes(self, profile: Profile, targets: Any, optimizer_state: str) -> int:
+        """What the optimizer's step takes beside: scratch for a block of any bucket, and what all of them stage."""
+        targeted = self.dimensions.targets[target_key(targets)]
+        half = max(rank * slots for rank, slots in profile) * targeted.half
         scratch = SCRATCH_BUFFERS[optimizer_state] * min(SCRATCH_BUFFER_BYTES, 4 * half)
-        return int(scratch + slots * self.adapter_values(rank, targets) * STAGED_BYTES[optimizer_state])
+        values = sum(rank * slots for rank, slots in profile) * targeted.widths
+        return int(scratch + values * STAGED_BYTES[optimizer_state])
 
     def transient_bytes(self, load: Load, profile: Profile, targets: Any = None) -> int:
         """What a load takes beyond what stays; `bound` times as much is an upper bound.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from sweeper.memory.readings import MemoryBackend, Reading
 from sweeper.units import GIB, MIB
 
+PRESSURE_LASTS_S = 2.0  # a neighbour that has just left is why something failed just before
 PRESSURE_BYTES = 64 * MIB  # what others may take more than at the start without being to blame
 HISTORY = 20  # readings that are kept to explain a prune: ten seconds of them
 
@@ -85,9 +86,18 @@ class Guard:
 
     def is_pressed(self) -> bool:
         """Whether it is a neighbour that keeps this process from its budget."""
-        reachable = self._reachable(self._read())
+        return self._is_pressing(self._read())
+
+    def was_pressed(self) -> bool:
+        """Whether one does, or did a moment ago."""
+        if self.is_pressed():
+            return True
+        since_s = time.time() - PRESSURE_LASTS_S
+        return any(moment.at_s >= since_s and self._is_pressing(moment.reading) for moment in list(self.history))
+
+    def _is_pressing(self, reading: Reading) -> bool:
         # Who was there from the start is no news: what is out of reach because of it never was within.
-        return reachable < min(self.budget_bytes(), self._reachable_at_first) - PRESSURE_BYTES
+        return self._reachable(reading) < min(self.budget_bytes(), self._reachable_at_first) - PRESSURE_BYTES
 
     def _reachable(self, reading: Reading) -> int:
         """The most that this process could hold, with what others hold now."""

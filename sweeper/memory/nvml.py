@@ -67,7 +67,7 @@ class NvmlDevice:
             self._api = load()
         except ImportError as error:
             raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
-        with self._explained():
+        with _explained(self._api):
             self._api.nvmlInit()  # never shut down: NVML counts its users, and this one lasts as long as the process
             self._handle = self._find(uuid)
             self.driver = str(self._api.nvmlSystemGetDriverVersion())
@@ -84,7 +84,7 @@ class NvmlDevice:
         Raises:
             NvmlUnavailable: it failed, or gave values that cannot be.
         """
-        with self._explained():
+        with _explained(self._api):
             memory = self._api.nvmlDeviceGetMemoryInfo(self._handle)
         total, free, used = int(memory.total), int(memory.free), int(memory.used)
         if total == _NOT_AVAILABLE or free == _NOT_AVAILABLE or used == _NOT_AVAILABLE:
@@ -101,10 +101,10 @@ class NvmlDevice:
         Raises:
             NvmlUnavailable: it does not list them.
         """
-        with self._explained():
+        with _explained(self._api):
             processes = list(self._api.nvmlDeviceGetComputeRunningProcesses(self._handle))
         try:
-            with self._explained():
+            with _explained(self._api):
                 processes += self._api.nvmlDeviceGetGraphicsRunningProcesses(self._handle)
         except NvmlUnavailable:
             pass  # MIG instances and data-centre cards have none
@@ -130,16 +130,42 @@ class NvmlDevice:
                     raise
         raise NvmlUnavailable(f"it knows no device of the UUID {' or '.join(names)}")
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns pynvml's errors into `NvmlUnavailable`."""
-        # The second is raised where the driver is older than pynvml, and is no NVMLError.
-        kinds = (self._api.NVMLError, getattr(self._api, "NVMLLibraryMismatchError", self._api.NVMLError))
-        try:
-            yield
-        except kinds as error:
-            name = type(error).__name__
-            raise NvmlUnavailable(_REASONS.get(name, f"it failed with {name} ({error})")) from error
+
+def card_at(index: int, load: Callable[[], Any] = _import_pynvml) -> tuple[str, int]:
+    """The name and the total bytes of the device that CUDA calls `cuda:index`, without CUDA.
+
+    CUDA_VISIBLE_DEVICES is heeded; where it is not set, or has numbers, cards of different models may be in another
+    order than CUDA's (CUDA_DEVICE_ORDER=PCI_BUS_ID makes them one).
+
+    Raises:
+        NvmlUnavailable: there is no such device, or NVML cannot be used.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index)] * (index + 1) if visible is None else [name.strip() for name in visible.split(",") if name]
+    if index >= len(names):
+        raise NvmlUnavailable(f"CUDA_VISIBLE_DEVICES={visible} has no device {index}")
+    try:
+        api = load()
+    except ImportError as error:
+        raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
+    with _explained(api):
+        api.nvmlInit()
+        by_number = names[index].isdecimal()
+        find = api.nvmlDeviceGetHandleByIndex if by_number else api.nvmlDeviceGetHandleByUUID
+        handle = find(int(names[index]) if by_number else names[index])
+        return str(api.nvmlDeviceGetName(handle)), int(api.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+@contextmanager
+def _explained(api: Any) -> Iterator[None]:
+    """Turns pynvml's errors into `NvmlUnavailable`."""
+    # The second is raised where the driver is older than pynvml, and is no NVMLError.
+    kinds = (api.NVMLError, getattr(api, "NVMLLibraryMismatchError", api.NVMLError))
+    try:
+        yield
+    except kinds as error:
+        name = type(error).__name__
+        raise NvmlUnavailable(_REASONS.get(name, f"it failed with {name} ({error})")) from error
 
 
 def _name(pid: int) -> str:

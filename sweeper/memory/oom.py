@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -32,10 +33,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_MESSAGES.search(str(error)))
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Memory ran out."""
+
+    message: str
+
+
+def attempted(work: Callable[[], Result]) -> Result | Failure:
+    """What `work` returns, or that memory ran out in it.
+
+    The error is gone when this returns, and with it the frames that hold what is to be freed.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return Failure(str(error).partition("\n")[0] or type(error).__name__)
+
+
 def free_caches() -> None:
     """Gives back what nothing uses: garbage, the allocator's cached blocks, the C library's free heap.
 
-    Call it outside of the `except` block that caught the error: the exception's frames hold tensors.
+    Of no use in an `except` block that has caught what ran out: the exception's frames hold tensors.
     """
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -53,11 +74,9 @@ def patiently(make: Callable[[], Result]) -> Result:
         The last error, after some tries.
     """
     for _ in range(_TRIES - 1):
-        try:
-            return make()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        result = attempted(make)
+        if not isinstance(result, Failure):
+            return result
         free_caches()
         time.sleep(_PAUSE_S)
     return make()

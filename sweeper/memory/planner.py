@@ -58,6 +58,9 @@ class Cost(Protocol):
     def transient_bytes(self, load: Load, profile: Profile) -> int:
         """An upper bound."""
 
+    def optimizer_bytes(self, profile: Profile) -> int:
+        """What the optimizer's step takes."""
+
     def observe(self, expected_bytes: int, measured_bytes: int) -> None:
         """Takes in what a step took, beside what was expected of it."""
 
@@ -117,18 +120,20 @@ class Planner:
     _may_checkpoint: bool = False
     _steps: int = 0  # since the latest failure
     _retries: int = 0  # of what cannot be made smaller
+    _has_freed: bool = False  # in this step, for a reading that counts freed memory
 
     def begin(self) -> None:
         """A training step begins."""
         self.step = StepMemory()
         self._at = Load(Work.TRAIN, 0, 0)
+        self._has_freed = False
         if self.guard is not None:
             self.guard.backend.reset_peak()
             self.step.own_bytes = self.guard.own_bytes()
 
     def end(self) -> None:
         """A training step is done."""
-        self._retries = 0
+        self.forgive()
         self._steps += 1
         if self._steps % RECOVERY_STEPS == 0:
             self._limits = {work: 2 * limit for work, limit in self._limits.items()}
@@ -175,18 +180,20 @@ class Planner:
         self._at = load(max(1, rows))
         if work is Work.TRAIN:
             self.step.chunks += 1
-            if self.guard is not None and self.cost is not None:
-                expected = self.cost.expected_bytes(self._at, profile)
-                self.step.expected_bytes = max(self.step.expected_bytes, expected)
-                self.step.predicted_bytes = self.step.own_bytes + self.step.expected_bytes
+            if self.cost is not None:
+                self._expect(self.cost.expected_bytes(self._at, profile))
         return Part(self._at.rows, is_checkpointed)
 
     def _fitting(self, load: Callable[[int], Load], most: int, profile: Profile) -> int:
         """The most rows whose load fits; 0 where one does not."""
         if self.guard is None or self.cost is None:
             return most
-        room_bytes = self.guard.room_bytes()
-        if self.cost.transient_bytes(load(most), profile) <= room_bytes:
+        room_bytes, needed = self.guard.room_bytes(), self.cost.transient_bytes(load(most), profile)
+        if needed > room_bytes and not self.guard.backend.is_exact and not self._has_freed:
+            self._has_freed = True  # once a step: it takes as long as a small chunk
+            free_caches()  # a process's resident set has what the C library keeps of tensors that are gone
+            room_bytes = self.guard.room_bytes()
+        if needed <= room_bytes:
             return most
         # Between `fits` and `too_many` lies the answer.
         fits, too_many = 0, most
@@ -198,18 +205,27 @@ class Planner:
                 too_many = middle
         return fits
 
+    def _expect(self, size_bytes: int) -> None:
+        if self.guard is not None:
+            self.step.expected_bytes = max(self.step.expected_bytes, size_bytes)
+            self.step.predicted_bytes = self.step.own_bytes + self.step.expected_bytes
+
     def has_room(self, size_bytes: int) -> bool:
         """Whether so much more may be held."""
         return self.guard is None or size_bytes <= self.guard.room_bytes()
 
-    def enter(self, work: Work) -> None:
-        """Work without parts begins."""
-        self._at = Load(work, 0, 0)
+    def optimize(self, profile: Profile) -> None:
+        """The optimizer's step begins, which cannot be cut."""
+        self._at = Load(Work.OPTIMIZER, 0, 0)
+        if self.cost is not None:
+            self._expect(self.cost.optimizer_bytes(profile))
+
+    def forgive(self) -> None:
+        """What was done will not be repeated: what follows has all its retries."""
+        self._retries = 0
 
     def rescue(self, failure: str) -> None:
         """Memory ran out: frees what can be freed and makes what follows smaller.
-
-        Call it outside of the `except` block that caught the error: its frames hold what is to be freed.
 
         Raises:
             OutOfRoomError: if it cannot be made smaller, and waiting did not help.
@@ -228,7 +244,7 @@ class Planner:
             self._retries += 1
             time.sleep(RETRY_PAUSE_S)
         else:
-            self._retries = 0
+            self.forgive()
             least = f"one row of {at.seq} tokens, the least that is done at once," if at.rows else "it"
             raise OutOfRoomError(
                 f"{at.work}: {least} must fit into memory, but {MAX_RETRIES + 1} times it did not "

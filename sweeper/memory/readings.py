@@ -58,6 +58,9 @@ class MemoryBackend(ABC):
     def runtime_bytes(self) -> int:
         """What this process holds beside tensors: libraries, a CUDA context. Ask before there are any."""
 
+    def limit(self, size_bytes: int) -> None:  # noqa: B027 (few allocators can)
+        """Has this process's allocator hold no more than that, cached blocks included, where it can be told to."""
+
     def holders(self) -> list[Holder]:
         """Other processes on the device, biggest first; none where it cannot be known."""
         return []
@@ -80,6 +83,8 @@ class CudaApi(Protocol):
     def mem_get_info(self, device: Any, /) -> tuple[int, int]: ...
     def memory_stats(self, device: Any, /) -> dict[str, Any]: ...
     def reset_peak_memory_stats(self, device: Any, /) -> None: ...
+    def synchronize(self, device: Any, /) -> None: ...
+    def set_per_process_memory_fraction(self, fraction: float, device: Any, /) -> None: ...
 
 
 class CudaBackend(MemoryBackend):
@@ -95,7 +100,8 @@ class CudaBackend(MemoryBackend):
         # Resolved here: the current device belongs to a thread, and a watcher reads from another one.
         self._device = torch.device("cuda", cuda.current_device() if device.index is None else device.index)
         properties = cuda.get_device_properties(self._device)
-        self._last: tuple[int, int] = (properties.total_memory, 0)
+        self._total_bytes: int = properties.total_memory
+        self._last: tuple[int, int] = (self._total_bytes, 0)
         self._nvml: NvmlDevice | None = None
         self.name = "torch"
         try:
@@ -134,7 +140,11 @@ class CudaBackend(MemoryBackend):
     def reset_peak(self) -> None:
         self._cuda.reset_peak_memory_stats(self._device)
 
+    def limit(self, size_bytes: int) -> None:
+        self._cuda.set_per_process_memory_fraction(max(0.0, min(1.0, size_bytes / self._total_bytes)), self._device)
+
     def runtime_bytes(self) -> int:
+        self._cuda.synchronize(self._device)  # that makes the context, if there is none yet
         reading = self.read()
         # Where the driver does not say what others hold, all of it counts as this process's own.
         others = sum(holder.used_bytes or 0 for holder in self.holders())

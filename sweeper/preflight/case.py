@@ -60,7 +60,6 @@ class Extent:
     answer_tokens: int  # of the longest answer
     most_tokens: int  # in one chunk
     has_dropout: bool
-    optimizer_state: Literal["device", "host", "8bit"]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

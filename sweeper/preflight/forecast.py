@@ -10,12 +10,13 @@ from sweeper.config.schema import Config
 from sweeper.config.space import bounds, condition_of, values_of
 from sweeper.data.prompt import Example
 from sweeper.memory.calibration import Calibration
-from sweeper.memory.formula import Formula, padded
+from sweeper.memory.formula import BEST_COPY_BYTES, COPY_BYTES, MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
 from sweeper.memory.planner import Load, Profile, Work
 from sweeper.preflight.case import Extent
 from sweeper.trial import TrialParams
 
 VRAM = "vram"
+FITTED_RANKS = (8, 128)  # at the least, so that studies of one base share its formula
 SMALLEST_SHARE = 0.01  # of the budget, that a step takes which says how far a prediction is off
 
 
@@ -69,12 +70,11 @@ def extent(config: Config, lengths: Lengths) -> Extent:
     """The corners of what a study may ask for."""
     low, high = ranks(config)
     return Extent(
-        ranks=(low, max(high, low + 8)),
+        ranks=(min(low, FITTED_RANKS[0]), max(high, FITTED_RANKS[1])),
         seqs=(max(4, min(lengths.shortest, lengths.longest // 2)), max(8, lengths.longest)),
         answer_tokens=lengths.answer,
         most_tokens=max(config.engine.chunk_tokens, lengths.longest),
         has_dropout=has_dropout(config),
-        optimizer_state=config.optimizer.state,
     )
 
 
@@ -88,6 +88,7 @@ class MemoryForecast:
     Attributes:
         runtime_bytes: what the process holds beside tensors.
         budget_bytes: what it may hold.
+        is_on_host: whether the device is the host: what leaves the one then stays in the same memory.
         calibration: of the part that comes and goes.
     """
 
@@ -96,6 +97,7 @@ class MemoryForecast:
     lengths: Lengths
     budget_bytes: int
     runtime_bytes: int = 0
+    is_on_host: bool = False
     calibration: Calibration = field(default_factory=lambda: Calibration(margin=0.0))
     keys = (VRAM,)
 
@@ -104,28 +106,41 @@ class MemoryForecast:
 
     def solo_bytes(self, params: TrialParams) -> int:
         """The smallest peak of a trial alone; an upper bound."""
+        profile, targets = ((padded(params.rank), 1),), params.target_modules
         base = self.runtime_bytes + self.formula.base_bytes
-        return base + self.adapter_bytes(params) + self.least_bytes(params)
+        return base + self.held_bytes(profile, targets) + self.least_bytes(profile, targets)
 
-    def adapter_bytes(self, params: TrialParams) -> int:
-        """What a trial holds between two steps."""
-        return self.formula.adapter_bytes(params.rank, params.target_modules, self.config.optimizer.state)
+    def held_bytes(self, profile: Profile, targets: object = None) -> int:
+        """What the slots of a pack hold between two steps.
 
-    def added_bytes(self, ranks: int) -> int:
-        """What is held for so many more padded ranks beside others: each has what any of them targets."""
-        return self.formula.adapter_bytes(1, self.widest, self.config.optimizer.state) * ranks // padded(1)
-
-    def least_bytes(self, params: TrialParams, beside: Profile = ()) -> int:
-        """The least that a step or an evaluation takes beyond that, beside others or alone; an upper bound."""
-        profile = (*beside, (padded(params.rank), 1))
+        Args:
+            targets: of the adapters; None: of the choice that takes the most, for each has what any of them targets.
+        """
+        ranks = sum(rank * slots for rank, slots in profile)
+        values = self.formula.adapter_values(ranks, targets or self.widest)
         state = self.config.optimizer.state
-        transient = max(
-            self.transient_bytes(load, profile, params.target_modules if not beside else None)
-            for load in (self.one_row(), Load(Work.SCORE, 1, self.lengths.longest))
-        )
-        count, largest = 1 + sum(slots for _, slots in beside), max(rank for rank, _ in profile)
-        widest = params.target_modules if not beside else self.widest
-        return max(transient, self.formula.optimizer_bytes(largest, count, widest, state))
+        each = WEIGHT_AND_GRADIENT_BYTES + MOMENT_BYTES[state]
+        if self.is_on_host:  # so are each trial's best adapter, and moments that are not on the device
+            each += BEST_COPY_BYTES + (MOMENT_BYTES["device"] if state == "host" else 0)
+        return int(values * each)
+
+    def least_bytes(self, profile: Profile, targets: object = None) -> int:
+        """The least that a step or an evaluation takes beyond that, one row at a time; an upper bound."""
+        loads = (self.one_row(), Load(Work.SCORE, 1, self.lengths.longest))
+        transient = max(self.transient_bytes(load, profile, targets) for load in loads)
+        return max(transient, self.optimizer_bytes(profile, targets), self.moving_bytes(profile, targets))
+
+    def optimizer_bytes(self, profile: Profile, targets: object = None) -> int:
+        """What the optimizer's step takes."""
+        return self.formula.optimizer_bytes(profile, targets or self.widest, self.config.optimizer.state)
+
+    def moving_bytes(self, profile: Profile, targets: object = None) -> int:
+        """What is there twice for a moment when a trial comes or goes; a device does without, by way of the host."""
+        if not self.is_on_host:
+            return 0
+        # A bucket is rebuilt from copies of all its slots; one of a single slot just goes.
+        ranks = max(rank * (slots + (slots > 1)) for rank, slots in profile)
+        return COPY_BYTES * self.formula.adapter_values(ranks, targets or self.widest)
 
     @property
     def widest(self) -> Any:
@@ -155,7 +170,8 @@ class MemoryForecast:
         """The peak of a full pack of the largest adapters in the largest chunk, all that the study may ask for."""
         _, high = ranks(self.config)
         slots = self.config.engine.slots
-        adapters = slots * self.formula.adapter_bytes(high, self.widest, self.config.optimizer.state)
+        profile = ((padded(high), slots),)
+        adapters = self.held_bytes(profile)
         tokens = max(self.config.engine.chunk_tokens, self.lengths.longest)
         rows = tokens // self.lengths.longest
         is_checkpointed = self.formula.can_checkpoint and self.config.engine.gradient_checkpointing is True
@@ -163,7 +179,7 @@ class MemoryForecast:
             Load(Work.TRAIN, rows, self.lengths.longest, rows * self.lengths.answer, is_checkpointed),
             Load(Work.SCORE, rows, self.lengths.longest),
         )
-        transient = max(self.transient_bytes(load, ((padded(high), slots),)) for load in loads)
+        transient = max(self.transient_bytes(load, profile) for load in loads)
         # When a slot comes or goes, its bucket is there twice for a moment.
         transient = max(transient, adapters)
         return self.runtime_bytes + self.formula.base_bytes + adapters + transient

@@ -14,6 +14,7 @@ from sweeper.data import rows as data_rows
 from sweeper.errors import DataError, ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import HEAD_POSITIONS, Formula, padded
+from sweeper.memory.nvml import NvmlUnavailable, card_at
 from sweeper.memory.planner import Load, Work
 from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
@@ -27,6 +28,7 @@ ROWS = (1, 2, 4, 8, 16, 32)
 MOST_RANKS = 5
 SAMPLES = 64  # of a range, for its infeasible share
 BUNDLED = "bundled:"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Infeasible:
     target_modules: str
     ranks: list[int]
     smallest_peak_gib: float
-    shares: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,15 @@ def plan(config: Config, home: Home) -> Plan:
             "engine.gradient_checkpointing must be false for a model that does not support it, but it is true and "
             f"{config.model.name} does not; auto is for both"
         )
-    runtime_bytes = known_runtime(home.memory, card.name if card.is_cuda else "cpu")
-    total_bytes = int((card.total_gib - config.memory.reserve_gib) * GIB)
+    counts_tensors = config.memory.backend == "tensors" and not card.is_cuda  # and nothing beside them
+    reserve_gib = 0.0 if counts_tensors else config.memory.reserve_gib
+    runtime_bytes = 0 if counts_tensors else known_runtime(home.memory, card.name if card.is_cuda else "cpu")
+    total_bytes = int((card.total_gib - reserve_gib) * GIB)
+    if total_bytes <= 0:
+        raise OutOfRoomError(
+            f"memory.reserve_gib must leave something of {card.name}, but it is {reserve_gib:g} and that has "
+            f"{card.total_gib:.3g} GiB; lower it"
+        )
     limits = [int(gib * GIB) for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
     budget_bytes = min([total_bytes, *limits])
     if budget_bytes <= (runtime_bytes or 0) + formula.base_bytes:
@@ -121,7 +130,8 @@ def plan(config: Config, home: Home) -> Plan:
             f"GiB on {card.name}; take a smaller model, a larger card, or raise memory.budget_gib"
         )
     calibration = Calibration(config.memory.margin)
-    forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0, calibration)
+    is_on_host = not card.is_cuda
+    forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0, is_on_host, calibration)
     known = _some_ranks(config)
     widest = forecast.widest
     cells = [_cell(forecast, rank, count, widest) for rank in known for count in ROWS]
@@ -131,7 +141,7 @@ def plan(config: Config, home: Home) -> Plan:
         model=config.model.name,
         card=card,
         budget_gib=budget_bytes / GIB,
-        reserve_gib=config.memory.reserve_gib,
+        reserve_gib=reserve_gib,
         runtime_gib=None if runtime_bytes is None else runtime_bytes / GIB,
         longest_row_tokens=lengths.longest,
         answer_tokens=lengths.answer,
@@ -145,26 +155,25 @@ def plan(config: Config, home: Home) -> Plan:
 
 
 def pick_card(config: Config) -> Card:
-    """The card that the configuration names, or the one that is there, or this machine's memory."""
-    section = config.gpu
-    if section.memory_gib is not None:
-        return Card(section.card or section.name, section.memory_gib, True, section.price_usd_per_hour)
-    if config.engine.device != "cpu":
-        found = _first_card()
-        if found is not None:
-            return Card(*found, True, section.price_usd_per_hour)
+    """The card that the configuration names, or the one that is there, or this machine's memory.
+
+    Raises:
+        ModelError: if `engine.device` is a card that is not there, and none is named.
+    """
+    section, device = config.gpu, config.engine.device
+    if device != "cpu":
+        if section.memory_gib is not None:
+            return Card(section.card or section.name, section.memory_gib, True, section.price_usd_per_hour)
+        try:
+            name, total_bytes = card_at(int(device.partition(":")[2] or 0) if device != "auto" else 0)
+            return Card(name, total_bytes / GIB, True, section.price_usd_per_hour)
+        except NvmlUnavailable as error:
+            if device != "auto":
+                raise ModelError(
+                    f"engine.device: {device} is not on this machine ({error}); for one that is elsewhere, name the "
+                    "card, such as gpu=rtx-4090"
+                ) from error
     return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False, section.price_usd_per_hour)
-
-
-def _first_card() -> tuple[str, float] | None:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return str(pynvml.nvmlDeviceGetName(handle)), pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB
-    except pynvml.NVMLError:
-        return None
 
 
 def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16"]:
@@ -177,7 +186,7 @@ def model_config(config: Config, home: Home) -> dict[str, Any]:
     """The transformers configuration of a study's model, from its folder, the Hub's cache, or conf/model.
 
     Raises:
-        ModelError: if there is none.
+        ModelError: if there is none, or it is not one.
     """
     folder = model_folder(config, home)
     if folder is not None:
@@ -187,6 +196,11 @@ def model_config(config: Config, home: Home) -> dict[str, Any]:
     else:
         values = _from_hub(config)
     values = values.get("text_config", values)
+    for key in ("model_type", "num_hidden_layers"):
+        if key not in values:
+            raise ModelError(
+                f"a model's transformers configuration must have {key}, but that of {config.model.name} has none"
+            )
     dropped = ("quantization_config", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
     return {key: value for key, value in values.items() if key not in dropped}
 
@@ -225,7 +239,7 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
             raise
         data = None  # not cached: the limits stand
     folder = model_folder(config, home)
-    if data is None or folder is None:
+    if data is None or folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         longest_label = max((len(label.encode()) for label in data.labels), default=16) if data is not None else 16
         # No tokenizer has more tokens than bytes; one more ends the answer.
         most = config.prompt.max_tokens
@@ -246,8 +260,8 @@ def _some_ranks(config: Config) -> list[int]:
     known = sorted({low, high, *(int(str(value)) for value in (values_of(searched) if searched else None) or [])})
     if searched is not None and isinstance(searched, Range):
         known = sorted({low, high, *(2**power for power in range(11) if low < 2**power < high)})
-    step = -(-len(known) // MOST_RANKS)
-    return sorted({*known[::step], known[-1]})
+    places = min(len(known), MOST_RANKS) - 1
+    return [known[place * (len(known) - 1) // places] for place in range(places + 1)] if places else known
 
 
 def _cell(forecast: MemoryForecast, rank: int, rows: int, targets: Any) -> Cell:
@@ -264,23 +278,26 @@ def _cell(forecast: MemoryForecast, rank: int, rows: int, targets: Any) -> Cell:
 
 def _cell_in_mode(forecast: MemoryForecast, rank: int, rows: int, targets: Any, is_checkpointed: bool) -> Cell:
     formula, lengths = forecast.formula, forecast.lengths
-    state = forecast.config.optimizer.state
     load = Load(Work.TRAIN, rows, lengths.longest, rows * lengths.answer, is_checkpointed)
     profile = ((padded(rank), 1),)
     transient = formula.transient_bytes(load, profile, targets)
-    adapters = formula.adapter_bytes(rank, targets, state)
-    scratch = formula.optimizer_bytes(rank, 1, targets, state)
+    adapters = forecast.held_bytes(profile, targets)
+    # What comes and goes: in a step, in the optimizer, or when a trial leaves. The largest is the peak.
+    others = {
+        "optimizer_scratch": forecast.optimizer_bytes(profile, targets),
+        "copies": forecast.moving_bytes(profile, targets),
+    }
+    name = max(others, key=others.__getitem__)
     terms = {
         "context": forecast.runtime_bytes,
         "weights_4bit": formula.dimensions.weights_4bit_bytes,
         "weights_other": formula.dimensions.weights_other_bytes,
         "adapters_and_optimizer": adapters,
-        **_split(formula, load, transient),
+        **({name: others[name]} if others[name] > transient else _split(formula, load, transient)),
     }
-    if scratch > transient:  # the optimizer's step is the peak
-        terms = {**dict(list(terms.items())[:4]), "optimizer_scratch": scratch}
     peak = sum(terms.values())
-    upper = peak - max(transient, scratch) + max(forecast.transient_bytes(load, profile, targets), scratch)
+    upper = peak - max(transient, others[name])
+    upper += max(forecast.transient_bytes(load, profile, targets), others[name])
     return Cell(
         rank=rank,
         rows=rows,
@@ -312,14 +329,9 @@ def _split(formula: Formula, load: Load, transient: int) -> dict[str, int]:
 
 def _fits_together(forecast: MemoryForecast, rank: int, slots: int, targets: Any) -> bool:
     """Whether so many slots fit, one row at a time."""
-    formula = forecast.formula
-    adapters = slots * formula.adapter_bytes(rank, targets, forecast.config.optimizer.state)
     profile = ((padded(rank), slots),)
-    loads = (forecast.one_row(), Load(Work.SCORE, 1, forecast.lengths.longest))
-    transient = max(forecast.transient_bytes(load, profile, targets) for load in loads)
-    scratch = formula.optimizer_bytes(rank, slots, targets, forecast.config.optimizer.state)
-    held = forecast.runtime_bytes + formula.base_bytes + adapters
-    return held + max(transient, scratch) <= forecast.budget_bytes
+    held = forecast.runtime_bytes + forecast.formula.base_bytes + forecast.held_bytes(profile, targets)
+    return held + forecast.least_bytes(profile, targets) <= forecast.budget_bytes
 
 
 def _most(fits: Any, limit: int = 1024) -> int:

@@ -18,6 +18,7 @@ from sweeper.paths import write_atomically
 from sweeper.preflight.case import Extent, ModelShape
 
 TIMEOUT_S = 300
+MOST_CHARACTERS = 300  # transformers lists every model type that it knows
 # What the traced code belongs to.
 _TRACED = ("torch", "transformers", "bitsandbytes", "peft")
 _OWN = ("engine", "preflight", "memory")
@@ -83,7 +84,7 @@ def _answer(process: subprocess.Popen[str], request: dict[str, Any]) -> Formula:
         out, problems = "", f"it took more than {TIMEOUT_S} s"
     if process.returncode != 0:
         kind = request["shape"]["config"].get("model_type")
-        last = (problems.strip().splitlines() or ["no message"])[-1]
+        last = (problems.strip().splitlines() or ["no message"])[-1][:MOST_CHARACTERS]
         raise ModelError(f"the memory of a {kind!r} model must be traceable on tensors without values, but: {last}")
     return Formula.from_dict(json.loads(out))
 

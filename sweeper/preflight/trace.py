@@ -149,17 +149,10 @@ def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Ca
             target_modules=targets,
             is_checkpointed=mode == CHECKPOINTED,
             has_dropout=extent.has_dropout,
-            optimizer_state=extent.optimizer_state,
         )
         for mode in modes
         for rank, seq, rows, slots, answer_tokens, targets in sizes
     ]
-
-
-def trace(shape: ModelShape, cases: list[Case]) -> list[Peaks]:
-    """The peaks of each case, for a model of all its layers."""
-    with fake_bases(shape) as bases:
-        return [bases.peaks(case) for case in cases]
 
 
 @contextmanager

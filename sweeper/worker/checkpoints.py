@@ -11,7 +11,7 @@ from sweeper.engine.pack import Pack, Slot
 from sweeper.engine.stack import AdapterState
 from sweeper.errors import CheckpointError, LeaseLostError
 from sweeper.events import EventLog
-from sweeper.memory.oom import free_caches, is_out_of_memory
+from sweeper.memory.oom import Failure, attempted, free_caches
 from sweeper.paths import StudyPaths
 from sweeper.search.study import Search
 from sweeper.tracking.tracker import Tracker
@@ -47,35 +47,43 @@ class Checkpoints:
             self._events.write("checkpoint_damaged", number=number, message=str(error))
             return None
 
+    def has(self, number: int) -> bool:
+        """Whether a trial has a checkpoint."""
+        return self._paths.checkpoint(number).is_file()
+
     def save_due(self, pack: Pack) -> None:
         """Saves the trials whose last checkpoint is `checkpoint.every_s` old."""
         for slot in pack.slots:
             if time.monotonic() - self._saved_at[slot.number] >= self._config.checkpoint.every_s:
                 self.save(pack, slot)
 
-    def save(self, pack: Pack, slot: Slot, state: AdapterState | None = None) -> None:
+    def save(self, pack: Pack, slot: Slot, state: AdapterState | None = None) -> bool:
         """Saves one trial, or says why it has no new checkpoint: it goes on, and an interruption would cost it more.
 
         Args:
             state: of a slot that has left the pack.
+
+        Returns:
+            Whether it is saved.
         """
         try:
             self._search.confirm(slot.number)
         except LeaseLostError:
-            return  # the checkpoint is another worker's; the trial is let go at its next evaluation
+            return False  # the checkpoint is another worker's; the trial is let go at its next evaluation
         self._tracker.flush()  # what the checkpoint has behind it would not be logged again
         room_bytes = self._config.checkpoint.max_gib * GIB - self._paths.checkpoints_bytes()
+        file = self._paths.checkpoint(slot.number)
         problem = None
         try:
-            checkpoint.save(self._paths.checkpoint(slot.number), slot, state or pack.state(slot), room_bytes)
+            done = attempted(lambda: checkpoint.save(file, slot, state or pack.state(slot), room_bytes))
         except CheckpointError as error:
             problem = str(error)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            problem = f"there is no memory for it: {error}"
+        else:
+            if isinstance(done, Failure):
+                free_caches()
+                problem = f"there is no memory for it: {done.message}"
         if problem is not None:
-            free_caches()
             logger.warning("trial %d has no new checkpoint: %s", slot.number, problem)
             self._events.write("checkpoint_skipped", number=slot.number, message=problem)
         self._saved_at[slot.number] = time.monotonic()
+        return problem is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ import torch
 
 from sweeper.config.schema import Config
 from sweeper.engine.stack import AdapterStack
-from sweeper.errors import ModelError, OutOfRoomError
-from sweeper.events import EventLog
+from sweeper.errors import LostRoomError, ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration, Machine
 from sweeper.memory.formula import Formula
 from sweeper.memory.guard import Guard
 from sweeper.memory.live import LiveBytes
-from sweeper.memory.oom import is_out_of_memory
-from sweeper.memory.planner import Planner
+from sweeper.memory.oom import Failure, attempted
+from sweeper.memory.planner import Planner, StepMemory
 from sweeper.memory.readings import ByteBudget, MemoryBackend, backend_for
 from sweeper.memory.runtime import note_runtime
 from sweeper.models import base
@@ -38,8 +36,6 @@ from sweeper.worker.workbench import Workbench
 logger = logging.getLogger(__name__)
 REHEARSED_SHARE = 0.5  # of the budget that the worst step may take before it is rehearsed
 WORKER_MODULE = "sweeper.worker"
-NEIGHBOUR_PAUSE_S = 1.0
-NOTES_EVERY = 60  # pauses
 SLIGHTLY = 1e-3  # a violated constraint is above zero
 
 
@@ -73,6 +69,7 @@ def _watched(backend: MemoryBackend, config: Config, budget_gib: float | None) -
             f"{guard.runtime_bytes / GIB:.3g} GiB, but it is {guard.budget_bytes() / GIB:.3g} GiB; raise "
             "memory.budget_gib, or lower memory.reserve_gib"
         )
+    backend.limit(guard.budget_bytes() - guard.runtime_bytes)
     with guard.watching():
         yield guard
 
@@ -125,6 +122,7 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
         lengths=Lengths.of(pack.examples, [*bench.validation.prompts, *bench.test.prompts]),
         budget_bytes=guard.budget_bytes(),
         runtime_bytes=guard.runtime_bytes,
+        is_on_host=pack.stack.device.type == "cpu",
         calibration=Calibration.load(config.memory.margin, machine, folder),
     )
     if forecast.most_bytes() > min(forecast.budget_bytes, guard.own_bytes() + guard.room_bytes()):
@@ -176,21 +174,24 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
     longest = sorted(range(len(examples)), key=lambda row: -len(examples[row].prompt) - len(examples[row].answer))
     rows = longest[: params.batch_size]
     rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
-    failure = None
-    try:
+
+    def work() -> tuple[int, StepMemory]:
         slots = _fill(bench, config, log, params, rhythm)
         pack.rehearse(rows)
         step = planner.step
         prompts = sorted(bench.validation.prompts, key=len)[-max(1, pack.chunk_tokens // forecast.lengths.longest) :]
         bench.score_prompts(prompts, list(range(slots)))
-    except Exception as error:
-        if not (is_out_of_memory(error) or isinstance(error, OutOfRoomError)):
-            raise
-        failure = str(error).partition("\n")[0]
+        return slots, step
+
+    try:
+        done = attempted(work)
+    except (OutOfRoomError, LostRoomError) as error:
+        done = Failure(str(error))
     pack.slots = []
     pack.stack.clear()
-    if failure is not None:
-        return f"the rehearsal of the longest step did not fit ({failure}); trials will tell what does"
+    if isinstance(done, Failure):
+        return f"the rehearsal of the longest step did not fit ({done.message}); trials will tell what does"
+    slots, step = done
     return (
         f"rehearsed the longest step with {slots} slots of rank {params.rank}: peak {step.peak_bytes / GIB:.3g} GiB, "
         f"expected {step.predicted_bytes / GIB:.3g}, of {step.budget_bytes / GIB:.3g} GiB, in {step.chunks} parts"
@@ -216,23 +217,18 @@ class MemoryLog:
     forecast: MemoryForecast
     evictions: int = 0
     prunes: int = 0
-    waits: int = 0
 
     def is_pressed(self) -> bool:
-        """Whether it is others on the device that leave too little."""
-        return self.guard.is_pressed()
-
-    def wait_for_neighbours(self, events: EventLog, failure: str) -> None:
-        """A pause; a trial is not to blame for what others hold."""
-        self.waits += 1
-        if self.waits % NOTES_EVERY == 1:
-            events.write("note", message=f"waiting for memory that others hold: {failure}")
-        time.sleep(NEIGHBOUR_PAUSE_S)
+        """Whether it is others on the device that leave too little, or did when something failed just now."""
+        return self.guard.was_pressed()
 
     def has_room(self, params: TrialParams, stack: AdapterStack) -> bool:
         """Whether another trial fits beside those that train."""
-        added = self.forecast.added_bytes(stack.added_ranks(params.rank))
-        return self.planner.has_room(added + self.forecast.least_bytes(params, stack.profile))
+        forecast, after = self.forecast, stack.profile_with(params.rank)
+        added = forecast.held_bytes(after) - forecast.held_bytes(stack.profile)
+        # What those that train will yet hold, such as their best adapters on a host.
+        missing = forecast.runtime_bytes + forecast.formula.base_bytes + forecast.held_bytes(after)
+        return self.planner.has_room(max(added, missing - self.guard.own_bytes()) + forecast.least_bytes(after))
 
     def excess(self) -> float:
         """How far above the budget a peak was that did not fit: at the least by what is above zero."""

@@ -22,6 +22,7 @@ from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, TrialView, view
 from sweeper.trial import Company, Reason
+from sweeper.worker.memory import forecast_of, guarded
 from sweeper.worker.workbench import Workbench, set_up
 
 
@@ -89,6 +90,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
 
     Raises:
         StoreError: if there is no such trial, it has not ended, or a worker of the study runs.
+        OutOfRoomError: if there is less memory than there was.
         DataError: if the data is not what the study was trained on.
     """
     seen = view(home, study)
@@ -102,9 +104,10 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
         raise StoreError(
             f"no worker of the study may run meanwhile, but one of {study!r} does; stop it first"
         ) from None
-    with lock:
+    with lock, guarded(config) as guard:
         announce(f"loading {config.model.name}")
-        bench = set_up(config, home)
+        bench = set_up(config, home, guard)
+        forecast_of(bench, config, guard, home.memory)  # chunks are cut as they were
         if seen.attributes.get("data_sha256", bench.data_sha256) != bench.data_sha256:
             raise DataError(
                 f"a trial is run again on the data it was trained on, but that of {study!r} has changed "

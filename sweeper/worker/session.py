@@ -23,20 +23,20 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.pack import Slot
 from sweeper.engine.stack import AdapterState
-from sweeper.errors import LeaseLostError, OutOfRoomError, SweeperError
+from sweeper.errors import LeaseLostError, LostRoomError, SweeperError
 from sweeper.events import EventLog
 from sweeper.memory.guard import Guard
-from sweeper.memory.oom import free_caches, is_out_of_memory, patiently
-from sweeper.memory.planner import MAX_RETRIES
+from sweeper.memory.oom import is_out_of_memory
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.search.study import Asked, Search
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
-from sweeper.trial import Reason, Rhythm, TrialParams
+from sweeper.trial import Reason
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.memory import MemoryLog, forecast_of, guarded, neighbours, rehearse, should_rehearse
 from sweeper.worker.recorder import Recorder, curve, trial_key
+from sweeper.worker.room import Room
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench, set_up
 
@@ -73,9 +73,8 @@ class Session:
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
-        self._asked: dict[int, Asked] = {}  # of the trials in the pack
-        self._parked: dict[int, Asked] = {}  # asked, but there is no room for them
         self._memory: MemoryLog | None = None
+        self._room: Room  # from when there is a pack
 
     def run(self) -> dict[str, Any]:
         """Works until the total is reached or a stop is asked for; returns the outcome for the launcher."""
@@ -92,7 +91,8 @@ class Session:
                 if not self.is_stopping():
                     self._look_at_memory(bench, guard)
                     self.teller.open(bench)
-                    self._train(bench)
+                    while not self._train(bench):
+                        pass
                 if self.is_stopping():
                     self._suspend(bench)
                     return {"status": "stopped"}
@@ -120,16 +120,40 @@ class Session:
         memory = forecast_of(bench, self.config, guard, self.paths.home.memory)
         self.forecast = self.forecast or memory
         self._memory = MemoryLog(guard, bench.pack.planner, memory)
+        self._room = Room(self.config, bench, self._memory, self.checkpoints, self.recorder, self._infeasible)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
 
-    def _train(self, bench: Workbench) -> None:
-        """The loop: tell and refill, tick, score what is due, checkpoint."""
+    def _train(self, bench: Workbench) -> bool:
+        """Trains until the study has its total, or a stop is asked for.
+
+        Returns:
+            False where the trials of the pack have been lost, and go on from their checkpoints.
+        """
+        try:
+            self._loop(bench)
+        except LostRoomError as error:
+            message = str(error)
+        else:
+            return True
+        self._room.clear()  # out of the `except` block, which holds what is to be freed
+        self.events.write("note", message=message)
+        for number in self.search.in_flight:
+            if number not in self._verdicts and number not in self._room.waiting:
+                self.search.requeue(number, has_crashed=False)
+                self.recorder.wait(number)
+        return False
+
+    def _loop(self, bench: Workbench) -> None:
+        """Tell and refill, tick, score what is due, checkpoint."""
         pack = bench.pack
         is_waiting = False
         self._advance(bench)
         while not self.is_stopping() and (pack.slots or not self.search.is_complete):
             if not pack.slots:
+                if self._room.waiting:  # for neighbours on the device
+                    self._advance(bench)
+                    continue
                 if not is_waiting:
                     self.events.write("note", message=WAITING.format(self.config.search.lease_s))
                 is_waiting = True
@@ -140,7 +164,7 @@ class Session:
             started = time.monotonic()
             diverged: list[Slot] = []
             if not any(slot.is_due for slot in pack.slots):  # one that was interrupted before its evaluation may be
-                ticks = self._within_memory(bench, pack.tick)
+                ticks = self._room.within(pack.tick, self.is_stopping)
                 if ticks is None:  # nobody is left to train
                     self._advance(bench)
                     continue
@@ -148,7 +172,7 @@ class Session:
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:  # before the evaluation, which may have to evict
                 slot.duration_s += time.monotonic() - started
-                self._conclude(bench, slot, partial(self.teller.prune, slot, Reason.DIVERGED))
+                self._conclude(slot, partial(self.teller.prune, slot, Reason.DIVERGED))
             due = self._evaluate(bench, [slot for slot in pack.slots if slot.is_due])
             spent_s = time.monotonic() - started
             for slot in pack.slots:
@@ -166,11 +190,10 @@ class Session:
 
     def _refill(self, bench: Workbench) -> None:
         while not self.is_stopping():
-            if self._parked:
-                number = min(self._parked)
-                if not self._has_room(bench, self.config.trial_params(self._parked[number].params)):
+            if self._room.waiting:
+                waited = self._room.next_waiting()
+                if waited is None:
                     return
-                waited = self._parked.pop(number)
                 self.recorder.begin(waited)
                 if not self._admit(bench, waited):
                     return  # the pack must move first
@@ -194,7 +217,7 @@ class Session:
         number = asked.number
         if asked.crashes >= MAX_CRASHES:
             self._verdicts[number] = partial(self.teller.fail, asked)
-        elif any(value > 0 for value in constraints.values()):
+        elif any(value > 0 for value in constraints.values()) and not self.checkpoints.has(number):
             self._verdicts[number] = partial(self.teller.reject, number)
         elif earlier := self.search.earlier(asked):
             self._verdicts[number] = partial(self.teller.repeat, number, earlier)
@@ -202,48 +225,17 @@ class Session:
             self._admit(bench, asked)
 
     def _admit(self, bench: Workbench, asked: Asked) -> bool:
-        """Lets a trial train, or wait where there is no room for it beside the others; False where it waits."""
-        params = self.config.trial_params(asked.params)
-        if not self._has_room(bench, params):
-            self._park(asked)
-            return False
+        """Lets a trial train, if there is room for it beside the others; False where it waits."""
+        slot = self._room.admit(asked)
+        if slot is None:
+            return asked.number in self._verdicts
         if asked.crashes:
             self._suspects.add(asked.number)
-        slot = None
-        try:
-            slot = patiently(lambda: self._let_in(bench, asked, params))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            failure = str(error).partition("\n")[0]
-        if slot is None:  # out of the `except` block, which holds what is to be freed
-            free_caches()
-            if bench.pack.slots:
-                self._park(asked)
-            elif self._memory is not None and self._memory.is_pressed():
-                self._memory.wait_for_neighbours(self.events, failure)
-                self._park(asked)
-            else:
-                slot = Slot(asked.number, params, self._rhythm(bench, params), self.config.train.seed)
-                self._verdicts[asked.number] = partial(self._refuse, slot, failure)
-            return asked.number in self._verdicts
-        self._asked[asked.number] = asked
         self.checkpoints.start(asked.number)
         self.recorder.train(asked, slot)
         if slot.is_at_evaluation:  # it was interrupted between its evaluation and what followed from it
             self._judge(bench, slot)
         return True
-
-    def _let_in(self, bench: Workbench, asked: Asked, params: TrialParams) -> Slot:
-        """Puts a trial into the pack, from its checkpoint or from its beginning."""
-        slot, state = self.checkpoints.load(asked.number) or bench.pack.new_slot(
-            asked.number, params, self._rhythm(bench, params), self.config.train.seed
-        )
-        bench.pack.admit(slot, state)
-        return slot
-
-    def _rhythm(self, bench: Workbench, params: TrialParams) -> Rhythm:
-        return self.config.rhythm(params, len(bench.pack.examples))
 
     def _evaluate(self, bench: Workbench, due: list[Slot]) -> list[Slot]:
         """Scores the slots that are due, together, and keeps the adapter of each one's best evaluation.
@@ -261,62 +253,13 @@ class Session:
                 bench.evaluate(here, self.config)
             return here
 
-        scored = self._within_memory(bench, evaluate) or []
+        scored = self._room.within(evaluate, self.is_stopping) or []
         self.recorder.evaluations(scored)
         return scored
 
-    def _within_memory(self, bench: Workbench, work: Callable[[], Result]) -> Result | None:
-        """Does what the pack does; where it does not fit, however it is cut, a trial leaves, and it is done again.
-
-        Returns:
-            What was done; None where no trial is left.
-        """
-        assert self._memory is not None
-        tries = 0
-        while bench.pack.slots:
-            try:
-                return work()
-            except OutOfRoomError as error:  # the pack has tried
-                failure, tries = str(error), MAX_RETRIES
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                failure = str(error).partition("\n")[0]
-            free_caches()
-            tries += 1
-            if tries > MAX_RETRIES:
-                self._make_room(bench, failure)
-                tries = 0
-            if self.is_stopping():
-                break
-        return None
-
-    def _make_room(self, bench: Workbench, failure: str) -> None:
-        """Evicts the youngest trial; the last one waits for a neighbour on the device, or is infeasible."""
-        assert self._memory is not None
-        slot = max(bench.pack.slots, key=lambda slot: slot.number)
-        if len(bench.pack.slots) > 1 and (state := self._evicted(bench, slot)) is not None:
-            self._memory.evictions += 1
-            self.events.write("evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}")
-            self.checkpoints.save(bench.pack, slot, state)
-            self._park(self._asked.pop(slot.number))
-        elif self._memory.is_pressed():
-            self._memory.wait_for_neighbours(self.events, failure)
-        elif len(bench.pack.slots) > 1:
-            raise OutOfRoomError(f"there must be memory to evict a trial, but there is none: {failure}")
-        else:
-            bench.pack.discard(slot)
-            del self._asked[slot.number]
-            self._verdicts[slot.number] = partial(self._refuse, slot, failure)
-
-    def _evicted(self, bench: Workbench, slot: Slot) -> AdapterState | None:
-        """Takes a slot out of the pack; None where there is not even the memory for that."""
-        try:
-            return bench.pack.remove(slot)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
+    def _infeasible(self, slot: Slot, failure: str) -> None:
+        """A trial does not fit, not even alone."""
+        self._verdicts[slot.number] = partial(self._refuse, slot, failure)
 
     def _refuse(self, slot: Slot, failure: str) -> None:
         """Tells a trial that does not fit, though it was foretold to: what was measured corrects the forecast."""
@@ -327,32 +270,23 @@ class Session:
             constraints[VRAM] = max(constraints[VRAM], self._memory.excess())
         self.teller.prune(slot, Reason.INFEASIBLE, self._memory.in_words(failure), self._memory.readings())
 
-    def _has_room(self, bench: Workbench, params: TrialParams) -> bool:
-        """Whether a trial fits beside those that train. One that would be alone is always let in."""
-        return not bench.pack.slots or self._memory is None or self._memory.has_room(params, bench.pack.stack)
-
-    def _park(self, asked: Asked) -> None:
-        """A trial waits until others have left; it stays in flight, under its number."""
-        self._parked[asked.number] = asked
-        self.recorder.wait(asked.number)
-
     def _judge(self, bench: Workbench, slot: Slot) -> None:
         """Reports a slot's latest evaluation: the trial goes on, is pruned, or is complete."""
         try:
             is_pruned = self.search.report(slot.number, curve(slot), may_prune=not slot.is_finished)
         except LeaseLostError as error:
-            self._drop(bench, slot, error)
+            self._drop(slot, error)
             return
         if is_pruned:
-            self._conclude(bench, slot, partial(self.teller.prune, slot, Reason.PRUNER))
+            self._conclude(slot, partial(self.teller.prune, slot, Reason.PRUNER))
         elif slot.is_finished:
-            self._conclude(bench, slot, partial(self.teller.complete, bench, slot))
+            self._conclude(slot, partial(self.teller.complete, bench, slot))
 
-    def _conclude(self, bench: Workbench, slot: Slot, verdict: Callable[[], None]) -> None:
+    def _conclude(self, slot: Slot, verdict: Callable[[], None]) -> None:
         """Takes a trial out of the pack; its verdict is carried out when its turn comes."""
-        self._asked.pop(slot.number, None)
-        self._held[slot.number] = (slot, patiently(lambda: bench.pack.remove(slot)))
         self._verdicts[slot.number] = verdict
+        if (state := self._room.leave(slot)) is not None:
+            self._held[slot.number] = (slot, state)
 
     def _carry_out(self) -> bool:
         """Carries out the next verdict; False where none can be."""
@@ -371,10 +305,9 @@ class Session:
         self.teller.constraints.pop(number)
         return True
 
-    def _drop(self, bench: Workbench, slot: Slot, error: LeaseLostError) -> None:
+    def _drop(self, slot: Slot, error: LeaseLostError) -> None:
         """Lets go of a trial that another worker has taken over; its run, folder and checkpoint are that one's."""
-        bench.pack.remove(slot)
-        self._asked.pop(slot.number)
+        self._room.leave(slot)
         self._forget(slot.number, error)
         self.teller.constraints.pop(slot.number)
 
@@ -390,6 +323,9 @@ class Session:
         for slot, state in self._held.values():
             if slot.is_at_evaluation:
                 self.checkpoints.save(bench.pack, slot, state)
+        for waiting in self._room.waiting.values():
+            if waiting.progress is not None:
+                self.checkpoints.save(bench.pack, *waiting.progress)
         self._abandon(has_crashed=False)
         self.events.write("suspended", numbers=[slot.number for slot in bench.pack.slots])
 

@@ -17,7 +17,7 @@ from sweeper.engine.pack import Pack, Slot
 from sweeper.engine.stack import AdapterState
 from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
-from sweeper.memory.oom import is_out_of_memory
+from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner
 from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
@@ -95,15 +95,11 @@ def _loaded(config: Config, home: Home, guard: Guard | None) -> Any:
     Raises:
         OutOfRoomError: if it does not fit there.
     """
-    failure = None
-    try:
-        return base.load_base(config.model, home, base.pick_device(config.engine.device))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        failure = str(error).partition("\n")[0]
+    loaded = attempted(lambda: base.load_base(config.model, home, base.pick_device(config.engine.device)))
+    if not isinstance(loaded, Failure):
+        return loaded
     raise OutOfRoomError(
-        f"the base must fit into memory, but {config.model.name} does not ({failure})"
+        f"the base must fit into memory, but {config.model.name} does not ({loaded.message})"
         + (f"; {guard.describe()}" if guard is not None else "")
         + "; take a smaller model, free the device, or raise memory.budget_gib"
     )

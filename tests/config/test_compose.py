@@ -122,6 +122,7 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
         (["memory.reserve_gib=-1"], "memory.reserve_gib: .*greater than or equal to 0"),
         (["memory.margin=1.5"], "memory.margin: .*less than or equal to 1, but got 1.5"),
         (["memory.watch_s=0"], "memory.watch_s: .*greater than 0, but got 0"),
+        (["memory.wait_s=-1"], "memory.wait_s: .*greater than or equal to 0, but got -1"),
         (["memory.rehearse=often"], "memory.rehearse: .*but got 'often'"),
         (
             ["~search.space.rank", "~search.space.alpha_ratio", "~search.space.learning_rate"],
@@ -295,7 +296,7 @@ def test_the_keys_of_memory_are_among_them() -> None:
         *("gpu.name", "gpu.card", "gpu.memory_gib", "gpu.price_usd_per_hour"),
         *("model.config", "engine.gradient_checkpointing", "optimizer.state"),
         *("memory.backend", "memory.budget_gib", "memory.reserve_gib"),
-        *("memory.margin", "memory.watch_s", "memory.rehearse"),
+        *("memory.margin", "memory.watch_s", "memory.wait_s", "memory.rehearse"),
     } <= set(KEYS)
 
 

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sweeper.engine.stack import detach
 from sweeper.errors import SweeperError
-from sweeper.memory.formula import Formula, padded
+from sweeper.memory.formula import MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
 from sweeper.memory.oom import free_caches
 from sweeper.memory.planner import Load, Work
 from sweeper.memory.readings import CudaBackend
@@ -65,7 +65,6 @@ EXTENT = Extent(
     answer_tokens=ANSWER_TOKENS,
     most_tokens=8192,
     has_dropout=False,
-    optimizer_state="device",  # the part of it is counted, not fitted
 )
 
 
@@ -93,10 +92,12 @@ def predicted(formula: Formula, case: Case) -> Taken:
     """What the formula says of a case."""
     count = case.rows * case.slots
     load = Load(Work.TRAIN, count, case.seq, count * case.answer_tokens, case.is_checkpointed)
-    adapters = case.slots * formula.adapter_bytes(case.rank, case.target_modules, case.optimizer_state)
+    each = WEIGHT_AND_GRADIENT_BYTES + MOMENT_BYTES[case.optimizer_state]
+    adapters = int(case.slots * formula.adapter_values(case.rank, case.target_modules) * each)
     held = formula.base_bytes + adapters
-    scratch = formula.optimizer_bytes(case.rank, case.slots, case.target_modules, case.optimizer_state)
-    step = formula.transient_bytes(load, ((padded(case.rank), case.slots),), case.target_modules)
+    profile = ((padded(case.rank), case.slots),)
+    scratch = formula.optimizer_bytes(profile, case.target_modules, case.optimizer_state)
+    step = formula.transient_bytes(load, profile, case.target_modules)
     return Taken(held, held + max(step, scratch))
 
 

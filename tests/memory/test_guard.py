@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sweeper.memory import oom
-from sweeper.memory.guard import HISTORY, PRESSURE_BYTES, Guard
+from sweeper.memory.guard import HISTORY, PRESSURE_BYTES, PRESSURE_LASTS_S, Guard, Moment
 from sweeper.memory.nvml import Holder
 from sweeper.memory.readings import ByteBudget, Reading
 from sweeper.units import GIB, MIB
@@ -155,6 +155,20 @@ def test_a_neighbour_in_the_way_is_pressure(tensors: Tensors, device: ByteBudget
     assert guard.is_pressed()
     device.neighbour_bytes = 0
     assert not guard.is_pressed()
+
+
+def test_a_neighbour_that_has_just_left_was_pressure(tensors: Tensors, device: ByteBudget) -> None:
+    guard = Guard(device)
+    assert not guard.was_pressed()
+    device.neighbour_bytes = PRESSURE_BYTES + MIB
+    assert guard.was_pressed()
+    device.neighbour_bytes = 0
+    assert not guard.is_pressed()
+    assert guard.was_pressed()
+    for moment in list(guard.history):  # long ago
+        guard.history.append(Moment(moment.at_s - 2 * PRESSURE_LASTS_S, moment.reading))
+        guard.history.popleft()
+    assert not guard.was_pressed()
 
 
 def test_a_full_device_without_a_neighbour_is_no_pressure(tensors: Tensors, device: ByteBudget) -> None:

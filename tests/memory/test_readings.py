@@ -14,7 +14,7 @@ import pynvml
 import pytest
 import torch
 
-from sweeper.memory.nvml import Holder, NvmlDevice, NvmlUnavailable
+from sweeper.memory.nvml import Holder, NvmlDevice, NvmlUnavailable, card_at
 from sweeper.memory.oom import free_caches
 from sweeper.memory.readings import ByteBudget, CudaBackend, HostBackend, MemoryBackend, Reading, backend_for
 from sweeper.units import GIB, MIB
@@ -29,6 +29,7 @@ class Card:
     """A made-up device, which NVML and CUDA both look at."""
 
     uuid: str  # with its prefix, as NVML has it
+    name: str = "a made-up card"
     total_bytes: int = 8 * GIB
     neighbour_bytes: int = 0
     reserved_bytes: int = 0
@@ -46,6 +47,16 @@ class FakeCuda:
     def __init__(self, *cards: Card) -> None:
         self.cards = cards
         self.failure: Exception | None = None
+        self.context_bytes = 0  # what the first call that needs one makes
+        self.limits: dict[int, float] = {}
+
+    def synchronize(self, device: torch.device) -> None:
+        self._card(device).neighbour_bytes += self.context_bytes
+        self.context_bytes = 0
+
+    def set_per_process_memory_fraction(self, fraction: float, device: torch.device) -> None:
+        assert device.index is not None
+        self.limits[device.index] = fraction
 
     def current_device(self) -> int:
         return 0
@@ -116,6 +127,14 @@ class FakeNvml:
     def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
         return "580.95.05"
 
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802
+        if index >= len(self.cards):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return self.cards[index]
+
+    def nvmlDeviceGetName(self, card: Card) -> str:  # noqa: N802
+        return card.name
+
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Card:  # noqa: N802
         self._may_fail("nvmlDeviceGetHandleByUUID")
         for card in self.cards:
@@ -168,6 +187,60 @@ def no_pynvml() -> Any:
 
 def without_nvml(cuda: FakeCuda) -> CudaBackend:
     return CudaBackend(CUDA_0, cuda, lambda uuid, total: NvmlDevice(uuid, total, load=no_pynvml))
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "name"),
+    [
+        (None, 0, "a"),
+        (None, 1, "b"),
+        ("1,0", 0, "b"),
+        ("1", 0, "b"),
+        (f" GPU-{B_UUID}, GPU-{A_UUID}", 1, "a"),
+    ],
+)
+def test_a_card_is_found_without_cuda(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, index: int, name: str
+) -> None:
+    nvml = FakeNvml(Card("GPU-" + A_UUID, name="a"), Card("GPU-" + B_UUID, total_bytes=24 * GIB, name="b"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert card_at(index, lambda: nvml) == (name, 8 * GIB if name == "a" else 24 * GIB)
+
+
+@pytest.mark.parametrize(("visible", "index"), [("", 0), ("0", 1), ("7", 0), ("GPU-none", 0), (None, 7)])
+def test_a_card_that_cuda_does_not_see_is_none(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, index: int
+) -> None:
+    nvml = FakeNvml(Card("GPU-" + A_UUID, name="a"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(NvmlUnavailable):
+        card_at(index, lambda: nvml)
+
+
+def test_a_card_is_not_found_without_pynvml() -> None:
+    with pytest.raises(NvmlUnavailable, match="pynvml cannot be imported"):
+        card_at(0, no_pynvml)
+
+
+def test_the_context_is_there_before_it_is_measured() -> None:
+    cuda = FakeCuda(Card("GPU-" + A_UUID))
+    cuda.context_bytes = 300 * MIB
+    assert backend_of(cuda, FakeNvml(*cuda.cards)).runtime_bytes() == 300 * MIB
+
+
+def test_the_allocator_is_told_what_it_may_hold() -> None:
+    cuda = FakeCuda(Card("GPU-" + A_UUID))
+    backend = backend_of(cuda, FakeNvml(*cuda.cards))
+    backend.limit(4 * GIB)
+    assert cuda.limits[0] == pytest.approx(4 / (8 * 0.98))
+    backend.limit(80 * GIB)
+    assert cuda.limits[0] == 1.0
+    without_nvml(cuda).limit(-1)
+    assert cuda.limits[0] == 0.0
 
 
 @dataclass

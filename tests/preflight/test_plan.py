@@ -59,7 +59,8 @@ def workers(composed: Compose, store: Home) -> Callable[..., MemoryForecast]:
         shape = ModelShape(model_config(config, store), "float32", "nf4", target_choices(config))
         formula = fitted(shape, extent(config, lengths), store.memory)
         budget_bytes = int((config.memory.budget_gib or 1) * GIB)
-        return MemoryForecast(formula, config, lengths, budget_bytes, calibration=Calibration(config.memory.margin))
+        calibration = Calibration(config.memory.margin)
+        return MemoryForecast(formula, config, lengths, budget_bytes, is_on_host=True, calibration=calibration)
 
     return make
 
@@ -118,7 +119,7 @@ def test_what_does_not_fit_is_listed_with_its_share(
     [part] = made.infeasible
     assert (part.target_modules, part.ranks) == ("all-linear", [32, 64])
     assert part.smallest_peak_gib == pytest.approx(sizes[1])
-    assert (part.shares, made.infeasible_share) == (0.4, 0.4)
+    assert (part.share, made.infeasible_share) == (0.4, 0.4)
     for rank in RANKS:
         assert (forecast(forecast.config.trial_params({"rank": rank}))["vram"] > 0) is (rank in part.ranks)
         assert (made.slots[rank] == 0) is (rank in part.ranks)
@@ -129,12 +130,12 @@ def test_a_plan_and_a_search_reject_the_same(
     planned: Callable[..., Plan], workers: Callable[..., MemoryForecast]
 ) -> None:
     """Where it is the margin that decides."""
-    least, most = (solo_gib(workers(f"memory.margin={margin}"), 64) for margin in (0, 1))
+    least, most = (solo_gib(workers(f"memory.margin={margin}"), 8) for margin in (0, 1))
     assert least < most
     overrides = ["memory.margin=1", f"memory.budget_gib={(least + most) / 2}"]
     forecast = workers(*overrides)
     rejected = [rank for rank in RANKS if forecast(forecast.config.trial_params({"rank": rank}))["vram"] > 0]
-    assert 64 in rejected
+    assert 8 in rejected
     assert [part.ranks for part in planned(*overrides).infeasible] == [rejected]
 
 
@@ -147,7 +148,7 @@ def test_a_range_of_ranks_is_infeasible_from_one_on(
     [part] = made.infeasible
     assert 17 <= part.ranks[0] <= 18
     assert part.ranks[-1] >= 60
-    assert part.shares == made.infeasible_share == pytest.approx(0.5, abs=0.05)  # 16 halves a logarithmic 4 to 64
+    assert part.share == made.infeasible_share == pytest.approx(0.5, abs=0.05)  # 16 halves a logarithmic 4 to 64
     assert [*made.slots] == [4, 8, 16, 32, 64]
 
 
@@ -169,7 +170,7 @@ def test_target_modules_are_told_apart(composed: Compose, store: Home, workers: 
     made = plan(composed("study=tickets", f"memory.budget_gib={(narrow + wide) / 2}"), store)
     [part] = made.infeasible
     assert (part.target_modules, part.ranks[-1]) == ("all-linear", 64)
-    assert made.infeasible_share == part.shares / 2 == len(part.ranks) / 8
+    assert made.infeasible_share == part.share / 2 == len(part.ranks) / 8
 
 
 def test_a_base_that_does_not_fit_is_refused(planned: Callable[..., Plan]) -> None:
@@ -228,16 +229,18 @@ def test_a_card_that_is_not_there_can_be_planned_for(planned: Callable[..., Plan
     for rank in RANKS:
         mine, its = cell(here, rank, 8).terms_gib, cell(there, rank, 8).terms_gib
         assert its["weights_4bit"] == mine["weights_4bit"]
-        assert its["adapters_and_optimizer"] == mine["adapters_and_optimizer"]
+        # The best adapter is kept on the host, which is the device here: 4 bytes of a value, beside 16.
+        assert its["adapters_and_optimizer"] == pytest.approx(mine["adapters_and_optimizer"] * 16 / 20)
         assert its["weights_other"] == pytest.approx(mine["weights_other"] / 2, rel=0.01)
         assert its["activations"] < 0.75 * mine["activations"]
-    assert cell(planned("gpu=rtx-4090", "model.dtype=float32"), 16, 8).terms_gib == cell(here, 16, 8).terms_gib
+    mine, its = (cell(made, 16, 8).terms_gib for made in (here, planned("gpu=rtx-4090", "model.dtype=float32")))
+    assert its == {**mine, "adapters_and_optimizer": its["adapters_and_optimizer"]}
 
 
 @pytest.mark.parametrize(("state", "bytes_of_a_value"), [("device", 16), ("host", 8), ("8bit", 10 + 1 / 32)])
 def test_moments_take_what_they_are_kept_in(planned: Callable[..., Plan], state: str, bytes_of_a_value: float) -> None:
     """Weight and gradient are 8 bytes; both moments another 8 on the device, and 2 with their scales at 8 bits."""
-    made = planned(f"optimizer.state={state}")
+    made = planned(f"optimizer.state={state}", "gpu=rtx-4090")
     for rank in (8, 16, 32, 64):
         size = cell(made, rank, 32).terms_gib["adapters_and_optimizer"]
         assert size * GIB == rank * TINY_WIDTHS * bytes_of_a_value
@@ -332,6 +335,58 @@ def test_without_a_tokenizer_the_limit_stands(planned: Callable[..., Plan], comp
     assert terms["weights_other"] * GIB == pytest.approx(151_936 * 896 * 4, rel=0.01)
 
 
+def test_the_card_that_engine_device_means_is_planned_for(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = {0: ("first", 8 * GIB), 1: ("second", 24 * GIB)}
+    monkeypatch.setattr("sweeper.preflight.plan.card_at", cards.__getitem__)
+    assert planned().card.name == "first"
+    made = planned("engine.device=cuda:1")
+    assert (made.card.name, made.card.total_gib, made.card.is_cuda) == ("second", 24, True)
+    assert planned("engine.device=cuda:1", "gpu=rtx-4090").card.name == "NVIDIA GeForce RTX 4090"
+    # A worker on a CPU takes gpu.memory_gib for its budget.
+    made = planned("engine.device=cpu", "gpu.memory_gib=0.25")
+    assert (made.card.is_cuda, made.budget_gib) == (False, 0.25)
+
+
+def test_a_card_that_is_not_there_must_be_named(planned: Callable[..., Plan]) -> None:
+    with pytest.raises(ModelError, match=r"engine\.device: cuda:1 is not on this machine .* gpu=rtx-4090"):
+        planned("engine.device=cuda:1")
+
+
+def test_where_tensors_alone_are_counted_nothing_is_reserved(planned: Callable[..., Plan]) -> None:
+    made = planned("memory.backend=tensors", "memory.budget_gib=1")
+    assert (made.reserve_gib, made.runtime_gib, made.budget_gib) == (0, 0, 1)
+
+
+def test_a_reserve_of_everything_is_refused(planned: Callable[..., Plan]) -> None:
+    with pytest.raises(OutOfRoomError, match=r"memory\.reserve_gib must leave something of .* but it is 30"):
+        planned("gpu=rtx-4090", "memory.reserve_gib=30")
+
+
+@pytest.mark.parametrize("key", ["model_type", "num_hidden_layers"])
+def test_half_a_configuration_is_said(planned: Callable[..., Plan], composed: Compose, store: Home, key: str) -> None:
+    values = {k: v for k, v in model_config(composed("study=demo"), store).items() if k != key}
+    folder = store.root / f"without-{key}"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=f"must have {key}, but that of tiny has none"):
+        planned(f"model.path={folder}")
+
+
+def test_a_folder_without_a_tokenizer_is_enough(planned: Callable[..., Plan], composed: Compose, store: Home) -> None:
+    folder = store.root / "config-alone"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(model_config(composed("study=demo"), store)))
+    made = planned(f"model.path={folder}")
+    assert (made.are_lengths_measured, made.longest_row_tokens) == (False, 512)
+
+
+def test_a_wide_space_is_shown_by_five_ranks(planned: Callable[..., Plan]) -> None:
+    made = planned("search.space.rank=[4,6,8,12,16,32,64,96,128]")
+    assert sorted(made.slots) == [4, 8, 16, 64, 128]
+
+
 def test_a_model_that_is_nowhere_is_said(planned: Callable[..., Plan]) -> None:
     with pytest.raises(ModelError, match=r"'nobody/nothing' must be a folder, or a Hub id .* as model\.config"):
         planned("model=hub", "model.path=nobody/nothing")
@@ -396,7 +451,7 @@ def test_a_table_says_what_does_not_fit(command: Callable[..., Result], tight: s
     result = command(tight)
     assert result.exit_code == 0
     assert "20% of the space does not fit, not even alone and one row at a time" in result.stdout
-    assert "all-linear: rank 64 (at least 0.02 GiB)" in result.stdout
+    assert "all-linear: rank 64 (at least 0.03 GiB)" in result.stdout
     assert "✗" in result.stdout
 
 

@@ -49,7 +49,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "sliding_window": None,
     },
 }
-EXTENT = Extent((8, 128), (32, 400), 16, 2048, has_dropout=False, optimizer_state="device")
+EXTENT = Extent((8, 128), (32, 400), 16, 2048, has_dropout=False)
 CASES = [
     Case(8, 128, 2, 1, 8),
     Case(16, 200, 4, 1, 16, is_checkpointed=False),

@@ -1,0 +1,242 @@
+"""Who of the trials in flight trains, who waits for memory, and who must go for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sweeper.config.schema import Config
+from sweeper.engine.pack import Slot
+from sweeper.engine.stack import AdapterState
+from sweeper.errors import LostRoomError, OutOfRoomError
+from sweeper.memory.oom import Failure, attempted, free_caches, patiently
+from sweeper.memory.planner import MAX_RETRIES
+from sweeper.search.study import Asked
+from sweeper.worker.checkpoints import Checkpoints
+from sweeper.worker.memory import MemoryLog
+from sweeper.worker.recorder import Recorder
+from sweeper.worker.workbench import Workbench
+
+Result = TypeVar("Result")
+NEIGHBOUR_PAUSE_S = 1.0
+NOTES_EVERY = 60  # pauses
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A trial that is asked, but has no room.
+
+    Attributes:
+        beside: the most others that it may go in beside; None: as many as fit.
+        progress: where it was, if that could not be written to its checkpoint.
+    """
+
+    asked: Asked
+    beside: int | None = None
+    progress: tuple[Slot, AdapterState] | None = None
+
+
+class Room:
+    """The places in one worker's pack.
+
+    Args:
+        refuse: told which trial does not fit, not even alone, and what failed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        bench: Workbench,
+        memory: MemoryLog,
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        refuse: Callable[[Slot, str], None],
+    ) -> None:
+        self._config = config
+        self._bench = bench
+        self._memory = memory
+        self._checkpoints = checkpoints
+        self._recorder = recorder
+        self._refuse = refuse
+        self.asked: dict[int, Asked] = {}  # of the trials in the pack
+        self.waiting: dict[int, Waiting] = {}
+        self._pauses = 0
+        self._paused_since: float | None = None  # time.monotonic
+
+    def next_waiting(self) -> Asked | None:
+        """The first of those that wait, if it has room now; it waits no longer."""
+        number = min(self.waiting)
+        if not self._has_room(self.waiting[number]):
+            return None
+        return self.waiting[number].asked
+
+    def admit(self, asked: Asked) -> Slot | None:
+        """Lets a trial train; None where it waits for others to leave, or is refused."""
+        waiting = self.waiting.pop(asked.number, Waiting(asked))
+        pack = self._bench.pack
+        if not self._has_room(waiting):
+            self._park(waiting)
+            return None
+        slot = attempted(lambda: patiently(lambda: self._let_in(waiting)))
+        if not isinstance(slot, Failure):
+            self._paused_since = None
+            self.asked[asked.number] = asked
+            return slot
+        free_caches()
+        if pack.slots:
+            self._park(Waiting(asked, len(pack.slots) - 1, waiting.progress))
+        elif self._memory.is_pressed():
+            self._park(waiting)
+            self._pause(slot.message)
+        else:
+            self._refuse(self._as_it_was(waiting), slot.message)
+        return None
+
+    def _park(self, waiting: Waiting) -> None:
+        """A trial waits until others have left; it stays in flight, under its number."""
+        self.waiting[waiting.asked.number] = waiting
+        self._recorder.wait(waiting.asked.number)
+
+    def _let_in(self, waiting: Waiting) -> Slot:
+        """Puts a trial into the pack, from where it was or from its beginning."""
+        number = waiting.asked.number
+        slot, state = waiting.progress or self._checkpoints.load(number) or self._new(waiting.asked)
+        self._bench.pack.admit(slot, state)
+        return slot
+
+    def _new(self, asked: Asked) -> tuple[Slot, AdapterState]:
+        empty = self._empty(asked)
+        return self._bench.pack.new_slot(asked.number, empty.params, empty.rhythm, empty.seed)
+
+    def _empty(self, asked: Asked) -> Slot:
+        """A trial at its beginning, without its tensors."""
+        params = self._config.trial_params(asked.params)
+        rhythm = self._config.rhythm(params, len(self._bench.pack.examples))
+        return Slot(asked.number, params, rhythm, self._config.train.seed)
+
+    def _as_it_was(self, waiting: Waiting) -> Slot:
+        """A trial that is not in the pack, for what is recorded of it."""
+        if waiting.progress is not None:
+            return waiting.progress[0]
+        loaded = attempted(lambda: self._checkpoints.load(waiting.asked.number))
+        return loaded[0] if isinstance(loaded, tuple) else self._empty(waiting.asked)
+
+    def _has_room(self, waiting: Waiting) -> bool:
+        """Whether a trial fits beside those that train. One that would be alone is always let in."""
+        pack = self._bench.pack
+        if not pack.slots:
+            return True
+        # What did not fit beside so many will not fit again, whatever is foretold.
+        if waiting.beside is not None and len(pack.slots) > waiting.beside:
+            return False
+        return self._memory.has_room(self._config.trial_params(waiting.asked.params), pack.stack)
+
+    def leave(self, slot: Slot) -> AdapterState | None:
+        """Takes a trial that has ended out of the pack; None where there is no memory for a copy of its tensors.
+
+        Raises:
+            LostRoomError: if there is none for those that stay, either.
+        """
+        self.asked.pop(slot.number, None)
+        pack = self._bench.pack
+        state = attempted(lambda: patiently(lambda: pack.remove(slot)))
+        if not isinstance(state, Failure):
+            return state
+        if len(pack.slots) > 1:
+            raise _lost(state)
+        pack.discard(slot)
+        return None
+
+    def clear(self) -> None:
+        """Takes all trials out of the pack, whose tensors are lost."""
+        self.asked.clear()
+        self._bench.pack.slots = []
+        self._bench.pack.stack.clear()
+        free_caches()
+
+    def within(self, work: Callable[[], Result], is_stopping: Callable[[], bool]) -> Result | None:
+        """Does what the pack does; where it does not fit, however it is cut, a trial leaves, and it is done again.
+
+        Returns:
+            What was done; None where no trial is left.
+
+        Raises:
+            LostRoomError: if trials must go back to their checkpoints.
+            OutOfRoomError: if others hold the memory for longer than `memory.wait_s`.
+        """
+        tries = 0
+        while self._bench.pack.slots:
+            done: Result | Failure
+            try:
+                done = attempted(work)
+            except OutOfRoomError as error:  # the pack has tried
+                done, tries = Failure(str(error)), MAX_RETRIES
+            if not isinstance(done, Failure):
+                self._paused_since = None
+                return done
+            free_caches()
+            tries += 1
+            if tries > MAX_RETRIES:
+                self._make_room(done.message)
+                tries = 0
+            if is_stopping():
+                break
+        return None
+
+    def _make_room(self, failure: str) -> None:
+        """Evicts the youngest trial; the last one waits for a neighbour on the device, or is infeasible."""
+        pack = self._bench.pack
+        slot = max(pack.slots, key=lambda slot: slot.number)
+        is_pressed = self._memory.is_pressed()
+        if len(pack.slots) == 1:
+            if is_pressed:
+                self._pause(failure)
+                return
+            pack.discard(slot)
+            del self.asked[slot.number]
+            self._refuse(slot, failure)
+            return
+        state = attempted(lambda: pack.remove(slot))
+        if not isinstance(state, Failure):
+            self._memory.evictions += 1
+            self._recorder.events.write(
+                "evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}"
+            )
+            is_saved = self._checkpoints.save(pack, slot, state)
+            # Beside as many as now it did not fit; under a neighbour's pressure that says nothing.
+            beside = None if is_pressed else len(pack.slots) - 1
+            asked = self.asked.pop(slot.number)
+            self._park(Waiting(asked, beside, None if is_saved else (slot, state)))
+        elif is_pressed:
+            self._pause(failure)
+        else:
+            raise _lost(state)
+
+    def _pause(self, failure: str) -> None:
+        """A pause; a trial is not to blame for what others hold.
+
+        Raises:
+            OutOfRoomError: if the pauses have been long enough.
+        """
+        now, most_s = time.monotonic(), self._config.memory.wait_s
+        if self._paused_since is None:
+            self._paused_since = now
+        if now - self._paused_since > most_s:
+            raise OutOfRoomError(
+                f"others must leave the memory that the study was given, but they have held it for more than "
+                f"memory.wait_s = {most_s:g} s ({failure}); its trials are kept: launch it again when the device is "
+                f"free, lower memory.budget_gib, or raise memory.wait_s. Now {self._memory.guard.describe()}"
+            )
+        if self._pauses % NOTES_EVERY == 0:
+            self._recorder.events.write("note", message=f"waiting for memory that others hold: {failure}")
+        self._pauses += 1
+        time.sleep(NEIGHBOUR_PAUSE_S)
+
+
+def _lost(failure: Failure) -> LostRoomError:
+    return LostRoomError(
+        f"there must be memory to take a trial out of the pack, but there is none ({failure.message}); the pack's "
+        "trials go on from their checkpoints"
+    )
