@@ -19,12 +19,15 @@ demo: $(VENV)/installed
 	@echo
 	@echo "Now: source $(BIN)/activate; sweeper ui   (it prints the address to open)"
 
+# A file at a time on each core.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The same tests, with the drills in full.
 test-all: $(VENV)/installed
-	SWEEPER_TESTS=all $(BIN)/python -m pytest
+	SWEEPER_TESTS=all $(PYTEST)
 
 # On a CUDA machine. Where gpu-bundle/ is, with that and the Python that has torch; else in .venv.
 ifneq ($(wildcard gpu-bundle),)

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from sweeper.engine.stack import AdapterState
+from sweeper.engine.bucket import AdapterState
 from sweeper.models.targets import resolve
 from sweeper.trial import TrialParams
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sweeper.engine.bucket import KINDS, AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.engine.stack import KINDS, AdapterState
 from sweeper.errors import CheckpointError
 from sweeper.trial import Company, Rhythm, TrialParams
 from sweeper.units import GIB

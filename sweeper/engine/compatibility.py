@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from sweeper.engine.batches import Chunk, Item, chunks
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack
-from sweeper.engine.stack import AdapterState
 from sweeper.errors import ModelError
 from sweeper.memory.oom import is_out_of_memory
 

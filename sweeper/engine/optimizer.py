@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
+from sweeper.engine.bucket import Bucket
 from sweeper.engine.moments import QUANTISED_BLOCK
-from sweeper.engine.stack import AdapterStack, Bucket
+from sweeper.engine.stack import AdapterStack
 from sweeper.trial import TrialParams
 
 EPSILON = 1e-8  # AdamW's default in torch and in transformers' Trainer

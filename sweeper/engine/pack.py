@@ -24,11 +24,12 @@ from transformers import GenerationConfig
 from sweeper.data.prompt import Example
 from sweeper.engine import optimizer
 from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, supervised
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
 from sweeper.engine.lora import Layout
 from sweeper.engine.moments import OptimizerState
-from sweeper.engine.stack import AdapterStack, AdapterState, initial_state
+from sweeper.engine.stack import AdapterStack, initial_state
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner, Work
 from sweeper.models.targets import resolve

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from bitsandbytes.functional import QuantState
-from bitsandbytes.nn import Linear4bit
 from scipy.optimize import linprog
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.data.prompt import Example
 from sweeper.engine.batches import Item, new_chunk
@@ -44,15 +41,14 @@ from sweeper.memory.formula import (
 )
 from sweeper.memory.live import LiveBytes
 from sweeper.memory.planner import Load, Work
-from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
 from sweeper.preflight.case import Case, Extent, ModelShape, Peaks, Terms, hashable
 from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
+from sweeper.preflight.fake import DTYPES, fake_base, with_layers, without_initialisation
 from sweeper.trial import Rhythm, TrialParams
 
 SHALLOW, DEEP = 2, 4
 TOWARDS_USUAL = 0.05
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
@@ -160,8 +156,8 @@ def fake_bases(shape: ModelShape) -> Iterator[FakeBases]:
     """Fake models of a base, and the modes that make it possible to trace them."""
     layers = int(shape.config["num_hidden_layers"])
     depths = [layers] if layers <= DEEP else [SHALLOW, DEEP]
-    with FakeTensorMode(allow_non_fake_inputs=True), _without_initialisation():
-        models = [fake_base(shape, _with_layers(shape.config, depth)) for depth in depths]
+    with FakeTensorMode(allow_non_fake_inputs=True), without_initialisation():
+        models = [fake_base(shape, with_layers(shape.config, depth)) for depth in depths]
         yield FakeBases(shape, models, layers)
 
 
@@ -202,13 +198,6 @@ class FakeBases:
                 for key in deep.targets
             },
         )
-
-
-def _with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """A configuration with fewer layers; what it lists for each layer is cut too."""
-    whole = config["num_hidden_layers"]
-    cut = {k: v[:layers] if isinstance(v, list) and len(v) == whole else v for k, v in config.items()}
-    return {**cut, "num_hidden_layers": layers}
 
 
 def _extrapolated(shallow: Peaks, deep: Peaks, layers: int) -> Peaks:
@@ -337,70 +326,6 @@ class _Tracer:
         """Notes what was live at a phase's peak, and begins the next one."""
         self.phases[phase] = dict(self.live.at_peak)
         self.live.reset_peak()
-
-
-def fake_base(shape: ModelShape, config: Mapping[str, Any]) -> Any:
-    """A frozen model of fake tensors, as `models.base.load_base` makes a real one."""
-    values = dict(config)
-    dtype = DTYPES[shape.dtype]
-    made = AutoConfig.for_model(values.pop("model_type"), **values)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        model: Any = AutoModelForCausalLM.from_config(made, dtype=dtype)
-    finally:
-        torch.set_default_dtype(before)
-    if shape.quant == "nf4":
-        head = model.get_output_embeddings()
-        for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear) and module is not head:
-                model.set_submodule(name, _quantised(module, dtype))
-    base.freeze(model)
-    return model
-
-
-def _quantised(linear: nn.Linear, dtype: torch.dtype) -> Linear4bit:
-    """A Linear4bit of fake tensors. `Params4bit` cannot wrap one; a parameter with a `quant_state` does as well."""
-    values = linear.out_features * linear.in_features
-    blocks = -(-values // 64)
-    made = Linear4bit.__new__(Linear4bit)
-    nn.Module.__init__(made)
-    state = QuantState(
-        absmax=torch.empty(blocks, dtype=torch.uint8),
-        shape=torch.Size((linear.out_features, linear.in_features)),
-        dtype=dtype,
-        blocksize=64,
-        code=torch.empty(16),
-        quant_type="nf4",
-        offset=torch.empty(()),
-        state2=QuantState(
-            absmax=torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32
-        ),
-    )
-    made.in_features, made.out_features = linear.in_features, linear.out_features
-    made.weight = nn.Parameter(torch.empty(-(-values // 2), 1, dtype=torch.uint8), requires_grad=False)
-    made.weight.quant_state = state
-    made.weight.bnb_quantized = True
-    made.quant_state = state
-    made.compute_dtype = dtype
-    made.compute_type_is_set = True
-    made.quant_storage = torch.uint8
-    made.bias = linear.bias
-    return made
-
-
-@contextmanager
-def _without_initialisation() -> Iterator[None]:
-    """Fake weights need no values, and drawing them takes most of a model's construction."""
-    names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
-    kept = {name: getattr(nn.init, name) for name in names}
-    for name in names:
-        setattr(nn.init, name, lambda tensor, *_args, **_kwargs: tensor)
-    try:
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(nn.init, name, function)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import time
 
 from sweeper.config.schema import Config
 from sweeper.engine import checkpoint
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack, Slot
-from sweeper.engine.stack import AdapterState
 from sweeper.errors import CheckpointError, LeaseLostError
 from sweeper.events import EventLog
 from sweeper.memory.oom import Failure, attempted, free_caches

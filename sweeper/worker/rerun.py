@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.engine.stack import AdapterState
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, TrialView, view

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sweeper.config.schema import Config
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.engine.stack import AdapterState
 from sweeper.errors import LostRoomError, OutOfRoomError
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 from sweeper.memory.planner import MAX_RETRIES

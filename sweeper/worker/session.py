@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 from sweeper.config import check
 from sweeper.config.schema import Config
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.engine.stack import AdapterState
 from sweeper.errors import LeaseLostError, LostRoomError, SweeperError
 from sweeper.events import EventLog
 from sweeper.memory.guard import Guard

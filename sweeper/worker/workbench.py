@@ -13,8 +13,8 @@ from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.data.rows import Row
 from sweeper.engine import compatibility
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack, Slot
-from sweeper.engine.stack import AdapterState
 from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted

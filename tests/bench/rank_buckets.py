@@ -19,7 +19,7 @@ import torch
 
 from sweeper.config import compose
 from sweeper.config.schema import Config
-from sweeper.engine import stack
+from sweeper.engine import bucket
 from sweeper.engine.pack import Pack
 from sweeper.models import base
 from sweeper.models.targets import linear_names
@@ -33,7 +33,7 @@ WARM_UP, TICKS = 2, 7
 
 
 def pack_of(ranks: list[int], config: Config, home: Home, first_bucket: int) -> Pack:
-    stack.FIRST_BUCKET = first_bucket
+    bucket.FIRST_BUCKET = first_bucket
     model = base.load_base(config.model, home, torch.device("cpu"))
     pack = Pack(model, linear_names(model), random_examples(200, longest=60), pad=0, chunk_tokens=4096)
     for number, rank in enumerate(ranks):

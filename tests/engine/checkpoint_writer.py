@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from sweeper.engine import checkpoint
+from sweeper.engine.bucket import KINDS, AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.engine.stack import KINDS, AdapterState
 from sweeper.trial import Rhythm
 from tests.conftest import trial_params
 

@@ -19,9 +19,9 @@ from transformers import get_scheduler
 
 from sweeper.data.prompt import Example
 from sweeper.engine.batches import batch_rows
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.pack import Pack, Slot
-from sweeper.engine.stack import AdapterState
 from sweeper.models.targets import linear_names, resolve
 from sweeper.trial import Rhythm, TrialParams
 from tests.conftest import trial_params

@@ -15,9 +15,9 @@ import torch
 
 from sweeper.engine import checkpoint, optimizer
 from sweeper.engine.batches import Item
+from sweeper.engine.bucket import AdapterState
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.pack import Pack
-from sweeper.engine.stack import AdapterState
 from sweeper.memory import oom, planner
 from sweeper.memory.guard import Guard
 from sweeper.memory.live import LiveBytes
