@@ -8,7 +8,7 @@
     ├── StoreError      the store: not writable, held by another launcher, no such study or trial
     │   └── LeaseLostError  a trial that another worker has taken over
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
-    ├── LostRoomError   adapters whose memory was taken while they were moved; they go on from their checkpoints
+    ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
     ├── WorkerError     the worker process ended without a result
     └── ExportError     an adapter that cannot be written or read back
@@ -63,7 +63,7 @@ class OutOfRoomError(SweeperError):
 
 
 class LostRoomError(SweeperError):
-    """Adapters cannot go back to the memory that they had."""
+    """There is no memory for adapters where they are, nor to move them."""
 
 
 class CheckpointError(SweeperError):

@@ -147,12 +147,17 @@ class Pack:
         self._has_changed = True
         return state
 
-    def discard(self, slot: Slot) -> None:
-        """Takes the last trial out, and what it has learned with it: that needs no memory."""
-        assert self.slots == [slot]
-        self.slots = []
+    def discard(self, slot: Slot) -> bool:
+        """Takes a trial out that is alone in its bucket, and what it has learned with it: that needs no memory.
+
+        Returns:
+            False where it is not alone there.
+        """
+        if not self.stack.discard(self.slots.index(slot)):
+            return False
+        self.slots.remove(slot)
         self._has_changed = True
-        self.stack.clear()
+        return True
 
     def state(self, slot: Slot) -> AdapterState:
         """A copy of a trial's weights and moments, in host memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,13 +81,19 @@ class AdapterStack:
         Where memory runs out, the stack is as before.
         """
         removed = self.extract(slot, device="cpu")
-        place, index = self._find(slot)
-        if self.buckets[place].slots > 1:
+        if not self.discard(slot):
+            place, index = self._find(slot)
             self._rebuild(place, index, [])
-        else:
-            del self.buckets[place]
-            self._bind()
         return removed
+
+    def discard(self, slot: int) -> bool:
+        """Drops the adapter of a slot that is alone in its bucket; False where it is not."""
+        place, _ = self._find(slot)
+        if self.buckets[place].slots > 1:
+            return False
+        del self.buckets[place]
+        self._bind()
+        return True
 
     def clear(self) -> None:
         """Takes all adapters out, and away."""
@@ -98,24 +105,17 @@ class AdapterStack:
 
         For a moment both are there. Where that is too much, the adapters wait in host memory while the old one goes.
         """
-        old: Bucket | None = self.buckets[place]
-        assert old is not None
-        before = [old.state(slot) for slot in range(old.slots)]
-
-        def new() -> Bucket:
-            return self._bucket([state for slot, state in enumerate(before) if slot != leaving] + coming)
-
-        made = attempted(new)
+        made = attempted(partial(self._successor, self.buckets[place], leaving, coming))
         if not isinstance(made, Failure):
             self.buckets[place] = made
             self._bind()
             return
-        before = [_on_host(state) for state in before]
-        old = None
+        # One by one: moments of 8 bits are made whole for it.
+        before = [_on_host(self.buckets[place].state(slot)) for slot in range(self.buckets[place].slots)]
         del self.buckets[place]
         self._bind()
         free_caches()
-        made = attempted(new)
+        made = attempted(lambda: self._bucket([state for slot, state in enumerate(before) if slot != leaving] + coming))
         restored = attempted(lambda: patiently(lambda: self._bucket(before))) if isinstance(made, Failure) else made
         if isinstance(restored, Failure):
             raise LostRoomError(
@@ -126,6 +126,10 @@ class AdapterStack:
         self._bind()
         if isinstance(made, Failure):
             raise torch.OutOfMemoryError(made.message)
+
+    def _successor(self, bucket: Bucket, leaving: int | None, coming: list[AdapterState]) -> Bucket:
+        """A bucket with its slots, without one of them and with others."""
+        return self._bucket([bucket.state(slot) for slot in range(bucket.slots) if slot != leaving] + coming)
 
     def _bucket(self, states: list[AdapterState]) -> Bucket:
         return Bucket(self.modules, states, self.dtype, self.device, self.optimizer_state)

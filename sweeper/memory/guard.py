@@ -71,7 +71,7 @@ class Guard:
 
     def peak_bytes(self) -> int:
         """The most that it held since the backend's `reset_peak`."""
-        return self._read().peak_bytes + self._beside()
+        return self.backend.read().peak_bytes + self._beside()
 
     def _beside(self) -> int:
         return 0 if self.backend.counts_runtime else self.runtime_bytes
@@ -92,7 +92,7 @@ class Guard:
         """Whether one does, or did a moment ago."""
         if self.is_pressed():
             return True
-        since_s = time.time() - PRESSURE_LASTS_S
+        since_s = time.time() - max(PRESSURE_LASTS_S, 2 * self._watch_s)
         return any(moment.at_s >= since_s and self._is_pressing(moment.reading) for moment in list(self.history))
 
     def _is_pressing(self, reading: Reading) -> bool:

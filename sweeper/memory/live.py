@@ -67,9 +67,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return _gemm_4bit_default_impl(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         kind = DEQUANTISATION if func in _DEQUANTISATION else self.kind
+        before: set[int] | None = None
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._add(leaf, kind, is_new=True)
+            if isinstance(leaf, Tensor) and _key(leaf) not in self._seen:
+                if before is None:  # what works in place on tensors that have not been seen yet allocates nothing
+                    before = {_key(given) for given in tree_leaves((args, kwargs)) if isinstance(given, Tensor)}
+                self._add(leaf, kind, is_new=_key(leaf) not in before)
         return out
 
     def add(self, tensors: Iterable[Tensor], kind: str | None = None) -> None:
@@ -91,8 +94,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.kind = before
 
     def _add(self, tensor: Tensor, kind: str, is_new: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), _key(tensor)
         if key in self._seen:
             return
         size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
@@ -120,3 +122,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             size, kind = self._seen.pop(key)
             self.live_bytes -= size
             self._by_kind[kind] -= size
+
+
+def _key(tensor: Tensor) -> int:
+    key: int = tensor.untyped_storage()._cdata
+    return key

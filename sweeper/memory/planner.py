@@ -7,6 +7,7 @@ all the same, the pack repeats the step from unchanged state, and the planner ma
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from sweeper.units import GIB
 GradientCheckpointing = Literal["auto", True, False]
 MAX_RETRIES = 3  # of a step that cannot be made smaller: a neighbour's peak may pass
 RETRY_PAUSE_S = 0.2
+FREE_EVERY_S = 10.0
 RECOVERY_STEPS = 16  # without a failure, until what was made smaller may grow to twice its size again
 
 
@@ -120,13 +122,12 @@ class Planner:
     _may_checkpoint: bool = False
     _steps: int = 0  # since the latest failure
     _retries: int = 0  # of what cannot be made smaller
-    _has_freed: bool = False  # in this step, for a reading that counts freed memory
+    _freed_s: float = -math.inf  # time.monotonic
 
     def begin(self) -> None:
         """A training step begins."""
         self.step = StepMemory()
         self._at = Load(Work.TRAIN, 0, 0)
-        self._has_freed = False
         if self.guard is not None:
             self.guard.backend.reset_peak()
             self.step.own_bytes = self.guard.own_bytes()
@@ -189,9 +190,10 @@ class Planner:
         if self.guard is None or self.cost is None:
             return most
         room_bytes, needed = self.guard.room_bytes(), self.cost.transient_bytes(load(most), profile)
-        if needed > room_bytes and not self.guard.backend.is_exact and not self._has_freed:
-            self._has_freed = True  # once a step: it takes as long as a small chunk
+        is_due = time.monotonic() > self._freed_s + FREE_EVERY_S  # it takes as long as a small chunk
+        if needed > room_bytes and not self.guard.backend.is_exact and is_due:
             free_caches()  # a process's resident set has what the C library keeps of tensors that are gone
+            self._freed_s = time.monotonic()
             room_bytes = self.guard.room_bytes()
         if needed <= room_bytes:
             return most

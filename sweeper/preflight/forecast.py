@@ -135,12 +135,13 @@ class MemoryForecast:
         return self.formula.optimizer_bytes(profile, targets or self.widest, self.config.optimizer.state)
 
     def moving_bytes(self, profile: Profile, targets: object = None) -> int:
-        """What is there twice for a moment when a trial comes or goes; a device does without, by way of the host."""
-        if not self.is_on_host:
-            return 0
-        # A bucket is rebuilt from copies of all its slots; one of a single slot just goes.
-        ranks = max(rank * (slots + (slots > 1)) for rank, slots in profile)
-        return COPY_BYTES * self.formula.adapter_values(ranks, targets or self.widest)
+        """What is there for a moment when a trial comes or goes, at the least."""
+        of_one = of_all = 0.0
+        if self.config.optimizer.state == "8bit":  # a slot's moments are made whole for it
+            of_one = MOMENT_BYTES["device"] * max(rank for rank, _ in profile)
+        if self.is_on_host:  # a bucket is rebuilt from copies of all its slots; one of a single slot just goes
+            of_all = COPY_BYTES * max(rank * (slots + (slots > 1)) for rank, slots in profile)
+        return int((of_one + of_all) * self.formula.adapter_values(1, targets or self.widest) / padded(1))
 
     @property
     def widest(self) -> Any:

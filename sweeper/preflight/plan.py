@@ -249,7 +249,8 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
 
     rendered = Renderer(load_tokenizer(config.model, home), config.prompt, data.labels)
     examples = rendered.examples(data.train)
-    prompts = [*rendered.prompts(data.validation), *rendered.prompts(data.test)]
+    selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)  # as a worker does
+    prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
     return Lengths.of(examples, prompts), True
 
 

@@ -314,17 +314,22 @@ class Search:
         """Tells a trial that a defect ended."""
         self._tell(number, TrialState.FAIL, None, {"reason": Reason.DEFECT.value, "detail": detail}, constraints)
 
-    def requeue(self, number: int, has_crashed: bool) -> None:
-        """Puts a trial that is in flight back: it will be asked again under the same number."""
+    def requeue(self, number: int, has_crashed: bool) -> bool:
+        """Puts a trial that is in flight back: it will be asked again under the same number.
+
+        Returns:
+            False where it is another worker's, or told.
+        """
         trial = self._running.pop(number)
         if not self._leases.renew(trial._trial_id):
-            return  # it is another worker's already
+            return False  # it is another worker's already
         if self._frozen(trial).state.is_finished():  # told, and then something went wrong
             self._leases.release(trial._trial_id)
-            return
+            return False
         if has_crashed:
             trial.set_user_attr("crashes", int(trial.user_attrs.get("crashes", 0)) + 1)
         self._set_waiting(self._frozen(trial))
+        return True
 
     def abandon(self, number: int) -> None:
         """Forgets a trial that another worker has taken over."""

@@ -18,7 +18,8 @@ from sweeper.config.schema import Config
 from sweeper.engine import adapter
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.errors import DataError, StoreError
+from sweeper.errors import DataError, OutOfRoomError, StoreError
+from sweeper.memory.oom import Failure, attempted
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, TrialView, view
 from sweeper.trial import Company, Reason
@@ -90,7 +91,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
 
     Raises:
         StoreError: if there is no such trial, it has not ended, or a worker of the study runs.
-        OutOfRoomError: if there is less memory than there was.
+        OutOfRoomError: if it does not fit into memory.
         DataError: if the data is not what the study was trained on.
     """
     seen = view(home, study)
@@ -107,13 +108,19 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
     with lock, guarded(config) as guard:
         announce(f"loading {config.model.name}")
         bench = set_up(config, home, guard)
-        forecast_of(bench, config, guard, home.memory)  # chunks are cut as they were
+        forecast_of(bench, config, guard, home.memory)  # so that chunks are cut to fit
         if seen.attributes.get("data_sha256", bench.data_sha256) != bench.data_sha256:
             raise DataError(
                 f"a trial is run again on the data it was trained on, but that of {study!r} has changed "
                 f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
             )
-        slot, diverged_at_step = _train(bench, config, trial, seen, is_alone, announce)
+        trained = attempted(lambda: _train(bench, config, trial, seen, is_alone, announce))
+        if isinstance(trained, Failure):
+            raise OutOfRoomError(
+                f"a trial must fit into memory to be run again, but trial {number} did not ({trained.message}); "
+                f"{guard.describe()}"
+            )
+        slot, diverged_at_step = trained
         metric = config.objective.metric
         count = max(len(slot.evaluations), len(trial.evaluations))
         result = Rerun(

@@ -30,11 +30,13 @@ class Waiting:
 
     Attributes:
         beside: the most others that it may go in beside; None: as many as fit.
+        is_pressed: whether that was under a neighbour's pressure, and holds no longer than it.
         progress: where it was, if that could not be written to its checkpoint.
     """
 
     asked: Asked
     beside: int | None = None
+    is_pressed: bool = False
     progress: tuple[Slot, AdapterState] | None = None
 
 
@@ -62,15 +64,14 @@ class Room:
         self._refuse = refuse
         self.asked: dict[int, Asked] = {}  # of the trials in the pack
         self.waiting: dict[int, Waiting] = {}
+        self._most: int | None = None  # slots at once, after a pack was lost and until a trial has ended
         self._pauses = 0
         self._paused_since: float | None = None  # time.monotonic
 
     def next_waiting(self) -> Asked | None:
-        """The first of those that wait, if it has room now; it waits no longer."""
-        number = min(self.waiting)
-        if not self._has_room(self.waiting[number]):
-            return None
-        return self.waiting[number].asked
+        """The first of those that wait, if it has room now."""
+        first = self.waiting[min(self.waiting)]
+        return first.asked if self._has_room(first) else None
 
     def admit(self, asked: Asked) -> Slot | None:
         """Lets a trial train; None where it waits for others to leave, or is refused."""
@@ -79,15 +80,20 @@ class Room:
         if not self._has_room(waiting):
             self._park(waiting)
             return None
-        slot = attempted(lambda: patiently(lambda: self._let_in(waiting)))
+        try:
+            slot = attempted(lambda: patiently(lambda: self._let_in(waiting)))
+        except LostRoomError:
+            self._park(waiting)
+            raise
         if not isinstance(slot, Failure):
             self._paused_since = None
             self.asked[asked.number] = asked
             return slot
         free_caches()
+        is_pressed = self._memory.is_pressed()
         if pack.slots:
-            self._park(Waiting(asked, len(pack.slots) - 1, waiting.progress))
-        elif self._memory.is_pressed():
+            self._park(Waiting(asked, len(pack.slots) - 1, is_pressed, waiting.progress))
+        elif is_pressed:
             self._park(waiting)
             self._pause(slot.message)
         else:
@@ -128,9 +134,11 @@ class Room:
         pack = self._bench.pack
         if not pack.slots:
             return True
-        # What did not fit beside so many will not fit again, whatever is foretold.
-        if waiting.beside is not None and len(pack.slots) > waiting.beside:
+        # What did not fit will not fit again, whatever is foretold.
+        if self._most is not None and len(pack.slots) >= self._most:
             return False
+        if waiting.beside is not None and len(pack.slots) > waiting.beside:
+            return waiting.is_pressed and not self._memory.is_pressed()
         return self._memory.has_room(self._config.trial_params(waiting.asked.params), pack.stack)
 
     def leave(self, slot: Slot) -> AdapterState | None:
@@ -140,17 +148,18 @@ class Room:
             LostRoomError: if there is none for those that stay, either.
         """
         self.asked.pop(slot.number, None)
+        self._most = None
         pack = self._bench.pack
         state = attempted(lambda: patiently(lambda: pack.remove(slot)))
         if not isinstance(state, Failure):
             return state
-        if len(pack.slots) > 1:
+        if not pack.discard(slot):
             raise _lost(state)
-        pack.discard(slot)
         return None
 
     def clear(self) -> None:
-        """Takes all trials out of the pack, whose tensors are lost."""
+        """Takes all trials out of the pack, whose tensors are lost. It will have fewer, until one of them has ended."""
+        self._most = max(1, len(self._bench.pack.slots) - 1)
         self.asked.clear()
         self._bench.pack.slots = []
         self._bench.pack.stack.clear()
@@ -185,6 +194,26 @@ class Room:
                 break
         return None
 
+    def outlast(self, work: Callable[[], Result]) -> Result:
+        """Does what needs the base, and no trial; waits where neighbours leave no memory for it.
+
+        Raises:
+            OutOfRoomError: if there is none, and no neighbour to wait for.
+        """
+        while True:
+            done: Result | Failure
+            try:
+                done = attempted(work)
+            except OutOfRoomError as error:
+                done = Failure(str(error))
+            if not isinstance(done, Failure):
+                self._paused_since = None
+                return done
+            free_caches()
+            if not self._memory.is_pressed():
+                raise OutOfRoomError(self._memory.in_words(f"the base alone must fit, but: {done.message}"))
+            self._pause(done.message)
+
     def _make_room(self, failure: str) -> None:
         """Evicts the youngest trial; the last one waits for a neighbour on the device, or is infeasible."""
         pack = self._bench.pack
@@ -198,17 +227,17 @@ class Room:
             del self.asked[slot.number]
             self._refuse(slot, failure)
             return
+        others = len(pack.slots) - 1
         state = attempted(lambda: pack.remove(slot))
-        if not isinstance(state, Failure):
+        if not isinstance(state, Failure) or (not is_pressed and pack.discard(slot)):
             self._memory.evictions += 1
             self._recorder.events.write(
                 "evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}"
             )
-            is_saved = self._checkpoints.save(pack, slot, state)
-            # Beside as many as now it did not fit; under a neighbour's pressure that says nothing.
-            beside = None if is_pressed else len(pack.slots) - 1
-            asked = self.asked.pop(slot.number)
-            self._park(Waiting(asked, beside, None if is_saved else (slot, state)))
+            progress = None  # without its tensors it goes on from its last checkpoint
+            if not isinstance(state, Failure) and not self._checkpoints.save(pack, slot, state):
+                progress = (slot, state)
+            self._park(Waiting(self.asked.pop(slot.number), others - 1, is_pressed, progress))
         elif is_pressed:
             self._pause(failure)
         else:
@@ -222,7 +251,7 @@ class Room:
         """
         now, most_s = time.monotonic(), self._config.memory.wait_s
         if self._paused_since is None:
-            self._paused_since = now
+            self._paused_since, self._pauses = now, 0
         if now - self._paused_since > most_s:
             raise OutOfRoomError(
                 f"others must leave the memory that the study was given, but they have held it for more than "

@@ -17,13 +17,13 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.errors import LeaseLostError, LostRoomError, SweeperError
+from sweeper.errors import LeaseLostError, LostRoomError, OutOfRoomError, SweeperError
 from sweeper.events import EventLog
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
@@ -41,7 +41,6 @@ from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench, set_up
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 MAX_CRASHES = 3
 WAITING = "what is left is in flight elsewhere, or was: a worker that is silent for search.lease_s={:g} s loses it"
 POLL_S = 1.0  # how often a worker with nothing to do looks for a trial that another one has lost
@@ -73,8 +72,9 @@ class Session:
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
+        self._requeued: set[int] = set()  # trials whose place was lost, until they are asked again
         self._memory: MemoryLog | None = None
-        self._room: Room  # from when there is a pack
+        self._room: Room  # from when the memory is known
 
     def run(self) -> dict[str, Any]:
         """Works until the total is reached or a stop is asked for; returns the outcome for the launcher."""
@@ -88,18 +88,21 @@ class Session:
                 for line in (*guard.backend.notes, *neighbours(guard)):
                     self.events.write("note", message=line)
                 bench = set_up(self.config, self.paths.home, guard)
-                if not self.is_stopping():
-                    self._look_at_memory(bench, guard)
-                    self.teller.open(bench)
-                    while not self._train(bench):
-                        pass
                 if self.is_stopping():
-                    self._suspend(bench)
-                    return {"status": "stopped"}
-                self.teller.finish(bench)
+                    return self._suspend()
+                self._look_at_memory(bench, guard)
+                self._room.outlast(lambda: self.teller.open(bench))
+                while not self._train(bench):
+                    pass
+                if self.is_stopping():
+                    self._save(bench)
+                    return self._suspend()
+                self._room.outlast(lambda: self.teller.finish(bench))
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
+            if isinstance(error, OutOfRoomError) and self._memory is not None:
+                self._save(bench)
             is_ours = isinstance(error, SweeperError)
             # What a trial or its neighbours ask of memory is no defect of ours.
             self._abandon(has_crashed=not (is_ours or is_out_of_memory(error)))
@@ -139,8 +142,9 @@ class Session:
         self._room.clear()  # out of the `except` block, which holds what is to be freed
         self.events.write("note", message=message)
         for number in self.search.in_flight:
-            if number not in self._verdicts and number not in self._room.waiting:
-                self.search.requeue(number, has_crashed=False)
+            is_in_pack = number not in self._verdicts and number not in self._room.waiting
+            if is_in_pack and self.search.requeue(number, has_crashed=False):
+                self._requeued.add(number)
                 self.recorder.wait(number)
         return False
 
@@ -215,9 +219,12 @@ class Session:
         constraints = self.teller.constraints[asked.number] = self.forecast(params)
         self.recorder.begin(asked)
         number = asked.number
+        self._requeued.discard(number)
+        if self.checkpoints.has(number):  # it was let in, and what was foretold then holds
+            constraints = self.teller.constraints[number] = {name: min(v, 0.0) for name, v in constraints.items()}
         if asked.crashes >= MAX_CRASHES:
             self._verdicts[number] = partial(self.teller.fail, asked)
-        elif any(value > 0 for value in constraints.values()) and not self.checkpoints.has(number):
+        elif any(value > 0 for value in constraints.values()):
             self._verdicts[number] = partial(self.teller.reject, number)
         elif earlier := self.search.earlier(asked):
             self._verdicts[number] = partial(self.teller.repeat, number, earlier)
@@ -290,7 +297,7 @@ class Session:
 
     def _carry_out(self) -> bool:
         """Carries out the next verdict; False where none can be."""
-        candidates = self.search.in_flight
+        candidates = sorted({*self.search.in_flight, *self._requeued})
         if self.config.search.deterministic:
             candidates = candidates[:1]
         number = next((number for number in candidates if number in self._verdicts), None)
@@ -307,8 +314,8 @@ class Session:
 
     def _drop(self, slot: Slot, error: LeaseLostError) -> None:
         """Lets go of a trial that another worker has taken over; its run, folder and checkpoint are that one's."""
-        self._room.leave(slot)
         self._forget(slot.number, error)
+        self._room.leave(slot)
         self.teller.constraints.pop(slot.number)
 
     def _forget(self, number: int, error: LeaseLostError) -> None:
@@ -316,8 +323,9 @@ class Session:
         self.search.abandon(number)
         self.events.write("lease_lost", number=number, message=str(error))
 
-    def _suspend(self, bench: Workbench) -> None:
-        """Checkpoints every trial in flight and puts it back into the queue."""
+    def _save(self, bench: Workbench | None) -> None:
+        """Checkpoints every trial in flight, as far as memory and disk allow."""
+        assert bench is not None
         for slot in bench.pack.slots:
             self.checkpoints.save(bench.pack, slot)
         for slot, state in self._held.values():
@@ -326,8 +334,13 @@ class Session:
         for waiting in self._room.waiting.values():
             if waiting.progress is not None:
                 self.checkpoints.save(bench.pack, *waiting.progress)
+
+    def _suspend(self) -> dict[str, Any]:
+        """Puts the trials in flight back into the queue."""
+        numbers = self.search.in_flight
         self._abandon(has_crashed=False)
-        self.events.write("suspended", numbers=[slot.number for slot in bench.pack.slots])
+        self.events.write("suspended", numbers=numbers)
+        return {"status": "stopped"}
 
     def _abandon(self, has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""

@@ -136,8 +136,10 @@ class Teller:
         rhythm = self.config.rhythm(params, len(bench.pack.examples))
         slot = Slot(best.number, params, rhythm, self.config.train.seed)
         bench.pack.admit(slot, adapter.read(self.paths.adapter(best.number), params))
-        [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
-        bench.pack.discard(slot)
+        try:
+            [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
+        finally:
+            bench.pack.discard(slot)
         base = bench.score_base(bench.test)
         looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
         tracker = self.recorder.tracker

@@ -54,7 +54,8 @@ def workers(composed: Compose, store: Home) -> Callable[..., MemoryForecast]:
         config = composed(f"study={study}", *overrides)
         data = rows.load(config.data)
         rendered = Renderer(load_tokenizer(config.model, store), config.prompt, data.labels)
-        prompts = [*rendered.prompts(data.validation), *rendered.prompts(data.test)]
+        selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
+        prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
         lengths = Lengths.of(rendered.examples(data.train), prompts)
         shape = ModelShape(model_config(config, store), "float32", "nf4", target_choices(config))
         formula = fitted(shape, extent(config, lengths), store.memory)
