@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import get_scheduler
 
 from sweeper.engine.bucket import Bucket
 from sweeper.engine.moments import QUANTISED_BLOCK
@@ -36,6 +35,8 @@ class SlotRates:
 @lru_cache(maxsize=256)
 def schedule_multipliers(schedule: str, warmup_steps: int, total_steps: int) -> tuple[float, ...]:
     """The learning rate of each step as a multiple of the peak, from transformers' own schedules."""
+    from transformers import get_scheduler  # seconds of imports, which a trace of memory does without
+
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler: Any = get_scheduler(schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
     multipliers = []

@@ -67,18 +67,15 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return _gemm_4bit_default_impl(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         kind = DEQUANTISATION if func in _DEQUANTISATION else self.kind
-        before: set[int] | None = None
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and _key(leaf) not in self._seen:
-                if before is None:  # what works in place on tensors that have not been seen yet allocates nothing
-                    before = {_key(given) for given in tree_leaves((args, kwargs)) if isinstance(given, Tensor)}
-                self._add(leaf, kind, is_new=_key(leaf) not in before)
+            if isinstance(leaf, Tensor):
+                self._add(leaf, kind, given=(args, kwargs))
         return out
 
     def add(self, tensors: Iterable[Tensor], kind: str | None = None) -> None:
         """Counts tensors that were there before."""
         for tensor in tensors:
-            self._add(tensor, kind or self.kind, is_new=False)
+            self._add(tensor, kind or self.kind)
 
     def reset_peak(self) -> None:
         with self._lock:
@@ -93,13 +90,21 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.kind = before
 
-    def _add(self, tensor: Tensor, kind: str, is_new: bool) -> None:
-        storage, key = tensor.untyped_storage(), _key(tensor)
+    def _add(self, tensor: Tensor, kind: str, given: Any = None) -> None:
+        """Counts a tensor that has not been counted yet.
+
+        Args:
+            given: to the operation that returned it: one that works in place allocates nothing.
+        """
+        storage = tensor.untyped_storage()
+        key = storage._cdata
         if key in self._seen:
             return
         size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
         if size == 0:
             return
+        may_fail = self._on_allocation is not None or self._limit_bytes is not None
+        is_new = may_fail and given is not None and not _holds(given, key)
         if is_new and self._on_allocation is not None:
             self._on_allocation(size)
         if is_new and self._limit_bytes is not None and self.live_bytes + size > self._limit_bytes:
@@ -124,6 +129,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._by_kind[kind] -= size
 
 
-def _key(tensor: Tensor) -> int:
-    key: int = tensor.untyped_storage()._cdata
-    return key
+def _holds(given: Any, key: int) -> bool:
+    """Whether a tensor among the arguments has this storage."""
+    return any(isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata == key for leaf in tree_leaves(given))

@@ -69,7 +69,7 @@ class Extent:
 class Peaks:
     """The most that is live in each phase of a step, by what it is for, without what the device itself takes.
 
-    The phases: `admit`, `forward`, `head`, `backward`, `optimizer`; of scoring: `score`, `choose`.
+    The phases: `forward`, `head`, `backward`; of scoring: `score`, `choose`.
     """
 
     phases: Mapping[str, Terms]

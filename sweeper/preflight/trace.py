@@ -3,8 +3,8 @@
 `python -m sweeper.preflight.trace` reads requests as JSON and writes the peaks; it runs in a process of its own,
 since what makes torch and transformers build a model of fake tensors must not be left in a process that trains.
 
-A model is traced with two and with four layers, and the difference is carried on to all of them: that is equal to
-a whole trace, since every layer adds the same, and takes a tenth of the time.
+A model is traced with two layers and with some more, and the difference is carried on to all of them: that is equal to
+a whole trace, since every layer adds the same, and takes a tenth of the time. With one layer the peaks are elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sweeper.data.prompt import Example
 from sweeper.engine.batches import Item, new_chunk
-from sweeper.engine.optimizer import BucketStep, SlotRates, shared_scratch
 from sweeper.engine.pack import Pack
 from sweeper.memory.formula import (
     CHECKPOINTED,
@@ -47,7 +46,7 @@ from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
 from sweeper.preflight.fake import DTYPES, fake_base, with_layers, without_initialisation
 from sweeper.trial import Rhythm, TrialParams
 
-SHALLOW, DEEP = 2, 4
+SHALLOW = 2
 TOWARDS_USUAL = 0.05
 
 
@@ -70,7 +69,11 @@ def fit(shape: ModelShape, extent: Extent, modes: Sequence[str] = MODES) -> Form
         cases = _corners(shape, extent, [mode for mode in modes if mode == KEPT or can_checkpoint])
         sizes = bases.dimensions(extent.has_dropout)
         # Scoring is the same in both modes, and is traced in one of them.
-        traces = [bases.peaks(case, with_score=not case.is_checkpointed) for case in cases]
+        traces = [
+            *bases.all_peaks([case for case in cases if case.is_checkpointed], with_score=False),
+            *bases.all_peaks([case for case in cases if not case.is_checkpointed]),
+        ]
+        cases.sort(key=lambda case: not case.is_checkpointed)  # as the traces are
     rows: dict[str, list[tuple[float, ...]]] = {CHECKPOINTED: [], KEPT: [], SCORE: []}
     peaks: dict[str, list[list[float]]] = {mode: [] for mode in rows}
     for case, traced in zip(cases, traces, strict=True):
@@ -147,7 +150,7 @@ def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Ca
             has_dropout=extent.has_dropout,
         )
         for mode in modes
-        for rank, seq, rows, slots, answer_tokens, targets in sizes
+        for rank, seq, rows, slots, answer_tokens, targets in dict.fromkeys(sizes)
     ]
 
 
@@ -155,10 +158,12 @@ def _corners(shape: ModelShape, extent: Extent, modes: Sequence[str]) -> list[Ca
 def fake_bases(shape: ModelShape) -> Iterator[FakeBases]:
     """Fake models of a base, and the modes that make it possible to trace them."""
     layers = int(shape.config["num_hidden_layers"])
-    depths = [layers] if layers <= DEEP else [SHALLOW, DEEP]
+    # Layers of two kinds, such as sliding and full attention, commonly take turns.
+    more = 1 if len(set(shape.config.get("layer_types") or ())) <= 1 else 2
+    depths = [layers] if layers <= SHALLOW + more else [SHALLOW, SHALLOW + more]
     with FakeTensorMode(allow_non_fake_inputs=True), without_initialisation():
         models = [fake_base(shape, with_layers(shape.config, depth)) for depth in depths]
-        yield FakeBases(shape, models, layers)
+        yield FakeBases(shape, models, depths, layers)
 
 
 @dataclass(frozen=True)
@@ -167,11 +172,35 @@ class FakeBases:
 
     shape: ModelShape
     models: list[Any]
+    depths: list[int]  # of the models, in layers
     layers: int
 
     def peaks(self, case: Case, with_score: bool = True) -> Peaks:
-        found = [_Tracer(model, self.shape, case).run(with_score) for model in self.models]
-        return found[0] if len(found) == 1 else _extrapolated(found[0], found[1], self.layers)
+        [found] = self.all_peaks([case], with_score)
+        return found
+
+    def all_peaks(self, cases: Sequence[Case], with_score: bool = True) -> list[Peaks]:
+        """The peaks of each case. Those of like slots are traced on one pack, which takes as long to make as a case."""
+        packs: dict[tuple[Any, ...], list[int]] = {}
+        for index, case in enumerate(cases):
+            key = (
+                case.rank,
+                case.slots,
+                case.target_modules,
+                case.is_checkpointed,
+                case.has_dropout,
+                case.optimizer_state,
+            )
+            packs.setdefault(key, []).append(index)
+        found: dict[int, Peaks] = {}
+        for indices in packs.values():
+            alike = [cases[index] for index in indices]
+            by_depth = [_Tracer(model, self.shape, alike[0]).run(alike, with_score) for model in self.models]
+            for index, *peaks in zip(indices, *by_depth, strict=True):
+                found[index] = (
+                    peaks[0] if len(peaks) == 1 else _extrapolated(peaks[0], peaks[1], self.depths, self.layers)
+                )
+        return [found[index] for index in range(len(cases))]
 
     def dimensions(self, has_dropout: bool) -> Dimensions:
         found = [
@@ -180,9 +209,10 @@ class FakeBases:
         if len(found) == 1:
             return found[0]
         shallow, deep = found
+        less, more = self.depths
 
         def carried(before: int, after: int) -> int:
-            return after + (after - before) // (DEEP - SHALLOW) * (self.layers - DEEP)
+            return after + (after - before) // (more - less) * (self.layers - more)
 
         return replace(
             deep,
@@ -200,23 +230,22 @@ class FakeBases:
         )
 
 
-def _extrapolated(shallow: Peaks, deep: Peaks, layers: int) -> Peaks:
+def _extrapolated(shallow: Peaks, deep: Peaks, depths: Sequence[int], layers: int) -> Peaks:
+    less, more = depths
     phases: dict[str, Terms] = {}
     for phase, terms in deep.phases.items():
         before = shallow.phases[phase]
-        slopes = {name: (terms.get(name, 0) - before.get(name, 0)) / (DEEP - SHALLOW) for name in {*terms, *before}}
-        phases[phase] = {name: round(terms.get(name, 0) + slope * (layers - DEEP)) for name, slope in slopes.items()}
+        slopes = {name: (terms.get(name, 0) - before.get(name, 0)) / (more - less) for name in {*terms, *before}}
+        phases[phase] = {name: round(terms.get(name, 0) + slope * (layers - more)) for name, slope in slopes.items()}
     return Peaks(phases)
 
 
 class _Tracer:
-    """One case on one fake model."""
+    """Cases of like slots on one fake model."""
 
     def __init__(self, model: Any, shape: ModelShape, case: Case) -> None:
         self.case = case
         self.live = LiveBytes(keeps_kinds=True)
-        answer = (1,) * case.answer_tokens
-        examples = [Example(prompt=(1,) * (case.seq - case.answer_tokens), answer=answer)]
         names = linear_names(model)
         reachable = [name for targets in shape.targets for name in resolve(hashable(targets), names)]
         self.live.add(quantised_tensors(model), "weights_4bit")
@@ -225,7 +254,7 @@ class _Tracer:
         self.pack = Pack(
             model,
             [name for name in names if name in reachable],
-            examples,
+            [],
             pad=0,
             chunk_tokens=1,
             gradient_checkpointing=case.is_checkpointed and model.supports_gradient_checkpointing,
@@ -244,30 +273,35 @@ class _Tracer:
             beta1=0.9,
             beta2=0.999,
             max_grad_norm=1.0,
-            batch_size=case.rows,
+            batch_size=1,
             schedule="constant",
             warmup_ratio=0.0,
         )
         self.phases: dict[str, Terms] = {}
 
-    def run(self, with_score: bool) -> Peaks:
+    def run(self, cases: Sequence[Case], with_score: bool) -> list[Peaks]:
+        found = []
         try:
             with self.live:
                 with self.live.counted_as("adapters"):
-                    rhythm = Rhythm(interval_examples=self.case.rows, evaluations=1, batch_size=self.case.rows)
+                    rhythm = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
                     for number in range(self.case.slots):
                         self.pack.admit(*self.pack.new_slot(number, self.params, rhythm, seed=0))
-                self._close("admit")
-                self._train()
-                self._optimizer()
-                if with_score:
-                    self._score()
+                for self.case in cases:
+                    self.phases, self.live.kind = {}, "other"
+                    self.live.reset_peak()
+                    self._train()
+                    if with_score:
+                        self._score()
+                    found.append(Peaks(self.phases))
         finally:
             self.pack.stack.detach()
-        return Peaks(self.phases)
+        return found
 
     def _train(self) -> None:
         case, pack = self.case, self.pack
+        answer = (1,) * case.answer_tokens
+        pack.examples = [Example(prompt=(1,) * (case.seq - case.answer_tokens), answer=answer)]
         rows = case.rows * case.slots
         tokens = (1,) * case.seq
         chunk = new_chunk([Item(row % case.slots, tokens, 0, row) for row in range(rows)], 0, pack.stack.device)
@@ -291,16 +325,6 @@ class _Tracer:
     def _enter_backward(self, _grad: Tensor) -> None:
         self._close("head")
         self.live.kind = "recompute"
-
-    def _optimizer(self) -> None:
-        with self.live.counted_as("optimizer_scratch"):
-            rates = [SlotRates(self.params, 1e-3, 1)] * self.case.slots
-            [step] = [BucketStep(bucket, rates) for bucket in self.pack.stack.buckets]
-            scratch = shared_scratch([step])
-            step.stage(scratch)
-            step.commit(scratch)
-        del step, scratch  # what follows must not find them
-        self._close("optimizer")
 
     @torch.no_grad()
     def _score(self) -> None:
