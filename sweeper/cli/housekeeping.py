@@ -37,6 +37,10 @@ def details(lines: Sequence[StudyLine]) -> list[str]:
     return [f"{line.name}: {line.state.value}: {line.detail}" for line in lines if line.detail]
 
 
+def _line(deletes: bool, size_bytes: int, what: str) -> None:
+    click.echo(f"{'deleted' if deletes else 'would delete':<12} {size_text(size_bytes):>10}  {what}")
+
+
 def clean(home: Home, studies: Sequence[str], kinds: Sequence[str], deletes: bool) -> None:
     """Prints what goes, or would go, and how much that is.
 
@@ -46,8 +50,7 @@ def clean(home: Home, studies: Sequence[str], kinds: Sequence[str], deletes: boo
     from sweeper.housekeeping.clean import USUAL, Cleaner, Item, Kind
 
     def announce(item: Item, size_bytes: int) -> None:
-        head = f"{'deleted ' if deletes else ''}{item.kind.value}"
-        click.echo(f"{head:<20}{size_text(size_bytes):>10}  {item.path} ({item.why})")
+        _line(deletes, size_bytes, f"{item.path} ({item.why})")
 
     cleaner = Cleaner(home, deletes, announce)
     result = cleaner.clean(studies, [Kind(kind) for kind in kinds] or USUAL)
@@ -64,7 +67,7 @@ def clean_whole(home: Home, studies: Sequence[str], deletes: bool) -> None:
     from sweeper.housekeeping.whole import Part, delete_whole, found_whole
 
     def announce(part: Part) -> None:
-        click.echo(f"{'deleted' if deletes else ''}{size_text(part.size_bytes):>10}  {part.what}".strip())
+        _line(deletes, part.size_bytes, part.what)
 
     found = {name: found_whole(home, name) for name in dict.fromkeys(studies)}  # all are there, or none goes
     total_bytes = sum(part.size_bytes for parts in found.values() for part in parts)

@@ -39,7 +39,7 @@ def make(composed: Any, home: Home) -> Make:
             number = ask(search).number
             complete(search, number, score)
             write(paths.adapter(number) / "adapter_model.safetensors")
-        if scores:
+        if scores and len(scores) < config.search.trials:
             waiting = ask(search).number
             write(paths.checkpoint(waiting))
             search.requeue(waiting, has_crashed=False)

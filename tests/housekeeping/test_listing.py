@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from filelock import FileLock
 from sweeper.cli.main import main
 from sweeper.housekeeping.listing import State, StudyLine, studies
 from sweeper.paths import Home
-from sweeper.search.running import running
+from sweeper.search.running import LOOK_S, running
+from sweeper.search.study import Search
 from sweeper.units import GIB, MIB, size_text
 from tests.housekeeping.conftest import SIZE, Make, snapshot, write
 
@@ -29,8 +31,6 @@ def test_every_state_is_told_apart(home: Home, make: Make, composed: Any) -> Non
     make("interrupted")
     make("empty", ())
     finished = make("finished", (0.5,), "search.trials=1")
-    from sweeper.search.study import Search
-
     search = Search(home, composed("study=demo", "study.name=finished"))
     search.remember("baseline", {"accuracy": 0.1})
     search.remember("test", {"trial": 0})
@@ -96,8 +96,6 @@ def test_what_is_broken_says_why_and_hides_nothing(home: Home, make: Make) -> No
 
 
 def test_a_study_without_a_folder_is_listed_and_a_broken_store_is_said(home: Home, make: Make) -> None:
-    import shutil
-
     shutil.rmtree(make("lost").root)
     assert (listed(home)["lost"].state, listed(home)["lost"].done) == (State.DAMAGED, 3)
     home.optuna_file.write_bytes(b"not a database" * 100)
@@ -151,8 +149,6 @@ def test_looking_does_not_get_in_a_launchers_way(make: Make) -> None:
     assert looking.stdout is not None
     looking.stdout.readline()
     try:
-        from sweeper.search.running import LOOK_S
-
         while time.monotonic() < ended:
             with FileLock(paths.launcher_lock).acquire(timeout=LOOK_S):
                 assert running(paths) is not None

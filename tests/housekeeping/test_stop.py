@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from filelock import FileLock
@@ -115,13 +116,11 @@ def test_only_what_is_certainly_the_studys_is_stopped(make: Make, tmp_path: Path
     paths = make("demo")
     other = sleeper()
     try:
-        import psutil
-
         started_s = psutil.Process(other.pid).create_time()
         with held(tmp_path, "launcher", "stopped") as process:
             own = paths.holder.read_text()
             # The noted number is another process's by now, which began at another time.
-            edit(paths.holder, pid=other.pid)
+            edit(paths.holder, pid=other.pid, started_s=started_s - 60)
             refused(paths, "held by a process that is not the launcher or worker that noted itself last")
             # Even where the time is the same, it is no launcher.
             edit(paths.holder, pid=other.pid, started_s=started_s)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", range(8))
 def test_an_interruption_leaves_a_whole_study_or_one_that_the_same_command_deletes(
-    home: Home, make: Make, tracked: Track, monkeypatch: pytest.MonkeyPatch, step: int
+    home: Home, make: Make, tracked: Track, few_tickets: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     paths = make("demo")
     tracked(paths, 2)
@@ -120,7 +121,7 @@ def test_an_interruption_leaves_a_whole_study_or_one_that_the_same_command_delet
         assert "studies" in everywhere(home, "demo")
         line = studies(home)[0]
         assert (line.state, "half deleted" in (line.detail or "")) == (State.DAMAGED, True)
-        launch = sweeper(home, "launch", *SHORT)
+        launch = sweeper(home, "launch", *SHORT, f"data.path={few_tickets}")
         assert launch.returncode == 2
         assert "was being deleted when that was interrupted; `sweeper clean demo --whole --yes`" in launch.stderr
     if step < 7:
@@ -201,8 +202,6 @@ def test_a_store_that_cannot_be_written_keeps_the_whole_study(
 
 
 def test_a_study_with_damaged_settings_or_no_folder_goes(home: Home, make: Make, tracked: Track) -> None:
-    import shutil
-
     paths = make("demo")
     tracked(paths, 1)
     paths.config.write_text("study: [")
@@ -218,8 +217,6 @@ def test_what_a_launch_leaves_is_all_known(home: Home, few_tickets: Path) -> Non
     done = sweeper(home, "launch", *SHORT, f"data.path={few_tickets}", "search.trials=1")
     assert done.returncode == 0, done.stderr
     assert studies(home)[0].state is State.FINISHED
-    rerun = sweeper(home, "rerun", "demo", "--trial", "0")
-    assert rerun.returncode == 0, rerun.stderr
     # A kill at any moment: the same command deletes what is left.
     command = [sys.executable, "-m", "sweeper", "clean", "demo", "--whole", "--yes"]
     process = subprocess.Popen(
