@@ -7,10 +7,12 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 ├── models/                   bases converted once
 └── studies/NAME/
     ├── config.yaml           the composed configuration
-    ├── launcher.lock, worker.lock, launcher.json
+    ├── launcher.lock, worker.lock
+    ├── launcher.json, worker.json    which process holds the lock, or held it last
     ├── worker.log            the worker's output
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
+    ├── deleting              only while the study is being deleted, or where that was interrupted
     └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept
 """
 
@@ -82,6 +84,10 @@ class Home:
         return f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
+    def mlflow_file(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
@@ -94,6 +100,10 @@ class Home:
         """What is known of the memory that models take here."""
         return self.root / "memory"
 
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
     def study(self, name: str) -> StudyPaths:
         """The paths of the study `name`; raises StoreError for a name that is not safe as a path."""
         if not is_valid_name(name):
@@ -102,7 +112,7 @@ class Home:
 
     def create(self) -> None:
         """Makes the folder; raises StoreError where it cannot be written."""
-        for folder in (self.root, self.artifacts, self.models, self.root / "studies"):
+        for folder in (self.root, self.artifacts, self.models, self.studies):
             _make(folder)
 
 
@@ -115,7 +125,7 @@ class StudyPaths:
 
     @property
     def root(self) -> Path:
-        return self.home.root / "studies" / self.name
+        return self.home.studies / self.name
 
     def create(self) -> None:
         """Makes the study's folder; raises StoreError where it cannot be written."""
@@ -138,6 +148,15 @@ class StudyPaths:
         return self.root / "launcher.json"
 
     @property
+    def worker_holder(self) -> Path:
+        return self.root / "worker.json"
+
+    @property
+    def deleting(self) -> Path:
+        """The mark of a study that is to go: everything that is left of it will be deleted."""
+        return self.root / "deleting"
+
+    @property
     def worker_log(self) -> Path:
         return self.root / "worker.log"
 
@@ -149,8 +168,18 @@ class StudyPaths:
     def outcome(self) -> Path:
         return self.root / "outcome.json"
 
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    @property
+    def known(self) -> set[str]:
+        """Every name that a study's folder may have; what else lies there is not sweeper's."""
+        files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
+        return {file.name for file in (*files, self.events, self.outcome, self.deleting, self.trials)}
+
     def trial(self, number: int) -> Path:
-        return self.root / "trials" / f"{number:04d}"
+        return self.trials / f"{number:04d}"
 
     def trial_config(self, number: int) -> Path:
         return self.trial(number) / "config.yaml"

@@ -71,6 +71,16 @@ def few_tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with an experiment `unused` and no run; making one takes seconds."""
+    from sweeper.tracking.mlflow_tracker import MlflowTracker
+
+    home = Home(tmp_path_factory.mktemp("migrated"))
+    MlflowTracker(home, "unused")
+    return home.mlflow_file
+
+
 @pytest.fixture
 def ticket_files(tmp_path: Path) -> Path:
     """A folder with the three splits of a tiny task, valid as it is; tests break it."""

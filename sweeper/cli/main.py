@@ -134,6 +134,30 @@ def _read(study: str) -> tuple[StudyView, Config]:
     return view(home, study), check.load(home.study(study))
 
 
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def list_studies(as_json: bool) -> None:
+    """Show all studies of the store."""
+    from sweeper.housekeeping.listing import studies
+
+    home = Home.from_environment()
+    lines = studies(home)
+    if as_json:
+        click.echo(json.dumps({"store": str(home.root), "studies": [line.as_dict() for line in lines]}, indent=2))
+        return
+    if not lines:
+        click.echo(f"no studies yet at {home.root}; `sweeper launch study=demo` makes one")
+        return
+    from rich.console import Console
+
+    from sweeper.cli.housekeeping import details, list_table
+
+    Console().print(list_table(lines))
+    for line in details(lines):
+        click.echo(line)
+
+
 @main.command()
 @click.argument("study")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -239,6 +263,55 @@ def predict(folder: Path, texts: tuple[str, ...]) -> None:
     rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
     for row, label in zip(rows, predictor.predict([row[predictor.text_column] for row in rows]), strict=True):
         click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
+
+
+@main.command()
+@click.argument("study")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=120, show_default=True, help="Seconds.")
+@_plainly
+def stop(study: str, timeout_s: float) -> int:
+    """Stop a study that runs, as Ctrl-C does.
+
+    The trials in flight are checkpointed, and the same launch command goes on with them. The exit code is 0 where
+    nothing of the study runs any more, or nothing did; 1 where it still runs after the timeout; 2 where what runs is
+    not to be stopped from here, being on another machine, or no launcher or worker.
+    """
+    from sweeper.housekeeping.stop import stop as stop_study
+
+    stopped = stop_study(Home.from_environment(), study, timeout_s, announce=click.echo)
+    click.echo(stopped.words)
+    return 0 if stopped.has_ended else 1
+
+
+@main.command()
+@click.argument("studies", metavar="[STUDY]...", nargs=-1)
+@click.option("--adapters", is_flag=True, help="Adapters beyond the best store.keep_adapters, and of no trial.")
+@click.option("--checkpoints", is_flag=True, help="Checkpoints of trials that have ended.")
+@click.option("--temporary", is_flag=True, help="What was half written, or half deleted.")
+@click.option("--deleted", is_flag=True, help="What MLflow keeps of studies, experiments and runs that were deleted.")
+@click.option("--caches", is_flag=True, help="Converted models and memory formulas; they are made again when needed.")
+@click.option("--whole", is_flag=True, help="The STUDY itself: its runs in MLflow, its trials, its folder.")
+@click.option("--yes", "deletes", is_flag=True, help="Delete. Without it, what would be deleted is listed.")
+@_plainly
+def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) -> None:
+    """Give disk space back; only says what would go, until --yes.
+
+    Without options: adapters, checkpoints, temporary and deleted, of all studies or of those named. A study that runs
+    is left alone, and so is whatever is not sweeper's.
+    """
+    from sweeper.cli.housekeeping import clean as clean_store
+    from sweeper.cli.housekeeping import clean_whole
+
+    kinds = [kind for kind, is_chosen in chosen.items() if is_chosen]
+    if whole and (kinds or not studies):
+        raise click.UsageError("--whole needs the names of studies, and no other option than --yes")
+    if studies and "caches" in kinds:
+        raise click.UsageError("--caches belong to no study: leave the names out")
+    home = Home.from_environment()
+    if whole:
+        clean_whole(home, studies, deletes)
+    else:
+        clean_store(home, studies, kinds, deletes)
 
 
 @main.command()

@@ -158,11 +158,17 @@ def load(paths: StudyPaths) -> Config:
     """Reads the configuration of an existing study.
 
     Raises:
-        StoreError: if its file is gone.
+        StoreError: if its file is gone, or cannot be read.
+        ConfigError: if what it says is not a configuration.
     """
     if not paths.config.is_file():
         raise StoreError(f"a study has its settings in {paths.config}, but that file is gone")
-    return check(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
+    try:
+        values = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"a study's settings must be YAML, but {paths.config} cannot be read: {reason}") from error
+    return check(values)
 
 
 _SEARCH_IDENTITY = {"space", "seed", "enqueue", "warm_start", "warm_start_trials", "deterministic"}

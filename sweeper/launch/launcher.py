@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,8 +27,9 @@ from sweeper.data import rows
 from sweeper.errors import ERRORS, ConfigError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
-from sweeper.paths import Home, StudyPaths, write_atomically
-from sweeper.search.views import StudyView, configurations, is_at_total, study_names, view
+from sweeper.paths import Home, StudyPaths
+from sweeper.search.running import LOOK_S, note, noted
+from sweeper.search.views import StudyView, is_finished, study_names, view
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
@@ -54,14 +54,19 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     paths.create()
     lock = FileLock(paths.launcher_lock)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_S)
     except Timeout:
         raise StoreError(
-            f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}; wait for it, or stop it"
+            f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}; wait for it, or "
+            f"`sweeper stop {paths.name}`"
         ) from None
     with lock:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_atomically(paths.holder, json.dumps(holder))
+        if paths.deleting.exists():
+            raise StoreError(
+                f"the study {paths.name!r} was being deleted when that was interrupted; `sweeper clean {paths.name} "
+                "--whole --yes` completes it, study.name=NEW starts another"
+            )
+        note(paths.holder)
         data = rows.load(config.data)
         before = _existing(home, paths)
         if before is not None:
@@ -81,14 +86,6 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         return Supervisor(paths, config, before).run()
 
 
-def is_finished(study: StudyView, config: Config) -> bool:
-    """Whether a study has its total and its winner has been scored on the test split."""
-    best = study.best
-    is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
-    is_whole = is_at_total(study.trials, config.search.trials, configurations(config))
-    return is_whole and is_tested and "baseline" in study.attributes
-
-
 def _existing(home: Home, paths: StudyPaths) -> StudyView | None:
     if not home.optuna_file.is_file() or paths.name not in study_names(home):
         return None
@@ -98,11 +95,8 @@ def _existing(home: Home, paths: StudyPaths) -> StudyView | None:
 
 
 def _holder(paths: StudyPaths) -> str:
-    try:
-        holder = json.loads(paths.holder.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "another process"
-    return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    holder = noted(paths.holder)
+    return str(holder) if holder else "another process"
 
 
 def _refuse_other_study(config: Config, paths: StudyPaths, before: StudyView, data_sha256: str) -> None:
@@ -163,7 +157,9 @@ class Supervisor:
         if before.best is not None and before.best.value is not None:
             progress.best = (before.best.value, before.best.number)
 
-    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGTERM and self._interruptions:
+            return  # `sweeper stop`, again: only a person's second Ctrl-C ends at once
         self._interruptions += 1
         if self._interruptions == 1:
             print("\nstopping: the trials in flight are checkpointed; Ctrl-C again ends at once", file=sys.stderr)

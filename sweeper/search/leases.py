@@ -81,9 +81,14 @@ class Holder:
         return json.dumps(asdict(self))
 
     @property
+    def is_here(self) -> bool:
+        """Whether the process is, or was, one of this machine since it started, in this namespace."""
+        return (self.host, self.boot) == (socket.gethostname(), _boot())
+
+    @property
     def is_gone(self) -> bool:
         """Whether the process is known to have ended; False where this machine cannot know."""
-        if (self.host, self.boot) != (socket.gethostname(), _boot()):
+        if not self.is_here:
             return False
         try:
             return bool(abs(psutil.Process(self.pid).create_time() - self.started_s) > 1)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeper.config.schema import Config, GridSection
 from sweeper.config.space import grid_size
 from sweeper.errors import StoreError, unknown
-from sweeper.paths import Home
+from sweeper.paths import Home, StudyPaths
 from sweeper.trial import Reason
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -190,6 +190,19 @@ def is_at_total(trials: Sequence[TrialView], total: int, configurations: int | N
     return sum(trial.counts for trial in trials) >= total or (configurations is not None and told >= configurations)
 
 
+def is_finished(study: StudyView, config: Config) -> bool:
+    """Whether a study has its total and its winner has been scored on the test split."""
+    best = study.best
+    is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
+    is_whole = is_at_total(study.trials, config.search.trials, configurations(config))
+    return is_whole and is_tested and "baseline" in study.attributes
+
+
+def kept_adapters(trials: Sequence[TrialView], paths: StudyPaths, count: int) -> list[int]:
+    """The trials whose adapters are to stay: the best `count` of those that have theirs on the disk."""
+    return [trial.number for trial in ranked(trials) if paths.adapter(trial.number).is_dir()][:count]
+
+
 def study_names(home: Home) -> list[str]:
     """The studies in the store.
 
@@ -201,6 +214,13 @@ def study_names(home: Home) -> list[str]:
     return list(optuna.study.get_all_study_names(open_storage(home)))
 
 
+def read(storage: optuna.storages.BaseStorage, name: str) -> StudyView:
+    """Reads a study that the storage has."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    trials = [TrialView.of(trial) for trial in study.get_trials(deepcopy=False)]
+    return StudyView(name=name, trials=trials, attributes=study.user_attrs)
+
+
 def view(home: Home, name: str) -> StudyView:
     """Reads a study.
 
@@ -210,6 +230,4 @@ def view(home: Home, name: str) -> StudyView:
     names = study_names(home)
     if name not in names:
         raise StoreError(f"{unknown('study', name, names)} (store: {home.root})")
-    study = optuna.load_study(study_name=name, storage=open_storage(home))
-    trials = [TrialView.of(trial) for trial in study.get_trials(deepcopy=False)]
-    return StudyView(name=name, trials=trials, attributes=study.user_attrs)
+    return read(open_storage(home), name)

@@ -74,7 +74,7 @@ class MlflowTracker(Tracker):
             repository.log_artifact(str(file), folder)
 
     def drop_files(self, key: RunKey, folder: str) -> None:
-        if (self._folder(key) / folder).is_dir():
+        if key in self._runs and (self._folder(key) / folder).is_dir():  # the run may have been deleted in MLflow
             self._repository(key).delete_artifacts(folder)
 
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:

@@ -39,6 +39,9 @@ def main() -> None:
     try:
         with _lock(paths.worker_lock, stopping):
             # Imported here, so that the signal handlers stand before the seconds that this takes.
+            from sweeper.search.running import note
+
+            note(paths.worker_holder)
             from sweeper.tracking.mlflow_tracker import MlflowTracker
             from sweeper.worker.session import Session
 

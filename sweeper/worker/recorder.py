@@ -17,7 +17,7 @@ from sweeper.events import EventLog
 from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
-from sweeper.search.views import TrialView, ranked
+from sweeper.search.views import TrialView, kept_adapters
 from sweeper.tracking.tracker import RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
 
@@ -166,8 +166,7 @@ class Recorder:
         Returns:
             The trials whose adapters are kept.
         """
-        there = [trial.number for trial in ranked(trials) if self.paths.adapter(trial.number).is_dir()]
-        kept = there[: self.config.store.keep_adapters]
+        kept = kept_adapters(trials, self.paths, self.config.store.keep_adapters)
         for number in kept:
             if number not in tracked:
                 self.tracker.log_file(trial_key(number), self.paths.adapter(number), ADAPTER)

@@ -21,6 +21,7 @@ from sweeper.engine.pack import Slot
 from sweeper.errors import DataError, OutOfRoomError, StoreError
 from sweeper.memory.oom import Failure, attempted
 from sweeper.paths import Home
+from sweeper.search.running import LOOK_S
 from sweeper.search.views import StudyView, TrialView, view
 from sweeper.trial import Company, Reason
 from sweeper.worker.memory import forecast_of, guarded
@@ -100,7 +101,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
     trial = _ended(seen, number)
     lock = FileLock(paths.worker_lock)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_S)
     except Timeout:
         raise StoreError(
             f"no worker of the study may run meanwhile, but one of {study!r} does; stop it first"

@@ -31,7 +31,20 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     )
     out = python(code).stdout
     assert out.strip().endswith("[]")
-    for command in ("launch", "plan", "status", "best", "rerun", "export", "predict", "ui", "doctor"):
+    for command in (
+        "launch",
+        "plan",
+        "list",
+        "status",
+        "best",
+        "rerun",
+        "export",
+        "predict",
+        "stop",
+        "clean",
+        "ui",
+        "doctor",
+    ):
         assert f"  {command} " in out
 
 
@@ -83,6 +96,8 @@ def test_a_plan_is_kept_where_it_can_be_written(home: Home) -> None:
     ("arguments", "expected"),
     [
         (["status", "demo"], "there is no store"),
+        (["stop", "demo"], "unknown study `demo`"),
+        (["clean", "demo"], "unknown study `demo`"),
         (["best", "demo"], "there is no store"),
         (["rerun", "demo", "--trial", "0"], "there is no store"),
         (["export", "demo", "--to", "x"], "there is no store"),

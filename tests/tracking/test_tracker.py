@@ -18,14 +18,6 @@ from sweeper.trial import RunKind
 TRIAL = RunKey(RunKind.TRIAL, 3)
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database; making one takes seconds."""
-    home = Home(tmp_path_factory.mktemp("migrated"))
-    MlflowTracker(home, "unused")
-    return home.root / "mlflow.db"
-
-
 @pytest.fixture(params=["memory", "mlflow"])
 def reopen(request: pytest.FixtureRequest, home: Home) -> Callable[[], Tracker]:
     """Opens the same store again and again."""

@@ -1,0 +1,1 @@
+"""Looking after the store: which studies there are, stopping one, and giving disk space back."""

@@ -1,0 +1,136 @@
+"""`sweeper stop`: asks what runs of a study to end, as Ctrl-C does, and says what became of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from sweeper.errors import StoreError, unknown
+from sweeper.housekeeping.listing import READING, names
+from sweeper.paths import Home, StudyPaths
+from sweeper.search.running import Note, Running, running
+from sweeper.search.views import view
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Stop:
+    """How it went."""
+
+    has_ended: bool
+    words: str
+
+
+def stop(home: Home, name: str, timeout_s: float, announce: Callable[[str], None]) -> Stop:
+    """Stops a study's launcher and worker; the trials in flight are checkpointed.
+
+    Args:
+        announce: takes a line before the wait.
+
+    Raises:
+        StoreError: if there is no such study, or what runs is not known to be a launcher or worker of it that
+            runs here. Nothing is stopped then.
+    """
+    paths = home.study(name)
+    if not paths.root.is_dir() and name not in names(home):
+        raise StoreError(f"{unknown('study', name, names(home))} (store: {home.root})")
+    found = running(paths)
+    if found is None:
+        return Stop(True, f"nothing of {name} runs ({_trials(paths)})")
+    note = _certain(paths, found)
+    before = _written(paths.outcome)
+    try:
+        # Not SIGINT, which a launcher in the background may have been started to ignore.
+        os.kill(note.holder.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended
+    except PermissionError:
+        raise StoreError(f"{name!r} is run by another user, as {note}; nothing was stopped") from None
+    announce(f"asked the {found.role} of {name} ({note}) to stop; its trials in flight are checkpointed")
+    deadline = time.monotonic() + timeout_s
+    while _still(paths, note):
+        if time.monotonic() > deadline:
+            return Stop(
+                False,
+                f"{name} still runs after {timeout_s:g} s. It stops when the step or evaluation that it is in is over; "
+                f"`sweeper stop {name}` waits for that again. Nothing was killed",
+            )
+        time.sleep(_POLL_S)
+    return Stop(True, f"{_end(paths, before)} ({_trials(paths)})")
+
+
+def _certain(paths: StudyPaths, found: Running) -> Note:
+    """The note of what runs, if that is certainly a launcher or worker of the study, on this machine."""
+    if found.note is None:
+        raise StoreError(
+            f"{paths.name!r} is held by a process that is not the launcher or worker that noted itself last "
+            "(`sweeper rerun`, perhaps, or one that has just begun); nothing was stopped. End it where it was started"
+        )
+    holder = found.note.holder
+    if not holder.is_here:
+        raise StoreError(
+            f"{paths.name!r} runs on {holder.host} (or in a container there), as {found}; nothing was stopped. "
+            f"Run `sweeper stop {paths.name}` there"
+        )
+    try:
+        process = psutil.Process(holder.pid)
+        command = process.cmdline()
+        # The number may have been given to another process since: that one started at another time.
+        is_it = abs(process.create_time() - holder.started_s) <= 1 and _is_ours(command, found.role, paths.name)
+    except psutil.Error:
+        is_it, command = False, []
+    if not is_it:
+        raise StoreError(
+            f"{paths.name!r} notes process {holder.pid} as its {found.role}, but that is none of sweeper's now "
+            f"({' '.join(command[:4]) or 'it cannot be looked at'}); nothing was stopped"
+        )
+    return found.note
+
+
+def _is_ours(command: list[str], role: str, name: str) -> bool:
+    """Whether a command line is that of a launcher, or of the worker of the study `name`."""
+    if role == "worker":
+        return command[-2:] == ["sweeper.worker", name]
+    before = command[: command.index("launch")] if "launch" in command else []
+    return any(Path(part).name == "sweeper" or Path(part).parent.name == "sweeper" for part in before)
+
+
+def _still(paths: StudyPaths, asked: Note) -> bool:
+    """Whether what was asked to stop, or its worker, runs; a launcher that began since is another matter."""
+    now = running(paths)
+    return now is not None and (now.role == "worker" or now.note is None or now.note.holder == asked.holder)
+
+
+def _written(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
+
+
+def _end(paths: StudyPaths, before: int | None) -> str:
+    """What the worker says of its end; `before` is when an outcome had been written earlier."""
+    again = "the same launch command goes on"
+    outcome = {}
+    if _written(paths.outcome) not in (None, before):
+        outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
+    match outcome.get("status"):
+        case "stopped":
+            return f"{paths.name} has stopped; {again}"
+        case "finished":
+            return f"{paths.name} finished before it could stop"
+        case "error":
+            return f"{paths.name} ended with an error: {outcome['message']}; {again}"
+    return f"{paths.name} has stopped, and its worker said nothing more; {again} from the last checkpoints"
+
+
+def _trials(paths: StudyPaths) -> str:
+    try:
+        return view(paths.home, paths.name).summary()
+    except READING:
+        return "no trials yet"

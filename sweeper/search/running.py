@@ -1,0 +1,126 @@
+"""Who runs a study: the locks that its launcher and its worker hold, and what they note of themselves.
+
+A lock says whether something runs, since the operating system drops it with the process. The note beside
+it says which process that is; alone it says nothing, since a process that is killed leaves it behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sweeper.errors import StoreError
+from sweeper.paths import StudyPaths, write_atomically
+from sweeper.search.leases import Holder
+
+LOOK_S = 0.5  # how long one who takes a lock waits for those who only look whether it is held
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a process says of itself."""
+
+    holder: Holder
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.holder.pid} on {self.holder.host} since {self.since}"
+
+
+@dataclass(frozen=True)
+class Running:
+    """What holds a study.
+
+    Attributes:
+        role: launcher; or worker, where that has no launcher any more.
+        note: None where the holder left none: it is of an older version, or no launcher and no worker.
+    """
+
+    role: str
+    note: Note | None
+
+    def __str__(self) -> str:
+        return f"its {self.role}, {self.note}" if self.note else "a process that left no note of itself"
+
+
+def note(file: Path) -> None:
+    """Writes what this process is; for the holder of the lock beside `file`."""
+    about = {**asdict(Holder.this_process()), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    write_atomically(file, json.dumps(about))
+
+
+def noted(file: Path) -> Note | None:
+    """Reads a note; None where there is none that can be read."""
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        since = str(about.pop("since"))
+        return Note(Holder(str(about["host"]), str(about["boot"]), int(about["pid"]), float(about["started_s"])), since)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock; looking needs no right to write, and leaves nothing behind."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def running(paths: StudyPaths) -> Running | None:
+    """What holds a study; None where nothing does."""
+    for role, lock, file in (
+        ("launcher", paths.launcher_lock, paths.holder),
+        ("worker", paths.worker_lock, paths.worker_holder),
+    ):
+        if is_held(lock):
+            found = noted(file)
+            # `sweeper rerun` holds the worker's lock beside the note of a worker that has ended.
+            return Running(role, None if found is None or found.holder.is_gone else found)
+    return None
+
+
+@contextmanager
+def idle(paths: StudyPaths) -> Iterator[None]:
+    """Keeps launchers and workers of a study out while the block runs.
+
+    Raises:
+        StoreError: if one of them runs, or the study's folder cannot be written.
+    """
+    with ExitStack() as held:
+        for file in (paths.launcher_lock, paths.worker_lock):
+            try:
+                held.enter_context(FileLock(file).acquire(timeout=LOOK_S))
+            except Timeout:
+                refuse_if_running(paths)
+                raise StoreError(f"{paths.name!r} was held until now; run the same command again") from None
+            except OSError as error:
+                raise StoreError(
+                    f"{paths.root} must be a folder that can be written, but it is not: {error.strerror}"
+                ) from error
+        yield
+
+
+def refuse_if_running(paths: StudyPaths) -> None:
+    """Raises StoreError where a launcher or a worker of the study runs."""
+    found = running(paths)
+    if found is not None:
+        raise StoreError(
+            f"nothing may run of a study that is cleaned, but {paths.name!r} is held by {found}; "
+            f"wait for it, or `sweeper stop {paths.name}`"
+        )
