@@ -7,6 +7,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 ├── models/                   bases converted once
 └── studies/NAME/
     ├── config.yaml           the composed configuration
+    ├── changes.yaml          what later launches changed, an entry each
     ├── launcher.lock, worker.lock, launcher.json
     ├── worker.log            the worker's output
     ├── events.jsonl          what happened, a line each, for progress display
@@ -124,6 +125,10 @@ class StudyPaths:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+    @property
+    def changes(self) -> Path:
+        return self.root / "changes.yaml"
 
     @property
     def launcher_lock(self) -> Path:
