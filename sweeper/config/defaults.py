@@ -38,9 +38,9 @@ def _defaults(values: dict[str, Any]) -> dict[str, Any]:
     for group, standard in ((group, option) for entry in options for group, option in entry.items()):
         if group not in Config.model_fields or group in found:
             continue
-        section = values.get(group) or {}
-        wanted = [section.get(_OPTION.get(group, "name")), _GENERAL.get(group) if section else None, standard]
-        option = next(name for name in wanted if isinstance(name, str) and _is_option(group, name))
+        named = (values.get(group) or {}).get(_OPTION.get(group, "name"))
+        wanted = [named, _GENERAL.get(group, standard), standard] if isinstance(named, str) else [standard]
+        option = next(name for name in wanted if _is_option(group, name))
         found[group] = _read(f"{group}/{option}")[group]
     return found
 

@@ -61,10 +61,9 @@ def marks(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Mark]:
         mark, inner = mark_of(field), sections(field)
         if mark is None and not inner:
             raise TypeError(f"every key must be marked Frozen or Live, but {key} is not")
-        below = {key: mark} if mark is not None else {}
-        for section in inner:
-            below |= marks(section, f"{key}.")
-        for deeper, other in below.items():
+        if mark is not None:
+            found[key] = mark
+        for deeper, other in [item for section in inner for item in marks(section, f"{key}.").items()]:
             if found.setdefault(deeper, other) != other:
                 raise TypeError(f"a key must have one mark, but {deeper} has two")
     return found

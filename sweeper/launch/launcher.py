@@ -63,10 +63,11 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     with lock:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(paths.holder, json.dumps(holder))
-        data = rows.load(config.data)
         before = _existing(home, paths)
-        if before is not None:
-            for line in resume(config, paths, before, data.sha256):
+        if before is None:
+            rows.load(config.data)  # what is wrong with it is said now
+        else:
+            for line in resume(config, paths, before):
                 announce(line)
         check.save(config, paths)
         if before is not None and is_finished(before, config):

@@ -11,12 +11,13 @@ from sweeper import versions
 from sweeper.config import check
 from sweeper.config.edits import Edit, edits, marks
 from sweeper.config.schema import Config
+from sweeper.data import rows
 from sweeper.errors import ConfigError
 from sweeper.paths import StudyPaths
 from sweeper.search.views import StudyView
 
 
-def resume(config: Config, paths: StudyPaths, before: StudyView, data_sha256: str) -> list[str]:
+def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     """Admits the settings of a launch to a study that exists, and records what they change.
 
     Returns:
@@ -25,32 +26,30 @@ def resume(config: Config, paths: StudyPaths, before: StudyView, data_sha256: st
 
     Raises:
         ConfigError: with everything that is frozen and differs.
+        DataError: if the rows cannot be read.
     """
     stored, missing = check.load_filled(paths)
     changed = edits(stored, config)
-    _refuse(changed, config, before, data_sha256)
-    libraries = versions.changes(before.attributes.get("versions", {}), versions.installed())
-    if "versions" not in before.attributes:  # begun before they were kept: nothing is known to have changed
-        libraries = []
+    _refuse(changed, config, before)
+    now = versions.installed()
+    libraries = versions.changes(before.attributes.get("versions", now), now)  # an old study does not know
     unset = [key for key in missing if marks()[key].is_frozen]
     if changed or libraries or unset:
         _record(paths, before, changed, libraries, unset)
-    return [
-        *(f"note: {edit}" for edit in changed),
-        *(f"note: {key}: the study was begun without this setting and now has its default" for key in unset),
-        *(
-            [f"warning: not the versions of the study's first launch, results may differ: {', '.join(libraries)}"]
-            if libraries
-            else []
-        ),
-    ]
+    lines = [f"note: {edit}" for edit in changed]
+    lines += [f"note: {key}: the study was begun before there was this setting, and has its default" for key in unset]
+    if libraries:
+        lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
+    return lines
 
 
-def _refuse(changed: list[Edit], config: Config, before: StudyView, data_sha256: str) -> None:
+def _refuse(changed: list[Edit], config: Config, before: StudyView) -> None:
     problems = [str(edit) for edit in changed if edit.is_frozen]
-    known = before.attributes.get("data_sha256", data_sha256)
-    if known != data_sha256:
-        problems.append(f"data: was {known[:12]}…, is {data_sha256[:12]}… (sha256 of texts and labels)")
+    if not any(edit.key.startswith("data.") for edit in changed):  # or the rows are others, and may not be there
+        now = rows.load(config.data).sha256
+        known = before.attributes.get("data_sha256", now)
+        if known != now:
+            problems.append(f"data: was {known[:12]}…, is {now[:12]}… (sha256 of texts and labels)")
     if problems:
         problems.append(
             f"the study {config.study.name!r} exists with other settings, and these would make its trials "
