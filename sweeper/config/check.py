@@ -179,4 +179,7 @@ def load_filled(paths: StudyPaths) -> tuple[Config, list[str]]:
             + [f"{paths.config} has the settings; use the version of sweeper that wrote them, or study.name=NEW"]
         )
     filled, missing = defaults.filled(values)
-    return check(filled), missing
+    try:
+        return check(filled), missing
+    except ConfigError as error:  # or they would be looked for on the command line
+        raise ConfigError([*error.problems, f"these are the settings of a study that exists: {paths.config}"]) from None

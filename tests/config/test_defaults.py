@@ -94,8 +94,10 @@ def test_a_default_is_that_of_the_option(plain: Callable[..., Config], home: Hom
 
 @pytest.mark.parametrize("key", NO_DEFAULT)
 def test_what_a_study_must_say_for_itself(plain: Callable[..., Config], home: Home, key: str) -> None:
-    with pytest.raises(ConfigError, match=NO_DEFAULT[key]):
-        check.load(stored(home, without(plain().model_dump(mode="json"), key)))
+    paths = stored(home, without(plain().model_dump(mode="json"), key))
+    with pytest.raises(ConfigError, match=NO_DEFAULT[key]) as caught:
+        check.load(paths)
+    assert caught.value.problems[-1] == f"these are the settings of a study that exists: {paths.config}"
 
 
 def test_a_key_that_is_gone_is_said_to_be(plain: Callable[..., Config], home: Home) -> None:
