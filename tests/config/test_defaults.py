@@ -28,13 +28,18 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that leaves every setting at its default."""
+    made = tmp_path_factory.mktemp("studies") / "plain"
+    made.mkdir()
+    (made / "config.yaml").write_text("study: {name: plain}\nsearch: {space: {rank: [4, 8]}}\n")
+    return made
+
+
 @pytest.fixture
-def plain(composed: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
-    """Composes a study that leaves every setting at its default."""
-    folder = tmp_path / "plain"
-    folder.mkdir()
-    (folder / "config.yaml").write_text("study: {name: plain}\nsearch: {space: {rank: [4, 8]}}\n")
-    return lambda *overrides: composed(f"study={folder}", *overrides)
+def plain(composed_once: Callable[..., Config], folder: Path) -> Callable[..., Config]:
+    return lambda *overrides: composed_once(f"study={folder}", *overrides)
 
 
 def stored(home: Home, values: dict[str, Any]) -> StudyPaths:

@@ -175,8 +175,8 @@ def test_another_value_of_every_key_is_tried() -> None:
 
 
 @pytest.mark.parametrize("key", OTHER)
-def test_an_edit_is_named_with_both_values(composed: Callable[..., Config], key: str) -> None:
-    before = composed("study=demo", *BEGUN_WITH.get(key, []))
+def test_an_edit_is_named_with_both_values(composed_once: Callable[..., Config], key: str) -> None:
+    before = composed_once("study=demo", *BEGUN_WITH.get(key, []))
     now = edited(before, key, OTHER[key])
     found = edits(before, now)
     allowed = {key, "data.path"} if key == "data.source" else {key}

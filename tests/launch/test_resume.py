@@ -69,8 +69,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begun(composed: Callable[..., Config], home: Home, told: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
-    study = Begun(home, composed)
+def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
+    study = Begun(home, composed_once)
     shutil.copy(told, home.optuna_file)
 
     class Worker:
@@ -82,7 +82,7 @@ def begun(composed: Callable[..., Config], home: Home, told: Path, monkeypatch: 
             return 0
 
     monkeypatch.setattr(launcher, "Supervisor", Worker)
-    study.with_settings(composed("study=demo"))
+    study.with_settings(composed_once("study=demo"))
     return study
 
 
