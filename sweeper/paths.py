@@ -7,6 +7,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 ├── models/                   bases converted once
 └── studies/NAME/
     ├── config.yaml           the composed configuration
+    ├── changes.yaml          what later launches changed, an entry each
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
     ├── worker.log            the worker's output
@@ -136,6 +137,10 @@ class StudyPaths:
         return self.root / "config.yaml"
 
     @property
+    def changes(self) -> Path:
+        return self.root / "changes.yaml"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -176,7 +181,8 @@ class StudyPaths:
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
-        return {file.name for file in (*files, self.events, self.outcome, self.deleting, self.trials)}
+        others = (self.changes, self.events, self.outcome, self.deleting, self.trials)
+        return {file.name for file in (*files, *others)}
 
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:04d}"

@@ -10,6 +10,7 @@ os.environ.update(
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ def composed() -> Callable[..., Config]:
         configs: list[Config] = []
         compose.main(list(overrides), configs.append)
         return configs[0]
+
+    return compose_config
+
+
+@cache
+def _composed_once(*overrides: str) -> Config:
+    configs: list[Config] = []
+    compose.main(list(overrides), configs.append)
+    return configs[0]
+
+
+@pytest.fixture
+def composed_once(home: Home) -> Callable[..., Config]:
+    """As `composed`, but composes the same overrides once for all tests; for those that need many."""
+
+    def compose_config(*overrides: str) -> Config:
+        config = _composed_once(*overrides)
+        return config.model_copy(update={"store": config.store.model_copy(update={"home": str(home.root)})})
 
     return compose_config
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sweeper.config import combinations
-from sweeper.config.schema import IDENTITY, Config, DataSection, ModelSection
+from sweeper.config import combinations, defaults
+from sweeper.config.schema import Config, DataSection, ModelSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
@@ -155,40 +155,37 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def load(paths: StudyPaths) -> Config:
-    """Reads the configuration of an existing study.
+    """Reads the configuration of an existing study; a key that the schema has gained since has today's default.
 
     Raises:
         StoreError: if its file is gone, or cannot be read.
-        ConfigError: if what it says is not a configuration.
+        ConfigError: if what it says is not a configuration, or has a key that there is no more.
     """
+    return load_filled(paths)[0]
+
+
+def load_filled(paths: StudyPaths) -> tuple[Config, list[str]]:
+    """Reads the configuration of an existing study as `load` does, and says which keys it lacked."""
     if not paths.config.is_file():
         raise StoreError(f"a study has its settings in {paths.config}, but that file is gone")
     try:
-        values = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+        values = yaml.safe_load(paths.config.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(f"a study's settings must be YAML, but {paths.config} cannot be read: {reason}") from error
-    return check(values)
-
-
-_SEARCH_IDENTITY = {"space", "seed", "enqueue", "warm_start", "warm_start_trials", "deterministic"}
-
-
-def differences(before: Config, now: Config) -> list[str]:
-    """What makes `now` another study than `before`, a line each."""
-    lines = []
-    for section in IDENTITY:
-        lines += _differences(section, getattr(before, section).model_dump(), getattr(now, section).model_dump())
-    searches = [config.search.model_dump(include=_SEARCH_IDENTITY) for config in (before, now)]
-    lines += _differences("search", *searches)
-    if now.search.deterministic and before.engine.slots != now.engine.slots:
-        reason = "search.deterministic=true fixes how many trials are in flight at an ask"
-        lines.append(f"engine.slots: was {before.engine.slots}, is {now.engine.slots}; {reason}")
-    return lines
-
-
-def _differences(where: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = list(dict.fromkeys([*before, *now]))
-        return [line for name in names for line in _differences(f"{where}.{name}", before.get(name), now.get(name))]
-    return [] if before == now else [f"{where}: was {before!r}, is {now!r}"]
+    if not isinstance(values, dict):
+        raise StoreError(f"a study's settings must be a mapping, but {paths.config} has a {type(values).__name__}")
+    gone = defaults.unknown_keys(values)
+    if gone:
+        raise ConfigError(
+            [
+                f"{key}: the study {paths.name!r} was begun with this key, but there is none of that name now"
+                for key in gone
+            ]
+            + [f"{paths.config} has the settings; use the version of sweeper that wrote them, or study.name=NEW"]
+        )
+    filled, missing = defaults.filled(values)
+    try:
+        return check(filled), missing
+    except ConfigError as error:  # or they would be looked for on the command line
+        raise ConfigError([*error.problems, f"these are the settings of a study that exists: {paths.config}"]) from None

@@ -1,4 +1,4 @@
-"""The typed configuration: every key, its type and its limits.
+"""The typed configuration: every key, its type, its limits, and whether it may change while a study goes on.
 
 The defaults stand in conf/, each with a comment on its effect; none is repeated here, so a key
 that conf/ lacks is an error and not a silent second default.
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sweeper.config.marks import Frozen, Live, Mark
 from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
 from sweeper.errors import ConfigError
 from sweeper.paths import NAME_PATTERN
@@ -42,136 +43,136 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
 class StudySection(_Section):
-    name: Name
-    description: str
+    name: Frozen[Name]
+    description: Live[str]
 
 
 class StoreSection(_Section):
-    home: str
-    keep_adapters: Annotated[int, Field(ge=1)]
+    home: Live[str]
+    keep_adapters: Live[Annotated[int, Field(ge=1)]]
 
 
 class ModelSection(_Section):
-    name: Name
-    path: str | None
-    revision: str | None
-    gguf_package: str | None
-    quant: Literal["nf4", "none"]
-    dtype: Literal["auto", "float32", "bfloat16"]
-    trust_remote_code: bool
-    config: dict[str, Any] | None
+    name: Frozen[Name]
+    path: Frozen[str | None]
+    revision: Frozen[str | None]
+    gguf_package: Frozen[str | None]
+    quant: Frozen[Literal["nf4", "none"]]
+    dtype: Frozen[Literal["auto", "float32", "bfloat16"]]
+    trust_remote_code: Frozen[bool]
+    config: Frozen[dict[str, Any] | None]
 
 
 class GpuSection(_Section):
-    name: Name
-    card: str | None
-    memory_gib: Annotated[float, Field(gt=0)] | None
-    price_usd_per_hour: Annotated[float, Field(ge=0)] | None
+    name: Live[Name]
+    card: Live[str | None]
+    memory_gib: Live[Annotated[float, Field(gt=0)] | None]
+    price_usd_per_hour: Live[Annotated[float, Field(ge=0)] | None]
 
 
 class SplitsSection(_Section):
-    train: str
-    validation: str
-    test: str
+    train: Frozen[str]
+    validation: Frozen[str]
+    test: Frozen[str]
 
 
 class ColumnsSection(_Section):
-    text: str
-    label: str
+    text: Frozen[str]
+    label: Frozen[str]
 
 
 class DataSection(_Section):
-    source: Literal["tickets", "files", "hub"]
-    path: str | None
+    source: Frozen[Literal["tickets", "files", "hub"]]
+    path: Frozen[str | None]
     splits: SplitsSection
     columns: ColumnsSection
 
 
 class PromptSection(_Section):
-    system: str | None
-    template: str
-    max_tokens: Annotated[int, Field(ge=8)]
+    system: Frozen[str | None]
+    template: Frozen[str]
+    max_tokens: Frozen[Annotated[int, Field(ge=8)]]
 
 
 class LoraSection(_Section):
-    rank: Rank
-    alpha: Alpha | None
-    alpha_ratio: Alpha
-    rslora: bool
-    target_modules: TargetModules
-    dropout: Dropout
-    lora_plus_ratio: LoraPlusRatio
+    rank: Frozen[Rank]
+    alpha: Frozen[Alpha | None]
+    alpha_ratio: Frozen[Alpha]
+    rslora: Frozen[bool]
+    target_modules: Frozen[TargetModules]
+    dropout: Frozen[Dropout]
+    lora_plus_ratio: Frozen[LoraPlusRatio]
 
 
 class TrainSection(_Section):
-    examples: Annotated[int, Field(ge=1)] | None
-    epochs: Epochs
-    batch_size: BatchSize
-    learning_rate: LearningRate
-    weight_decay: WeightDecay
-    beta1: Beta
-    beta2: Beta
-    max_grad_norm: MaxGradNorm
-    schedule: Schedule
-    warmup_ratio: WarmupRatio
-    seed: Seed
+    examples: Frozen[Annotated[int, Field(ge=1)] | None]
+    epochs: Frozen[Epochs]
+    batch_size: Frozen[BatchSize]
+    learning_rate: Frozen[LearningRate]
+    weight_decay: Frozen[WeightDecay]
+    beta1: Frozen[Beta]
+    beta2: Frozen[Beta]
+    max_grad_norm: Frozen[MaxGradNorm]
+    schedule: Frozen[Schedule]
+    warmup_ratio: Frozen[WarmupRatio]
+    seed: Frozen[Seed]
 
 
 class EvaluationSection(_Section):
-    count: Annotated[int, Field(ge=1, le=100_000)]
-    rows: Annotated[int, Field(ge=1)] | None
+    count: Frozen[Annotated[int, Field(ge=1, le=100_000)]]
+    rows: Frozen[Annotated[int, Field(ge=1)] | None]
 
 
 class ObjectiveSection(_Section):
-    metric: Literal["accuracy", "macro_f1"]
-    value: Literal["best", "last"]
+    metric: Frozen[Literal["accuracy", "macro_f1"]]
+    value: Frozen[Literal["best", "last"]]
 
 
 class SearchSection(_Section):
-    trials: Annotated[int, Field(ge=1)]
-    seed: Seed
-    space: Space
-    enqueue: list[dict[str, Scalar]]
-    warm_start: Name | None
-    warm_start_trials: Annotated[int, Field(ge=1)]
-    duplicates: Literal["reuse", "train"]
-    deterministic: bool
-    max_rejections: Annotated[int, Field(ge=0)]
-    lease_s: Annotated[float, Field(ge=1)]
+    trials: Live[Annotated[int, Field(ge=1)]]
+    seed: Frozen[Seed]
+    space: Frozen[Space]
+    enqueue: Frozen[list[dict[str, Scalar]]]
+    warm_start: Frozen[Name | None]
+    warm_start_trials: Frozen[Annotated[int, Field(ge=1)]]
+    duplicates: Live[Literal["reuse", "train"]]
+    deterministic: Frozen[bool]
+    max_rejections: Live[Annotated[int, Field(ge=0)]]
+    lease_s: Live[Annotated[float, Field(ge=1)]]
 
 
 class TPESection(_Section):
-    name: Literal["tpe"]
-    startup_trials: Annotated[int, Field(ge=0)]
+    name: Frozen[Literal["tpe"]]
+    startup_trials: Frozen[Annotated[int, Field(ge=0)]]
 
 
 class GPSection(_Section):
-    name: Literal["gp"]
-    startup_trials: Annotated[int, Field(ge=1)]
+    name: Frozen[Literal["gp"]]
+    startup_trials: Frozen[Annotated[int, Field(ge=1)]]
 
 
 class RandomSection(_Section):
-    name: Literal["random"]
+    name: Frozen[Literal["random"]]
 
 
 class GridSection(_Section):
-    name: Literal["grid"]
-    points: Annotated[int, Field(ge=1)]
+    name: Frozen[Literal["grid"]]
+    points: Frozen[Annotated[int, Field(ge=1)]]
 
 
 class CmaEsSection(_Section):
-    name: Literal["cmaes"]
-    startup_trials: Annotated[int, Field(ge=1)]
-    population_size: Annotated[int, Field(ge=4)] | None
+    name: Frozen[Literal["cmaes"]]
+    startup_trials: Frozen[Annotated[int, Field(ge=1)]]
+    population_size: Frozen[Annotated[int, Field(ge=4)] | None]
 
 
 class NSGAIISection(_Section):
-    name: Literal["nsgaii"]
-    population_size: Annotated[int, Field(ge=2)]
+    name: Frozen[Literal["nsgaii"]]
+    population_size: Frozen[Annotated[int, Field(ge=2)]]
 
 
 class QMCSection(_Section):
-    name: Literal["qmc"]
+    name: Frozen[Literal["qmc"]]
 
 
 SamplerSection = Annotated[
@@ -181,40 +182,40 @@ SamplerSection = Annotated[
 
 
 class _QuantileSection(_Section):
-    startup_trials: Annotated[int, Field(ge=0)]
-    warmup_evaluations: Annotated[int, Field(ge=0)]
+    startup_trials: Frozen[Annotated[int, Field(ge=0)]]
+    warmup_evaluations: Frozen[Annotated[int, Field(ge=0)]]
 
 
 class MedianSection(_QuantileSection):
-    name: Literal["median"]
+    name: Frozen[Literal["median"]]
 
 
 class PercentileSection(_QuantileSection):
-    name: Literal["percentile"]
-    percentile: Annotated[float, Field(gt=0, lt=100)]
+    name: Frozen[Literal["percentile"]]
+    percentile: Frozen[Annotated[float, Field(gt=0, lt=100)]]
 
 
 class PatientSection(_QuantileSection):
-    name: Literal["patient"]
-    patience: Annotated[int, Field(ge=0)]
-    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    name: Frozen[Literal["patient"]]
+    patience: Frozen[Annotated[int, Field(ge=0)]]
+    min_delta: Frozen[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class _RungsSection(_Section):
-    min_evaluations: Annotated[int, Field(ge=1)]
-    reduction_factor: Annotated[int, Field(ge=2)]
+    min_evaluations: Frozen[Annotated[int, Field(ge=1)]]
+    reduction_factor: Frozen[Annotated[int, Field(ge=2)]]
 
 
 class SuccessiveHalvingSection(_RungsSection):
-    name: Literal["successive-halving"]
+    name: Frozen[Literal["successive-halving"]]
 
 
 class HyperbandSection(_RungsSection):
-    name: Literal["hyperband"]
+    name: Frozen[Literal["hyperband"]]
 
 
 class NoPrunerSection(_Section):
-    name: Literal["none"]
+    name: Frozen[Literal["none"]]
 
 
 PrunerSection = Annotated[
@@ -224,30 +225,39 @@ PrunerSection = Annotated[
 
 
 class EngineSection(_Section):
-    slots: Annotated[int, Field(ge=1, le=256)]
-    chunk_tokens: Annotated[int, Field(ge=16)]
-    gradient_checkpointing: Literal["auto", True, False]
-    threads: Annotated[int, Field(ge=1)] | None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    slots: Annotated[
+        int,
+        Field(ge=1, le=256),
+        Mark(
+            is_frozen=False,
+            frozen_by="search.deterministic",
+            reason="search.deterministic=true fixes how many trials are in flight at an ask",
+        ),
+    ]
+    chunk_tokens: Live[Annotated[int, Field(ge=16)]]
+    gradient_checkpointing: Live[Literal["auto", True, False]]
+    threads: Live[Annotated[int, Field(ge=1)] | None]
+    device: Live[Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]]
 
 
 class OptimizerSection(_Section):
-    state: Literal["device", "host", "8bit"]
+    # Where the moments wait changes no result; how many bits they have does.
+    state: Annotated[Literal["device", "host", "8bit"], Mark(is_frozen=True, alike=frozenset({"device", "host"}))]
 
 
 class MemorySection(_Section):
-    backend: Literal["auto", "tensors"]
-    budget_gib: Annotated[float, Field(gt=0)] | None
-    reserve_gib: Annotated[float, Field(ge=0)]
-    margin: Annotated[float, Field(ge=0, le=1)]
-    watch_s: Annotated[float, Field(gt=0, le=60)]
-    wait_s: Annotated[float, Field(ge=0)]
-    rehearse: Literal["auto", True, False]
+    backend: Frozen[Literal["auto", "tensors"]]
+    budget_gib: Frozen[Annotated[float, Field(gt=0)] | None]
+    reserve_gib: Frozen[Annotated[float, Field(ge=0)]]
+    margin: Live[Annotated[float, Field(ge=0, le=1)]]
+    watch_s: Live[Annotated[float, Field(gt=0, le=60)]]
+    wait_s: Live[Annotated[float, Field(ge=0)]]
+    rehearse: Live[Literal["auto", True, False]]
 
 
 class CheckpointSection(_Section):
-    every_s: Annotated[float, Field(gt=0)]
-    max_gib: Annotated[float, Field(ge=0)]
+    every_s: Live[Annotated[float, Field(gt=0)]]
+    max_gib: Live[Annotated[float, Field(ge=0)]]
 
 
 class Config(_Section):
@@ -339,7 +349,3 @@ class Config(_Section):
             return self.evaluation.count
         longest = searched.high if isinstance(searched, Range) else max(map(float, values_of(searched) or [0.0]))
         return max(self.evaluation.count, round(self.evaluation.count * longest / self.train.epochs))
-
-
-# What makes two launches the same study. Everything else may change between them.
-IDENTITY = ("model", "data", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner", "optimizer")

@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.data import rows
-from sweeper.errors import ERRORS, ConfigError, StoreError, WorkerError
+from sweeper.errors import ERRORS, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
+from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, is_finished, study_names, view
@@ -67,10 +68,12 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 "--whole --yes` completes it, study.name=NEW starts another"
             )
         note(paths.holder)
-        data = rows.load(config.data)
         before = _existing(home, paths)
-        if before is not None:
-            _refuse_other_study(config, paths, before, data.sha256)
+        if before is None:
+            rows.load(config.data)  # what is wrong with it is said now
+        else:
+            for line in resume(config, paths, before):
+                announce(line)
         check.save(config, paths)
         if before is not None and is_finished(before, config):
             announce(
@@ -97,16 +100,6 @@ def _existing(home: Home, paths: StudyPaths) -> StudyView | None:
 def _holder(paths: StudyPaths) -> str:
     holder = noted(paths.holder)
     return str(holder) if holder else "another process"
-
-
-def _refuse_other_study(config: Config, paths: StudyPaths, before: StudyView, data_sha256: str) -> None:
-    differences = check.differences(check.load(paths), config)
-    known = before.attributes.get("data_sha256", data_sha256)
-    if known != data_sha256:
-        differences.append(f"data: was {known[:12]}…, is {data_sha256[:12]}… (sha256 of texts and labels)")
-    if differences:
-        differences.append(f"the study {config.study.name!r} exists with other settings; study.name=NEW starts another")
-        raise ConfigError(differences)
 
 
 class Supervisor:

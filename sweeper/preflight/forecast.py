@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.config.space import bounds, condition_of, values_of
+from sweeper.config.space import Range, bounds, condition_of, values_of
 from sweeper.data.prompt import Example
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import BEST_COPY_BYTES, COPY_BYTES, MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
@@ -60,6 +61,18 @@ def ranks(config: Config) -> tuple[int, int]:
     return min(known), max(known)
 
 
+def possible_ranks(config: Config) -> list[int]:
+    """Every rank that a study may try."""
+    searched = config.search.space.get("rank")
+    if searched is None:
+        return [config.lora.rank]
+    if isinstance(searched, Range):
+        found = set(range(int(searched.low), int(searched.high) + 1, int(searched.step or 1)))
+    else:
+        found = {int(value) for value in values_of(searched) or []}
+    return sorted(found | ({config.lora.rank} if condition_of(searched) else set()))
+
+
 def has_dropout(config: Config) -> bool:
     """Whether any trial of a study may have dropout."""
     searched = config.search.space.get("dropout")
@@ -90,6 +103,7 @@ class MemoryForecast:
         budget_bytes: what it may hold.
         is_on_host: whether the device is the host: what leaves the one then stays in the same memory.
         calibration: of the part that comes and goes.
+        study_budget_bytes: what `vram` is told against, where the study was begun with another budget.
     """
 
     formula: Formula
@@ -99,16 +113,26 @@ class MemoryForecast:
     runtime_bytes: int = 0
     is_on_host: bool = False
     calibration: Calibration = field(default_factory=lambda: Calibration(margin=0.0))
+    study_budget_bytes: int | None = None
     keys = (VRAM,)
 
     def __call__(self, params: TrialParams) -> dict[str, float]:
-        return {VRAM: self.solo_bytes(params) / self.budget_bytes - 1}
+        return {VRAM: self.solo_bytes(params) / (self.study_budget_bytes or self.budget_bytes) - 1}
 
     def solo_bytes(self, params: TrialParams) -> int:
         """The smallest peak of a trial alone; an upper bound."""
         profile, targets = ((padded(params.rank), 1),), params.target_modules
         base = self.runtime_bytes + self.formula.base_bytes
         return base + self.held_bytes(profile, targets) + self.least_bytes(profile, targets)
+
+    def ranks_between(self, low_bytes: int, high_bytes: int) -> list[int]:
+        """The ranks with which some trial of the study does not fit into the one budget, but into the other."""
+        found = set()
+        for rank, targets in product(possible_ranks(self.config), target_choices(self.config)):
+            params = self.config.trial_params({"rank": rank, "target_modules": targets})
+            if low_bytes < self.solo_bytes(params) <= high_bytes:
+                found.add(rank)
+        return sorted(found)
 
     def held_bytes(self, profile: Profile, targets: object = None) -> int:
         """What the slots of a pack hold between two steps.

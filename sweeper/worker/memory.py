@@ -36,15 +36,21 @@ from sweeper.worker.workbench import Workbench
 logger = logging.getLogger(__name__)
 REHEARSED_SHARE = 0.5  # of the budget that the worst step may take before it is rehearsed
 WORKER_MODULE = "sweeper.worker"
+NOTABLY_MORE = 1.01
 SLIGHTLY = 1e-3  # a violated constraint is above zero
 
 
 @contextmanager
-def guarded(config: Config) -> Iterator[Guard]:
-    """Watches the memory of the study's device within this context."""
+def guarded(config: Config, study_budget_bytes: int | None = None) -> Iterator[Guard]:
+    """Watches the memory of the study's device within this context.
+
+    Args:
+        study_budget_bytes: what the study was begun with; there is no more for it on a larger device.
+    """
     device = base.pick_device(config.engine.device)
-    budgets = [gib for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
-    budget_gib = min(budgets, default=None)
+    begun_gib = [] if study_budget_bytes is None else [study_budget_bytes / GIB]
+    ceilings_gib = _ceilings_gib(config)
+    budget_gib = min([*ceilings_gib, *begun_gib], default=None)
     if config.memory.backend == "auto":
         with _watched(backend_for(device), config, budget_gib) as guard:
             yield guard
@@ -54,9 +60,15 @@ def guarded(config: Config) -> Iterator[Guard]:
             f"memory.backend=tensors counts tensors one by one, for a CPU, but engine.device is {device}; "
             "leave memory.backend at auto"
         )
-    total_bytes = int(budget_gib * GIB) if budget_gib is not None else psutil.virtual_memory().total
-    with LiveBytes(limit_bytes=total_bytes) as live, _watched(ByteBudget(live, total_bytes), config, None) as guard:
+    total_bytes = int(min(ceilings_gib) * GIB) if ceilings_gib else psutil.virtual_memory().total
+    limit_bytes = min(total_bytes, study_budget_bytes or total_bytes)
+    limit_gib = min(begun_gib, default=None)
+    with LiveBytes(limit_bytes) as live, _watched(ByteBudget(live, total_bytes), config, limit_gib) as guard:
         yield guard
+
+
+def _ceilings_gib(config: Config) -> list[float]:
+    return [gib for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
 
 
 @contextmanager
@@ -135,6 +147,45 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
             forecast.formula = Formula(sizes, forecast.formula.coefficients, is_traced=True)
     pack.planner.cost = forecast
     return forecast
+
+
+def budget_of(search: Search) -> int | None:
+    """The budget that a study was begun with, in bytes; None for one that has measured nothing yet."""
+    attributes = search.attributes
+    return attributes.get("budget_bytes") if "baseline" in attributes else None
+
+
+def keep_budget(search: Search, forecast: MemoryForecast, guard: Guard) -> str | None:
+    """Holds a study to the budget that it was begun with, for what is infeasible was told against that.
+
+    So a trial that is told later, on another card, is comparable to those before.
+
+    Returns:
+        What a person should know where there is more here, or less.
+
+    Raises:
+        OutOfRoomError: if trials that fit into the study's budget would not fit here.
+    """
+    begun_bytes, here_bytes = budget_of(search), guard.budget_bytes()
+    if begun_bytes is None:
+        search.remember("budget_bytes", here_bytes)
+        return None
+    forecast.study_budget_bytes = begun_bytes
+    begun = f"the memory budget that it was begun with, {begun_bytes / GIB:.4g} GiB"
+    if here_bytes < begun_bytes:
+        here = f"here are {here_bytes / GIB:.4g} GiB for it"
+        if lost := forecast.ranks_between(here_bytes, begun_bytes):
+            which = f"rank {lost[0]}" + (f" to {lost[-1]}" if len(lost) > 1 else "")
+            raise OutOfRoomError(
+                f"a study keeps {begun}, but {here}, and trials of {which} would fit into the one and not into the "
+                "other; go on where there is as much (gpu.memory_gib, engine.device), or study.name=NEW starts another"
+            )
+        return f"the study keeps {begun}: {here}, and whatever fits into the one fits into the other"
+    ceilings = [int(gib * GIB) for gib in _ceilings_gib(forecast.config)]
+    offered_bytes = min([guard.backend.read().total_bytes - guard.reserve_bytes, *ceilings])
+    if offered_bytes > begun_bytes * NOTABLY_MORE:
+        return f"the study keeps {begun}, of {offered_bytes / GIB:.4g} GiB here"
+    return None
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -6,10 +6,13 @@ The storage is told first, by the session; a recorder that is killed behind it c
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from sweeper import versions
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.pack import Slot, Tick
@@ -18,7 +21,7 @@ from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
 from sweeper.search.views import TrialView, kept_adapters
-from sweeper.tracking.tracker import RunKey, RunState, Tracker
+from sweeper.tracking.tracker import STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
 
 RUN_STATES = {  # what became of a trial, and its run's state in MLflow
@@ -28,6 +31,7 @@ RUN_STATES = {  # what became of a trial, and its run's state in MLflow
     "PRUNED": RunState.KILLED,
     "FAIL": RunState.FAILED,
 }
+MAX_TAG = 4000  # characters; MLflow takes twice as many
 ADAPTER = "adapter"  # the artifact folder of a run that has one
 
 
@@ -49,6 +53,26 @@ class Recorder:
         self.config = config
         self.tracker = tracker
         self.events = events
+        self._versions: dict[str, str] = {}  # tags of every trial that this session works on
+
+    def open(self, first: Mapping[str, str]) -> None:
+        """Opens the study's run, with its settings and what later launches changed of them.
+
+        Args:
+            first: the versions of the libraries at the study's first launch.
+        """
+        now = versions.installed()
+        self._versions = {"sweeper.versions": versions.in_words(now)}
+        if changes := versions.changes(first, now):
+            self._versions["sweeper.versions_changed"] = ", ".join(changes)
+        tags = {"mlflow.note.content": self.config.study.description, "sweeper.versions": versions.in_words(first)}
+        if self.paths.changes.is_file():
+            entries = yaml.safe_load(self.paths.changes.read_text(encoding="utf-8"))
+            tags["sweeper.changes"] = "\n".join(map(_change, entries))[-MAX_TAG:]
+        self.tracker.start(STUDY, self.config.study.name, {}, tags)
+        self.tracker.log_file(STUDY, self.paths.config)
+        if self.paths.changes.is_file():
+            self.tracker.log_file(STUDY, self.paths.changes)
 
     def reconcile(self, trials: Sequence[TrialView]) -> None:
         """Catches runs and files up with what a killed worker had told the storage, and with its orphans."""
@@ -67,7 +91,7 @@ class Recorder:
     def begin(self, asked: Asked) -> None:
         """Opens a trial's run and writes its composed configuration."""
         key = trial_key(asked.number)
-        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed)}
+        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed), **self._versions}
         if asked.start is not None:
             tags["sweeper.start"] = asked.start
         self.tracker.start(key, run_name(asked.number, asked.params), asked.params, tags)
@@ -175,6 +199,14 @@ class Recorder:
                 shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)
                 self.tracker.drop_files(trial_key(trial.number), ADAPTER)
         return kept
+
+
+def _change(entry: dict[str, Any]) -> str:
+    """An entry of the study's changes.yaml in a line; the file itself is among the run's artifacts."""
+    words = [f"{change['key']} {change['was']} → {change['now']}" for change in entry["changes"]]
+    words += entry.get("versions", [])
+    words += [f"{key} had no value before" for key in entry.get("defaults", [])]
+    return f"{entry['time']}, after {entry['trials']} trials: {'; '.join(words)}"
 
 
 def _tags(state: str, reason: str | None) -> dict[str, Any]:

@@ -256,7 +256,7 @@ class Room:
             raise OutOfRoomError(
                 f"others must leave the memory that the study was given, but they have held it for more than "
                 f"memory.wait_s = {most_s:g} s ({failure}); its trials are kept: launch it again when the device is "
-                f"free, lower memory.budget_gib, or raise memory.wait_s. Now {self._memory.guard.describe()}"
+                f"free, or raise memory.wait_s. Now {self._memory.guard.describe()}"
             )
         if self._pauses % NOTES_EVERY == 0:
             self._recorder.events.write("note", message=f"waiting for memory that others hold: {failure}")

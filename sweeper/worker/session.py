@@ -34,7 +34,16 @@ from sweeper.tracking.tracker import STUDY, RunState, Tracker
 from sweeper.trial import Reason
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.forecast import Forecast
-from sweeper.worker.memory import MemoryLog, forecast_of, guarded, neighbours, rehearse, should_rehearse
+from sweeper.worker.memory import (
+    MemoryLog,
+    budget_of,
+    forecast_of,
+    guarded,
+    keep_budget,
+    neighbours,
+    rehearse,
+    should_rehearse,
+)
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.room import Room
 from sweeper.worker.teller import Teller
@@ -80,7 +89,7 @@ class Session:
         """Works until the total is reached or a stop is asked for; returns the outcome for the launcher."""
         bench: Workbench | None = None
         try:
-            with self.search.renewing(), guarded(self.config) as guard:
+            with self.search.renewing(), guarded(self.config, budget_of(self.search)) as guard:
                 self.search.requeue_orphans()
                 self.search.release_told()
                 self.recorder.reconcile(self.search.views())
@@ -121,6 +130,8 @@ class Session:
     def _look_at_memory(self, bench: Workbench, guard: Guard) -> None:
         """What the study will take, and, where that is much of what there is, its worst step first."""
         memory = forecast_of(bench, self.config, guard, self.paths.home.memory)
+        if line := keep_budget(self.search, memory, guard):
+            self.events.write("note", message=line)
         self.forecast = self.forecast or memory
         self._memory = MemoryLog(guard, bench.pack.planner, memory)
         self._room = Room(self.config, bench, self._memory, self.checkpoints, self.recorder, self._infeasible)

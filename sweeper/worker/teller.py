@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sweeper import versions
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
 from sweeper.engine.pack import Slot
@@ -36,11 +37,12 @@ class Teller:
 
     def open(self, bench: Workbench) -> None:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
-        name = self.config.study.name
         self.search.remember("data_sha256", bench.data_sha256)
         self.search.remember("labels", bench.trie.labels)
-        self.recorder.tracker.start(STUDY, name, {}, {"mlflow.note.content": self.config.study.description})
-        self.recorder.tracker.log_file(STUDY, self.paths.config)
+        attributes = self.search.attributes
+        if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
+            self.search.remember("versions", versions.installed())
+        self.recorder.open(self.search.attributes["versions"])
         self.keep_best_adapters()
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config import check, compose
+from sweeper.config.edits import edits
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.paths import Home
@@ -231,7 +232,7 @@ def test_a_configuration_survives_its_file(composed: Callable[..., Config], home
     paths.root.mkdir(parents=True)
     check.save(config, paths)
     assert check.load(paths) == config
-    assert check.differences(check.load(paths), config) == []
+    assert edits(check.load(paths), config) == []
 
 
 def test_a_study_does_not_depend_on_where_it_is_launched_from(
@@ -242,29 +243,6 @@ def test_a_study_does_not_depend_on_where_it_is_launched_from(
     config = check.with_absolute_paths(composed("study=demo", "data=files", "data.path=rows"))
     assert config.data.path == str(tmp_path / "rows")
     assert config.model.path == "bundled:tiny"  # no folder: as it was
-
-
-def test_differences_name_the_key_and_both_values(composed: Callable[..., Config]) -> None:
-    before = composed("study=demo")
-    now = composed("study=demo", "train.batch_size=8", "search.space.rank=[4]", "search.trials=99", "engine.slots=1")
-    assert check.differences(before, now) == [
-        "train.batch_size: was 16, is 8",
-        "search.space.rank: was [4, 8, 16, 32, 64], is [4]",
-    ]
-    # What a resumed study would not do again, or would do otherwise, makes another study too.
-    now = composed("study=demo", "search.enqueue=[{rank:4}]", "search.warm_start=x", "search.deterministic=true")
-    assert [line.partition(":")[0] for line in check.differences(before, now)] == [
-        "search.enqueue",
-        "search.warm_start",
-        "search.deterministic",
-    ]
-    # How the moments are kept changes results; the card, and how its memory is watched, do not.
-    now = composed("study=demo", "optimizer.state=8bit", "gpu=rtx-4090", "memory.margin=0.1", "memory.budget_gib=8")
-    assert check.differences(composed("study=demo"), now) == ["optimizer.state: was 'device', is '8bit'"]
-    before = composed("study=demo", "search.deterministic=true")
-    now = composed("study=demo", "search.deterministic=true", "engine.slots=1", "search.duplicates=train")
-    [line] = check.differences(before, now)
-    assert "engine.slots: was 4, is 1; search.deterministic=true fixes" in line
 
 
 # Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.

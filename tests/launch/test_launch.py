@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from sweeper.launch.launcher import INTERRUPTED
 from sweeper.paths import Home
@@ -145,6 +146,41 @@ def test_a_launch_that_measured_nothing_binds_nobody(home: Home, few_tickets: Pa
     assert "prompt.max_tokens=20, but" in failed.stderr
     assert "no trials yet" in sweeper(home, "status", "demo").stdout
     assert sweeper(home, *launch).returncode == 0
+
+
+def test_what_may_change_when_a_study_goes_on(home: Home, few_tickets: Path) -> None:
+    launch = ["launch", *SHORT, f"data.path={few_tickets}"]
+    assert sweeper(home, *launch, "search.trials=1").returncode == 0
+    refused = sweeper(home, *launch, "search.trials=2", "lora.dropout=0.1", "search.seed=5", "memory.budget_gib=3")
+    assert refused.returncode == 2
+    for line in ("lora.dropout: was 0.0, is 0.1", "search.seed: was 0, is 5", "memory.budget_gib: was None, is 3"):
+        assert f"  - {line}" in refused.stderr
+    assert "search.trials" not in refused.stderr
+    assert len(view(home, "demo").trials) == 1
+
+    live = ["search.trials=2", "store.keep_adapters=1", "optimizer.state=host", "gpu.price_usd_per_hour=0.4"]
+    done = sweeper(home, *launch, *live)
+    assert done.returncode == 0, done.stderr
+    assert "note: search.trials: was 1, is 2" in done.stdout
+    assert "note: optimizer.state: was 'device', is 'host'" in done.stdout
+    paths = home.study("demo")
+    kept = [number for number in (0, 1) if paths.adapter(number).is_dir()]
+    assert (len(view(home, "demo").trials), len(kept)) == (2, 1)  # the edits hold
+
+    # Who browses MLflow sees what was changed, and under what each trial ran.
+    client = MlflowClient(tracking_uri=home.mlflow_url)
+    experiment = client.get_experiment_by_name("demo")
+    runs = {run.data.tags["mlflow.runName"]: run for run in client.search_runs([experiment.experiment_id])}
+    changes = runs["demo"].data.tags["sweeper.changes"]
+    assert "after 1 trials: " in changes
+    assert "search.trials 1 → 2" in changes
+    assert "gpu.price_usd_per_hour None → 0.4" in changes
+    artifacts = home.artifacts / "demo" / runs["demo"].info.run_id / "artifacts"
+    assert (artifacts / "changes.yaml").read_text() == paths.changes.read_text()
+    for name, run in runs.items():
+        if name.startswith("t0"):
+            assert re.search(r"sweeper [\d.]+, torch \S+, .*optuna", run.data.tags["sweeper.versions"])
+            assert "sweeper.versions_changed" not in run.data.tags
 
 
 def test_interruptions_and_kills_lose_nothing(home: Home, few_tickets: Path) -> None:

@@ -160,8 +160,8 @@ def _meddling(monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Guard, Pack], N
     guarded, tick = session.guarded, Pack.tick
 
     @contextmanager
-    def watched(config: Any) -> Iterator[Guard]:
-        with guarded(config) as guard:
+    def watched(*args: Any) -> Iterator[Guard]:
+        with guarded(*args) as guard:
             guards.append(guard)
             yield guard
 

@@ -1,0 +1,204 @@
+"""What a launch may change of a study that exists: through the launcher, up to where it starts a worker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sweeper import versions
+from sweeper.config import check, compose
+from sweeper.config.schema import Config
+from sweeper.errors import ConfigError, DataError
+from sweeper.launch import launcher
+from sweeper.launch.resume import resume
+from sweeper.paths import Home, StudyPaths
+from sweeper.search.study import Search
+from sweeper.search.views import view
+from tests.config.test_edits import BEGUN_WITH, FROZEN_KEYS, FROZEN_SECTIONS, OTHER, edited
+
+FROZEN = [key for key in OTHER if key in FROZEN_KEYS or key.partition(".")[0] in FROZEN_SECTIONS]
+LIVE = [key for key in OTHER if key not in FROZEN]
+
+
+@dataclass
+class Begun:
+    """A study that has a trial, and what further launches of it say and start."""
+
+    home: Home
+    composed: Callable[..., Config]
+    said: list[str] = field(default_factory=list)
+    started: list[Config] = field(default_factory=list)
+
+    @property
+    def paths(self) -> StudyPaths:
+        return self.home.study("demo")
+
+    def with_settings(self, config: Config) -> Config:
+        """The study was begun with these."""
+        self.paths.create()
+        check.save(config, self.paths)
+        return config
+
+    def launch(self, config: Config) -> None:
+        self.said.clear()
+        assert launcher.launch(config, self.said.append) == 0
+
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        file = self.paths.changes
+        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Optuna's store with one study of one trial; making one takes a second."""
+    home = Home(tmp_path_factory.mktemp("told"))
+    configs: list[Config] = []
+    compose.main(["study=demo"], configs.append)
+    search = Search(home, configs[0])
+    asked = search.ask()
+    assert asked is not None
+    search.complete(asked.number, 0.5, {"metrics": {"accuracy": 0.5}}, {})
+    return home.optuna_file
+
+
+@pytest.fixture
+def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
+    study = Begun(home, composed_once)
+    shutil.copy(told, home.optuna_file)
+
+    class Worker:
+        def __init__(self, paths: StudyPaths, config: Config, before: object) -> None:
+            assert before is not None
+            study.started.append(check.load(paths))
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(launcher, "Supervisor", Worker)
+    study.with_settings(composed_once("study=demo"))
+    return study
+
+
+def value_of(config: Config, key: str) -> Any:
+    value: Any = config.model_dump(mode="json")
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+@pytest.mark.parametrize("key", [key for key in FROZEN if key != "study.name"])
+def test_another_value_of_a_frozen_key_is_refused(begun: Begun, key: str) -> None:
+    before = begun.with_settings(begun.composed("study=demo", *BEGUN_WITH.get(key, [])))
+    with pytest.raises(ConfigError) as caught:
+        begun.launch(edited(before, key, OTHER[key]))
+    *named, advice = caught.value.problems
+    assert any(problem.startswith((f"{key}: was ", f"{key}.")) for problem in named)
+    assert "set them back, or study.name=NEW starts another" in advice
+    assert check.load(begun.paths) == before
+    assert (begun.started, begun.record) == ([], [])
+
+
+def test_another_name_is_another_study(begun: Begun) -> None:
+    now = edited(begun.composed("study=demo"), "study.name", "other")
+    with pytest.raises(ConfigError, match=r"study\.name: was 'demo', is 'other'"):
+        resume(now, begun.paths, view(begun.home, "demo"))
+
+
+@pytest.mark.parametrize("key", [key for key in LIVE if key != "store.home"])
+def test_another_value_of_a_live_key_is_applied_said_and_recorded(begun: Begun, key: str) -> None:
+    before = begun.with_settings(begun.composed("study=demo", *BEGUN_WITH.get(key, [])))
+    begun.launch(edited(before, key, OTHER[key]))
+    was = value_of(before, key)
+    assert begun.said == [f"note: {key}: was {was!r}, is {OTHER[key]!r}"]
+    [worked_with] = begun.started
+    assert value_of(worked_with, key) == OTHER[key]
+    [entry] = begun.record
+    assert entry["changes"] == [{"key": key, "was": was, "now": OTHER[key]}]
+    assert entry["trials"] == 1
+    begun.launch(worked_with)  # nothing has changed since
+    assert begun.said == []
+    assert len(begun.record) == 1
+
+
+def test_a_store_that_was_moved_is_said(begun: Begun) -> None:
+    now = begun.composed("study=demo")
+    begun.with_settings(edited(now, "store.home", "/before"))
+    begun.launch(now)
+    assert begun.said == [f"note: store.home: was '/before', is {str(begun.home.root)!r}"]
+
+
+def test_every_difference_is_named_at_once_and_nothing_is_applied(begun: Begun) -> None:
+    before = check.load(begun.paths)
+    with pytest.raises(ConfigError) as caught:
+        begun.launch(begun.composed("study=demo", "lora.dropout=0.1", "train.seed=3", "search.trials=99"))
+    assert caught.value.problems[:-1] == ["lora.dropout: was 0.0, is 0.1", "train.seed: was 0, is 3"]
+    assert check.load(begun.paths) == before
+    assert begun.record == []
+
+
+def test_each_launch_that_changes_something_has_its_entry(begun: Begun) -> None:
+    for overrides in (["search.trials=20", "engine.slots=2"], ["search.trials=20", "engine.slots=2"], []):
+        begun.launch(begun.composed("study=demo", *overrides))
+    assert [[(change["key"], change["now"]) for change in entry["changes"]] for entry in begun.record] == [
+        [("search.trials", 20), ("engine.slots", 2)],
+        [("search.trials", 16), ("engine.slots", 4)],
+    ]
+
+
+def test_other_rows_are_another_study(begun: Begun) -> None:
+    Search(begun.home, check.load(begun.paths)).remember("data_sha256", "0" * 64)
+    with pytest.raises(ConfigError) as caught:
+        begun.launch(begun.composed("study=demo", "lora.dropout=0.1"))
+    assert [problem.partition(":")[0] for problem in caught.value.problems[:-1]] == ["lora.dropout", "data"]
+
+
+def test_rows_that_are_gone_are_missed_before_anything_is_applied(begun: Begun, tmp_path: Path) -> None:
+    files = ["study=demo", "data=files", f"data.path={tmp_path / 'gone'}"]
+    before = begun.with_settings(begun.composed(*files))
+    with pytest.raises(DataError):
+        begun.launch(begun.composed(*files, "search.trials=99"))
+    assert check.load(begun.paths) == before
+    assert begun.record == []
+
+
+def test_a_study_from_before_a_setting_goes_on(begun: Begun) -> None:
+    values = begun.composed("study=demo").model_dump(mode="json")
+    del values["lora"]["dropout"], values["memory"]["margin"], values["gpu"]
+    begun.paths.config.write_text(yaml.safe_dump(values))
+    # Today's default is what it was begun with, as far as anybody knows.
+    with pytest.raises(ConfigError, match=r"lora\.dropout: was 0\.0, is 0\.1"):
+        begun.launch(begun.composed("study=demo", "lora.dropout=0.1"))
+    begun.launch(begun.composed("study=demo"))
+    words = "the study was begun before there was this setting, and has its default"
+    assert begun.said == [f"note: lora.dropout: {words}"]  # live ones have nothing to say
+    assert begun.record[0]["defaults"] == ["lora.dropout"]
+    begun.launch(begun.composed("study=demo"))
+    assert begun.said == []
+
+
+def test_a_setting_that_is_gone_is_an_error(begun: Begun) -> None:
+    values = begun.composed("study=demo").model_dump(mode="json")
+    values["train"]["momentum"] = 0.9
+    begun.paths.config.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"train\.momentum: the study 'demo' was begun with this key"):
+        begun.launch(begun.composed("study=demo"))
+
+
+def test_libraries_of_other_versions_are_warned_of(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = versions.installed()
+    assert {"sweeper", "torch", "transformers", "peft", "bitsandbytes", "optuna"} == set(first)
+    begun.launch(begun.composed("study=demo"))
+    assert begun.said == []  # a study from before they were kept
+    Search(begun.home, check.load(begun.paths)).remember("versions", first)
+    monkeypatch.setattr(versions, "installed", lambda: {**first, "torch": "99.0"})
+    begun.launch(begun.composed("study=demo"))
+    change = f"torch {first['torch']} → 99.0"
+    assert begun.said == [f"warning: results may differ from those of the study's first launch: {change}"]
+    assert begun.record[0]["versions"] == [change]
