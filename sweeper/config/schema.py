@@ -7,9 +7,10 @@ that conf/ lacks is an error and not a silent second default.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
 from sweeper.errors import ConfigError
@@ -87,9 +88,21 @@ class DataSection(_Section):
     columns: ColumnsSection
 
 
+def _template_text(value: str | None) -> str | None:
+    """The text of a template that is given as a file, so that a study does not depend on the file later."""
+    if value is None or "{" in value or "\n" in value:
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"must be Jinja text or a UTF-8 file with it, but there is no such file ({error})") from None
+
+
 class PromptSection(_Section):
     system: str | None
     template: str
+    chat_template: Annotated[str | None, AfterValidator(_template_text)]
+    chat_template_kwargs: dict[str, Any]
     max_tokens: Annotated[int, Field(ge=8)]
 
 

@@ -11,8 +11,8 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Row:
     text: str
     label: str
     place: str
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)  # all of the row, under their own names
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _rows(raw: list[tuple[str, dict[str, Any]]], text: str, label: str, split: s
         elif not isinstance(value, str) or not value.strip():
             problems.append(f"{place}: `{label}` must be text or a whole number, but got {row[label]!r:.60}")
         else:
-            rows.append(Row(text=row[text], label=value, place=place))
+            rows.append(Row(text=row[text], label=value, place=place, columns=row))
     if problems:
         raise DataError(f"{len(problems)} rows of `{split}` are not usable:\n" + _listed(problems))
     return rows

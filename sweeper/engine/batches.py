@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.trial import Rhythm
 
 
@@ -93,7 +93,7 @@ def new_chunk(group: Sequence[Item], pad: int, device: torch.device, is_left: bo
 
 @dataclass(frozen=True)
 class Supervised:
-    """Where the loss is: positions whose *next* token belongs to the answer."""
+    """Where the loss is: positions whose *next* token is supervised."""
 
     rows: Tensor  # (n,)
     positions: Tensor  # (n,)
@@ -106,10 +106,10 @@ def supervised(chunk: Chunk, examples: Sequence[Example]) -> Supervised:
     rows, positions, targets, slots = [], [], [], []
     for row, item in enumerate(chunk.items):
         example = examples[item.key]
-        for offset, target in enumerate(example.answer):
+        for place in example.supervised:
             rows.append(row)
-            positions.append(len(example.prompt) + offset - 1)
-            targets.append(target)
+            positions.append(len(example.prompt) + place - 1)
+            targets.append(example.answer[place])
             slots.append(item.slot)
     device = chunk.tokens.device
     return Supervised(*(torch.tensor(values, device=device) for values in (rows, positions, targets, slots)))

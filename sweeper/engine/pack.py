@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import GenerationConfig
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.engine import optimizer
 from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, supervised
 from sweeper.engine.bucket import AdapterState
@@ -190,9 +190,9 @@ class Pack:
 
     def _items(self, batches: Sequence[Sequence[int]]) -> tuple[list[Item], list[int]]:
         """What each slot reads, and the supervised tokens of each slot."""
-        answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
+        answers = [sum(self.examples[row].supervised_tokens for row in batch) for batch in batches]
         items = [
-            Item(index, self.examples[row].prompt + self.examples[row].answer, row, slot.examples_seen + place)
+            Item(index, self.examples[row].tokens, row, slot.examples_seen + place)
             for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True))
             for place, row in enumerate(batch)
         ]
@@ -243,7 +243,7 @@ class Pack:
                 [len(item.tokens) for item in queue],
                 self.stack.profile,
                 self.chunk_tokens,
-                supervised=[len(self.examples[item.key].answer) for item in queue],
+                supervised=[self.examples[item.key].supervised_tokens for item in queue],
                 can_checkpoint=self.stack.can_checkpoint,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ class Predictor:
         trie = LabelTrie({label: rendered.answer_tokens(label) for label in labels})
         return cls(pack, rendered, trie, text_column)
 
-    def predict(self, texts: list[str]) -> list[str]:
-        """The label of each text."""
-        prompts = [self.rendered.prompt_tokens(text) for text in texts]
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The label of each row: of its text column, and of what else `prompt.template` reads."""
+        prompts = [self.rendered.prompt_tokens(row[self.text_column], row) for row in rows]
         [labels] = predict(self.pack, [0], prompts, self.trie)
         return labels
 

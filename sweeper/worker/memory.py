@@ -171,7 +171,7 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
     while params.rank > 1 and forecast(params)["vram"] > 0:  # the largest that is not rejected
         params = params.model_copy(update={"rank": params.rank // 2})
     examples = pack.examples
-    longest = sorted(range(len(examples)), key=lambda row: -len(examples[row].prompt) - len(examples[row].answer))
+    longest = sorted(range(len(examples)), key=lambda row: -len(examples[row]))
     rows = longest[: params.batch_size]
     rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
 

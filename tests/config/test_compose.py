@@ -270,7 +270,7 @@ def test_differences_name_the_key_and_both_values(composed: Callable[..., Config
 # Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.
 READERS = {
     "data": ["data/rows.py"],
-    "prompt": ["data/prompt.py"],
+    "prompt": ["data/prompt.py", "data/chat.py"],
     "model": ["models/base.py"],
     "gpu": ["preflight/plan.py"],
     "lora": [],
