@@ -225,7 +225,7 @@ def export(study: str, folder: Path, number: int | None, force: bool) -> None:
 @click.argument("texts", nargs=-1)
 @_plainly
 def predict(folder: Path, texts: tuple[str, ...]) -> None:
-    """Label texts with an exported adapter: as arguments, or as JSONL on standard input.
+    """Label or answer texts with an exported adapter: as arguments, or as JSONL on standard input.
 
     Each line of JSONL comes back with a field `prediction` added.
     """

@@ -10,11 +10,13 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config import combinations
-from sweeper.config.schema import IDENTITY, Config, DataSection, ModelSection
+from sweeper.config.schema import IDENTITY, Config, ModelSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
+from sweeper.config.teaching import KINDS, METRICS, DataSection, GenerationSection
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
 
+PLAIN_TEMPLATE = "{{ text }}"
 Section = TypeVar("Section", ModelSection, DataSection)
 
 
@@ -53,7 +55,34 @@ def _cross_problems(config: Config) -> list[str]:
             f"evaluation.count: at most train.examples={config.train.examples} evaluations fit, "
             f"but got {config.evaluation.count}"
         )
-    return problems + _epochs_problems(config)
+    return problems + _task_problems(config) + _epochs_problems(config)
+
+
+def _task_problems(config: Config) -> list[str]:
+    """What does not go with the task: columns, metric, length."""
+    task, problems = config.task, []
+    known, given = KINDS[task.name], config.data.columns.named()
+    if tuple(given) not in known:
+        problems.append(
+            f"data.columns: must name {', or '.join(' and '.join(kind) for kind in known)} where task.name is "
+            f"{task.name}, but names {' and '.join(given) or 'none'}; set the others to null"
+        )
+    if config.objective.metric not in METRICS[task.name]:
+        problems.append(
+            f"objective.metric: must be {' or '.join(METRICS[task.name])} where task.name is {task.name}, but got "
+            f"{config.objective.metric!r}"
+        )
+    if "messages" in given and config.prompt.template.strip() != PLAIN_TEMPLATE:
+        problems.append(
+            f"prompt.template: must be {PLAIN_TEMPLATE!r} where data.columns has messages, which are used as they are, "
+            f"but is {config.prompt.template!r}"
+        )
+    if isinstance(task, GenerationSection) and task.max_new_tokens >= config.prompt.max_tokens:
+        problems.append(
+            f"task.max_new_tokens: must leave room for a prompt in prompt.max_tokens={config.prompt.max_tokens}, but "
+            f"got {task.max_new_tokens}"
+        )
+    return problems
 
 
 def _epochs_problems(config: Config) -> list[str]:
@@ -99,7 +128,7 @@ def _readable(path: list[str]) -> list[str]:
     kept = [part for part in path if not part.startswith(("list[", "function-", "constrained-"))]
     if len(kept) > 3 and kept[:2] == ["search", "space"]:
         return kept[:3] + [part for part in kept[3:] if part in {"low", "high", "log", "step"}]
-    if len(kept) > 1 and kept[0] in {"sampler", "pruner"}:
+    if len(kept) > 1 and kept[0] in {"sampler", "pruner", "task"}:
         return [kept[0], *kept[2:]]
     return kept
 

@@ -30,7 +30,7 @@ from sweeper.config.schema import Config
 from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
 
-GROUPS = ("study", "model", "data", "gpu", "sampler", "pruner")
+GROUPS = ("study", "model", "data", "task", "gpu", "sampler", "pruner")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
 _own_folders: dict[str, Path] = {}
 

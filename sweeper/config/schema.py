@@ -7,12 +7,12 @@ that conf/ lacks is an error and not a silent second default.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
+from sweeper.config.teaching import DataSection, PromptSection, Section, TaskSection
 from sweeper.errors import ConfigError
 from sweeper.paths import NAME_PATTERN
 from sweeper.trial import (
@@ -34,25 +34,20 @@ from sweeper.trial import (
     WeightDecay,
 )
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
-class StudySection(_Section):
+class StudySection(Section):
     name: Name
     description: str
 
 
-class StoreSection(_Section):
+class StoreSection(Section):
     home: str
     keep_adapters: Annotated[int, Field(ge=1)]
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     name: Name
     path: str | None
     revision: str | None
@@ -63,50 +58,14 @@ class ModelSection(_Section):
     config: dict[str, Any] | None
 
 
-class GpuSection(_Section):
+class GpuSection(Section):
     name: Name
     card: str | None
     memory_gib: Annotated[float, Field(gt=0)] | None
     price_usd_per_hour: Annotated[float, Field(ge=0)] | None
 
 
-class SplitsSection(_Section):
-    train: str
-    validation: str
-    test: str
-
-
-class ColumnsSection(_Section):
-    text: str
-    label: str
-
-
-class DataSection(_Section):
-    source: Literal["tickets", "files", "hub"]
-    path: str | None
-    splits: SplitsSection
-    columns: ColumnsSection
-
-
-def _template_text(value: str | None) -> str | None:
-    """The text of a template that is given as a file, so that a study does not depend on the file later."""
-    if value is None or "{" in value or "\n" in value:
-        return value
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"must be Jinja text or a UTF-8 file with it, but there is no such file ({error})") from None
-
-
-class PromptSection(_Section):
-    system: str | None
-    template: str
-    chat_template: Annotated[str | None, AfterValidator(_template_text)]
-    chat_template_kwargs: dict[str, Any]
-    max_tokens: Annotated[int, Field(ge=8)]
-
-
-class LoraSection(_Section):
+class LoraSection(Section):
     rank: Rank
     alpha: Alpha | None
     alpha_ratio: Alpha
@@ -116,7 +75,7 @@ class LoraSection(_Section):
     lora_plus_ratio: LoraPlusRatio
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     examples: Annotated[int, Field(ge=1)] | None
     epochs: Epochs
     batch_size: BatchSize
@@ -130,17 +89,17 @@ class TrainSection(_Section):
     seed: Seed
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     count: Annotated[int, Field(ge=1, le=100_000)]
     rows: Annotated[int, Field(ge=1)] | None
 
 
-class ObjectiveSection(_Section):
-    metric: Literal["accuracy", "macro_f1"]
+class ObjectiveSection(Section):
+    metric: Literal["accuracy", "macro_f1", "exact_match", "token_f1"]
     value: Literal["best", "last"]
 
 
-class SearchSection(_Section):
+class SearchSection(Section):
     trials: Annotated[int, Field(ge=1)]
     seed: Seed
     space: Space
@@ -153,37 +112,37 @@ class SearchSection(_Section):
     lease_s: Annotated[float, Field(ge=1)]
 
 
-class TPESection(_Section):
+class TPESection(Section):
     name: Literal["tpe"]
     startup_trials: Annotated[int, Field(ge=0)]
 
 
-class GPSection(_Section):
+class GPSection(Section):
     name: Literal["gp"]
     startup_trials: Annotated[int, Field(ge=1)]
 
 
-class RandomSection(_Section):
+class RandomSection(Section):
     name: Literal["random"]
 
 
-class GridSection(_Section):
+class GridSection(Section):
     name: Literal["grid"]
     points: Annotated[int, Field(ge=1)]
 
 
-class CmaEsSection(_Section):
+class CmaEsSection(Section):
     name: Literal["cmaes"]
     startup_trials: Annotated[int, Field(ge=1)]
     population_size: Annotated[int, Field(ge=4)] | None
 
 
-class NSGAIISection(_Section):
+class NSGAIISection(Section):
     name: Literal["nsgaii"]
     population_size: Annotated[int, Field(ge=2)]
 
 
-class QMCSection(_Section):
+class QMCSection(Section):
     name: Literal["qmc"]
 
 
@@ -193,7 +152,7 @@ SamplerSection = Annotated[
 ]
 
 
-class _QuantileSection(_Section):
+class _QuantileSection(Section):
     startup_trials: Annotated[int, Field(ge=0)]
     warmup_evaluations: Annotated[int, Field(ge=0)]
 
@@ -213,7 +172,7 @@ class PatientSection(_QuantileSection):
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _RungsSection(_Section):
+class _RungsSection(Section):
     min_evaluations: Annotated[int, Field(ge=1)]
     reduction_factor: Annotated[int, Field(ge=2)]
 
@@ -226,7 +185,7 @@ class HyperbandSection(_RungsSection):
     name: Literal["hyperband"]
 
 
-class NoPrunerSection(_Section):
+class NoPrunerSection(Section):
     name: Literal["none"]
 
 
@@ -236,7 +195,7 @@ PrunerSection = Annotated[
 ]
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     slots: Annotated[int, Field(ge=1, le=256)]
     chunk_tokens: Annotated[int, Field(ge=16)]
     gradient_checkpointing: Literal["auto", True, False]
@@ -244,11 +203,11 @@ class EngineSection(_Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     state: Literal["device", "host", "8bit"]
 
 
-class MemorySection(_Section):
+class MemorySection(Section):
     backend: Literal["auto", "tensors"]
     budget_gib: Annotated[float, Field(gt=0)] | None
     reserve_gib: Annotated[float, Field(ge=0)]
@@ -258,18 +217,19 @@ class MemorySection(_Section):
     rehearse: Literal["auto", True, False]
 
 
-class CheckpointSection(_Section):
+class CheckpointSection(Section):
     every_s: Annotated[float, Field(gt=0)]
     max_gib: Annotated[float, Field(ge=0)]
 
 
-class Config(_Section):
+class Config(Section):
     """One study, whole."""
 
     study: StudySection
     store: StoreSection
     model: ModelSection
     data: DataSection
+    task: TaskSection
     prompt: PromptSection
     lora: LoraSection
     train: TrainSection
@@ -355,4 +315,16 @@ class Config(_Section):
 
 
 # What makes two launches the same study. Everything else may change between them.
-IDENTITY = ("model", "data", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner", "optimizer")
+IDENTITY = (
+    "model",
+    "data",
+    "task",
+    "prompt",
+    "lora",
+    "train",
+    "evaluation",
+    "objective",
+    "sampler",
+    "pruner",
+    "optimizer",
+)

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from sweeper.config.schema import PromptSection
+from sweeper.config.teaching import PromptSection
 from sweeper.data.example import Example
 from sweeper.errors import PromptError
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sweeper.errors import PromptError
 
 TEXT, LABELS, ROW = "text", "labels", "row"  # beside the columns under their own names
+
+
+def columns_read(source: str) -> set[str]:
+    """The names that a template reads of a row, beside its text; `row` stands for all columns.
+
+    Raises:
+        PromptError: if it is not Jinja.
+    """
+    return _parsed(source)[1] - {TEXT, LABELS}
+
+
+def _parsed(source: str) -> tuple[Template, set[str]]:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    try:
+        return environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
+    except TemplateError as error:
+        raise PromptError(f"prompt.template must be a Jinja template, but {error}: {source!r}") from None
 
 
 class RowTemplate:
@@ -26,12 +43,7 @@ class RowTemplate:
     def __init__(self, source: str, labels: Sequence[str]) -> None:
         self.source = source
         self.labels = list(labels)
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        try:
-            self._template = environment.from_string(source)
-            names = meta.find_undeclared_variables(environment.parse(source))
-        except TemplateError as error:
-            raise PromptError(f"prompt.template must be a Jinja template, but {error}: {source!r}") from None
+        self._template, names = _parsed(source)
         if not names - {LABELS}:
             raise PromptError(f"prompt.template must use the row's text, {{{{ text }}}}, but is {source!r}")
 

@@ -60,7 +60,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "params": trial.params,
         "model": config.model.model_dump(mode="json"),
         "prompt": config.prompt.model_dump(mode="json"),
-        "text_column": config.data.columns.text,
+        "task": config.task.model_dump(mode="json"),
+        "columns": config.data.columns.model_dump(mode="json"),
         "labels": seen.attributes["labels"],
         "data_sha256": seen.attributes["data_sha256"],
         "scores": {
@@ -93,7 +94,8 @@ def _chosen(seen: StudyView, number: int | None) -> TrialView:
 
 
 def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[str, Any], home: Home) -> None:
-    from sweeper.config.schema import ModelSection, PromptSection
+    from sweeper.config.schema import ModelSection
+    from sweeper.config.teaching import PromptSection
     from sweeper.data.chat import Chat
     from sweeper.models.base import load_tokenizer, source
 

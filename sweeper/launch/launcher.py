@@ -62,7 +62,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     with lock:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(paths.holder, json.dumps(holder))
-        data = rows.load(config.data)
+        data = rows.of(config)
         before = _existing(home, paths)
         if before is not None:
             _refuse_other_study(config, paths, before, data.sha256)

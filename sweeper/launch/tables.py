@@ -109,9 +109,10 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         )
     test = study.attributes.get("test")
     if test and test["trial"] == best.number:
+        trivial = "majority class" if config.task.name == "classification" else "most common answer"
         winner, base, majority = (plus_minus(test[who], metric) for who in ("winner", "base", "majority"))
         lines.append(
-            f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, majority class {majority}"
+            f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, {trivial} {majority}"
         )
     if line := memory_line(study):
         lines.append(line)

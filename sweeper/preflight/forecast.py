@@ -35,11 +35,19 @@ class Lengths:
     answer: int
 
     @classmethod
-    def of(cls, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Lengths:
-        """Of training rows, and of prompts that are scored: that reads a part of an answer behind each."""
+    def of(
+        cls, examples: Sequence[Example], prompts: Sequence[Sequence[int]], room_tokens: int | None = None
+    ) -> Lengths:
+        """Of training rows, and of prompts that are scored.
+
+        Args:
+            room_tokens: what is written behind each prompt; None: scoring reads a part of an answer there.
+        """
         rows = [len(example) for example in examples]
         answer = max(example.supervised_tokens for example in examples)
-        return cls(longest=max(*rows, max(map(len, prompts)) + answer), shortest=min(rows), answer=answer)
+        return cls(
+            longest=max(*rows, max(map(len, prompts)) + (room_tokens or answer)), shortest=min(rows), answer=answer
+        )
 
 
 def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:

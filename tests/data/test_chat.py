@@ -12,11 +12,12 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sweeper.config.schema import Config, PromptSection
+from sweeper.config.schema import Config
+from sweeper.config.teaching import PromptSection
 from sweeper.data.chat import Chat, Message
 from sweeper.data.example import Example
 from sweeper.data.prompt import Renderer
-from sweeper.data.rows import Row
+from sweeper.data.row import Row
 from sweeper.errors import ConfigError, PromptError
 
 MARKERS = [

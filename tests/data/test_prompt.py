@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.schema import Config, PromptSection
+from sweeper.config.schema import Config
+from sweeper.config.teaching import PromptSection
 from sweeper.data.prompt import Renderer
-from sweeper.data.rows import Row
+from sweeper.data.row import Row
 from sweeper.errors import PromptError
 from sweeper.models.base import load_tokenizer
 from sweeper.paths import Home

@@ -1,0 +1,90 @@
+"""What a study teaches: its rows, its task and its prompt. The other sections are in `schema`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and without keys that are not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitsSection(Section):
+    train: str
+    validation: str
+    test: str
+
+
+def _one_column(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        raise ValueError("must be one column: a study learns one label. Make one study per column")
+    return value
+
+
+class ColumnsSection(Section):
+    """The columns of a row; a kind of row has all of one line of `KINDS` and none of another."""
+
+    text: str | None
+    label: Annotated[str | None, BeforeValidator(_one_column)]
+    prompt: str | None
+    answer: str | None
+    question: str | None
+    context: str | None
+    answers: str | None
+    code: str | None
+    comment: str | None
+    messages: str | None
+
+    def named(self) -> dict[str, str]:
+        """Those that are given."""
+        return {key: column for key, column in self.model_dump().items() if column is not None}
+
+
+KINDS: dict[str, list[tuple[str, ...]]] = {
+    "classification": [("text", "label")],
+    "generation": [("prompt", "answer"), ("question", "context", "answers"), ("code", "comment"), ("messages",)],
+}
+
+
+class DataSection(Section):
+    source: Literal["tickets", "files", "hub"]
+    path: str | None
+    splits: SplitsSection
+    columns: ColumnsSection
+    loss: Literal["all", "last"]
+
+
+class ClassificationSection(Section):
+    name: Literal["classification"]
+
+
+class GenerationSection(Section):
+    name: Literal["generation"]
+    max_new_tokens: Annotated[int, Field(ge=1)]
+
+
+TaskSection = Annotated[ClassificationSection | GenerationSection, Field(discriminator="name")]
+METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("exact_match", "token_f1")}
+
+
+def _template_text(value: str | None) -> str | None:
+    """The text of a template that is given as a file, so that a study does not depend on the file later."""
+    if value is None or "{" in value or "\n" in value:
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"must be Jinja text or a UTF-8 file with it, but there is no such file ({error})") from None
+
+
+class PromptSection(Section):
+    system: str | None
+    template: str
+    chat_template: Annotated[str | None, AfterValidator(_template_text)]
+    chat_template_kwargs: dict[str, Any]
+    max_tokens: Annotated[int, Field(ge=8)]
