@@ -8,6 +8,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 └── studies/NAME/
     ├── config.yaml           the composed configuration
     ├── launcher.lock, worker.lock, launcher.json
+    ├── splits.json           which row is in which split, where the study cut them
     ├── worker.log            the worker's output
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
@@ -124,6 +125,10 @@ class StudyPaths:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.json"
 
     @property
     def launcher_lock(self) -> Path:

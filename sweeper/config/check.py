@@ -48,6 +48,12 @@ def _cross_problems(config: Config) -> list[str]:
     problems = []
     if config.data.source != "tickets" and not config.data.path:
         problems.append(f"data.path: must be set where data.source is {config.data.source}, but it is null")
+    shares = [share for share in (config.data.splits.validation, config.data.splits.test) if not isinstance(share, str)]
+    if sum(shares) >= 1:
+        problems.append(
+            f"data.splits: the shares of validation and test must leave rows to train on, but are "
+            f"{sum(shares):.3g} in all"
+        )
     if not config.model.path:
         problems.append("model.path: must be a Hub id or a folder, but it is null; try model.path=FOLDER or model=tiny")
     if config.train.examples is not None and config.train.examples < config.evaluation.count:
@@ -177,7 +183,7 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(section: Section) -> Section:
         folder = Path(section.path or "").expanduser()
         return (
-            section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.is_dir() else section
+            section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.exists() else section
         )
 
     return config.model_copy(update={"model": absolute(config.model), "data": absolute(config.data)})

@@ -14,10 +14,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+CUT_SHARE = 0.15  # of the training rows, for a split that is null
+
+
+def _share(value: Any) -> Any:
+    if value is None:
+        return CUT_SHARE
+    if isinstance(value, bool) or (isinstance(value, int | float) and not 0 < value < 1):
+        raise ValueError("must be the name of a split, a share of the training rows between 0 and 1, or null")
+    return value
+
+
+Split = Annotated[str | float, BeforeValidator(_share)]
+
+
 class SplitsSection(Section):
+    """Where the splits are: names, or shares that are cut from `train`."""
+
     train: str
-    validation: str
-    test: str
+    validation: Split
+    test: Split
 
 
 def _one_column(value: Any) -> Any:
@@ -56,6 +72,8 @@ class DataSection(Section):
     path: str | None
     splits: SplitsSection
     columns: ColumnsSection
+    group: str | None
+    seed: Annotated[int, Field(ge=0)]
     loss: Literal["all", "last"]
 
 

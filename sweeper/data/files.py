@@ -30,12 +30,19 @@ def read(section: DataSection, split: str, name: str) -> list[Raw]:
     assert section.path is not None  # checked with the configuration
     if section.source == "hub":
         return _read_hub(section.path, name)
-    file = _find(Path(section.path).expanduser(), name)
+    file = _find(Path(section.path).expanduser(), split, name)
     reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[file.suffix]
     return list(reader(file))
 
 
-def _find(folder: Path, name: str) -> Path:
+def _find(folder: Path, split: str, name: str) -> Path:
+    if folder.is_file() and folder.suffix in ENDINGS:  # one file: its rows are all to be trained on, or cut from
+        if split == "train":
+            return folder
+        raise DataError(
+            f"data.path must be a folder with a file for each split where data.splits.{split} is a name, but {folder} "
+            f"is one file. Set data.splits.{split} to a share of its rows, such as 0.15"
+        )
     if not folder.is_dir():
         raise DataError(f"data.path must be a folder with the files of the splits, but {folder} is not a folder")
     tried = [folder / name] if Path(name).suffix in ENDINGS else [folder / f"{name}{ending}" for ending in ENDINGS]

@@ -12,14 +12,15 @@ import random
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.config.teaching import DataSection
-from sweeper.data import files, kinds
+from sweeper.data import files, kinds, splits
 from sweeper.data.row import Row
 from sweeper.data.template import ROW, columns_read
-from sweeper.errors import DataError
+from sweeper.errors import DataError, unknown
 
 SPLITS = ("train", "validation", "test")
 _SHOWN = 5  # problems of one kind that a message lists
@@ -73,24 +74,47 @@ class TaskData:
         return digest.hexdigest()
 
 
-def of(config: Config) -> TaskData:
-    """Loads and checks what a study reads; raises as `load` does."""
-    return load(config.data, config.task.name, columns_read(config.prompt.template))
+def of(config: Config, kept: Path | None = None) -> TaskData:
+    """Loads and checks what a study reads; raises as `load` does.
+
+    Args:
+        kept: the file with the splits that the study began with.
+    """
+    return load(config.data, config.task.name, columns_read(config.prompt.template), kept)
 
 
-def load(section: DataSection, task: str = "classification", reads: Collection[str] = ()) -> TaskData:
+def keep_splits(data: TaskData, section: DataSection, file: Path) -> None:
+    """Keeps which row is in which split, where the study cut them."""
+    file.unlink(missing_ok=True)
+    if splits.shares_of(section.splits):
+        splits.keep({split: getattr(data, split) for split in ("train", *splits.shares_of(section.splits))}, file)
+
+
+def load(
+    section: DataSection, task: str = "classification", reads: Collection[str] = (), kept: Path | None = None
+) -> TaskData:
     """Loads and checks the three splits.
 
     Args:
         reads: the columns that the prompt reads beside those of the task.
+        kept: the file with the splits that the study began with.
 
     Raises:
         DataError: naming the file and line of what is wrong.
     """
-    splits = {
-        split: _rows(files.read(section, split, getattr(section.splits, split)), section, split) for split in SPLITS
+    shares = splits.shares_of(section.splits)
+    found = {
+        split: _rows(files.read(section, split, getattr(section.splits, split)), section, split)
+        for split in SPLITS
+        if split not in shares
     }
-    data = TaskData(**splits, reads=sorted(reads))
+    if shares and kept is not None and kept.is_file():
+        found |= splits.recall(found["train"], kept)
+    elif shares:
+        found |= splits.cut(found["train"], shares, section.group, section.seed)
+    if section.group is not None:
+        splits.check_groups(found, section.group)
+    data = TaskData(**found, reads=sorted(reads))
     if task == "classification":
         _check_labels(data)
     return data
@@ -102,6 +126,8 @@ def _rows(raw: list[files.Raw], section: DataSection, split: str) -> list[Row]:
     rows, problems = [], []
     for place, columns in raw:
         kinds.check_columns(section.columns, columns, place)
+        if section.group is not None and section.group not in columns:
+            raise DataError(f"{place}: data.group: {unknown('column', section.group, columns)}")
         try:
             rows.append(kinds.row_of(section.columns, columns, place))
         except ValueError as error:

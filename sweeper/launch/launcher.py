@@ -62,10 +62,12 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     with lock:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(paths.holder, json.dumps(holder))
-        data = rows.of(config)
         before = _existing(home, paths)
+        data = rows.of(config, None if before is None else paths.splits)
         if before is not None:
             _refuse_other_study(config, paths, before, data.sha256)
+        if before is None:
+            rows.keep_splits(data, config.data, paths.splits)
         check.save(config, paths)
         if before is not None and is_finished(before, config):
             announce(

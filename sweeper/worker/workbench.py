@@ -114,7 +114,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     Raises:
         DataError, PromptError, ModelError: what is wrong, and where.
     """
-    data = rows.of(config)
+    data = rows.of(config, home.study(config.study.name).splits)
     tokenizer = base.load_tokenizer(config.model, home)
     rendered = renderer(config, tokenizer, data.labels)
     examples = rendered.examples(data.train)

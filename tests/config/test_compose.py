@@ -115,6 +115,16 @@ WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=l
         (["data.columns.prompt=text"], "data.columns: must name text and label where task.name is classification"),
         (["data.columns.label=[a,b]"], "data.columns.label: .*must be one column: a study learns one label"),
         (["data.columns.txt=a"], "unknown key `data.columns.txt`; did you mean `data.columns.text`"),
+        (
+            ["data.splits.test=1.5"],
+            "data.splits.test: .*a share of the training rows between 0 and 1, or null, but got 1.5",
+        ),
+        (
+            ["data.splits.test=0.5", "data.splits.validation=0.5"],
+            "data.splits: .*must leave rows to train on, but are 1",
+        ),
+        (["data.splits.train=0.5"], "data.splits.train: .*valid string"),
+        (["data.seed=-1"], "data.seed: .*greater than or equal to 0"),
         (["data.loss=first"], "data.loss: .*'all' or 'last', but got 'first'"),
         ([*WRITTEN, "task.max_new_tokens=0"], "task.max_new_tokens: .*greater than or equal to 1, but got 0"),
         ([*WRITTEN, "task.max_new_tokens=512"], "task.max_new_tokens: must leave room for a prompt"),
@@ -300,7 +310,7 @@ def test_differences_name_the_key_and_both_values(composed: Callable[..., Config
 
 # Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.
 READERS = {
-    "data": ["data/files.py", "data/rows.py", "data/kinds.py"],
+    "data": ["data/files.py", "data/rows.py", "data/kinds.py", "data/splits.py"],
     "task": ["preflight/plan.py", "data/prompt.py"],
     "prompt": ["data/prompt.py", "data/chat.py"],
     "model": ["models/base.py"],
