@@ -83,6 +83,11 @@ def _task_problems(config: Config) -> list[str]:
             f"prompt.template: must be {PLAIN_TEMPLATE!r} where data.columns has messages, which are used as they are, "
             f"but is {config.prompt.template!r}"
         )
+    if "messages" in given and config.data.long.startswith("cut"):
+        problems.append(
+            f"data.long: must be block or drop where data.columns has messages, none of which is cut, but got "
+            f"{config.data.long!r}"
+        )
     if isinstance(task, GenerationSection) and task.max_new_tokens >= config.prompt.max_tokens:
         problems.append(
             f"task.max_new_tokens: must leave room for a prompt in prompt.max_tokens={config.prompt.max_tokens}, but "

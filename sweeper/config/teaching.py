@@ -75,6 +75,7 @@ class DataSection(Section):
     group: str | None
     seed: Annotated[int, Field(ge=0)]
     loss: Literal["all", "last"]
+    long: Literal["block", "cut_text_head", "cut_text_tail", "drop"]
 
 
 class ClassificationSection(Section):

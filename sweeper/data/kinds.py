@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sweeper.config.teaching import ColumnsSection
@@ -32,7 +33,7 @@ def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
         ValueError: saying which column is not usable, without its place.
     """
     if columns.label is not None:
-        return Row(asked(columns, raw), _label(raw, columns.label), place, raw)
+        return replace(asking(columns, raw, place), label=_label(raw, columns.label))
     if columns.messages is not None:
         messages = _messages(raw[columns.messages], columns.messages)
         if messages[-1][0] != "assistant":
@@ -42,22 +43,24 @@ def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
         return Row(messages[-2][1], "", place, raw, answers=(messages[-1][1],), messages=messages)
     for column in (columns.answer, columns.comment):
         if column is not None:
-            return Row(asked(columns, raw), "", place, raw, answers=(_text(raw, column),))
+            return replace(asking(columns, raw, place), answers=(_text(raw, column),))
     assert columns.answers is not None  # checked with the configuration
-    return Row(asked(columns, raw), "", place, raw, answers=_answers(raw[columns.answers], columns.answers))
+    return replace(asking(columns, raw, place), answers=_answers(raw[columns.answers], columns.answers))
 
 
-def asked(columns: ColumnsSection, raw: Mapping[str, Any]) -> str:
-    """What a row asks, before `prompt.template`.
+def asking(columns: ColumnsSection, raw: Mapping[str, Any], place: str = "") -> Row:
+    """A row without its answer: what it asks, and what of that may be cut.
 
     Raises:
         ValueError: saying which column is not usable.
     """
     if columns.question is not None and columns.context is not None:
-        return f"{_text(raw, columns.context)}\n\n{_text(raw, columns.question)}"
+        question = f"\n\n{_text(raw, columns.question)}"
+        text = _text(raw, columns.context) + question
+        return Row(text, "", place, raw, source=columns.context, fixed=len(question))
     column = columns.text or columns.prompt or columns.code
     assert column is not None  # checked with the configuration
-    return _text(raw, column)
+    return Row(_text(raw, column), "", place, raw, source=column)
 
 
 def conversation(columns: ColumnsSection, raw: Mapping[str, Any]) -> Messages:

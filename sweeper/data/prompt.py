@@ -124,6 +124,11 @@ class Renderer(_RowRenderer):
         self._check_lengths(rows, [len(prompt) + longest for prompt in prompts])
         return prompts
 
+    def length(self, row: Row, is_scored: bool) -> int:
+        """The tokens of a row: with its own answer, or with the longest where it is scored."""
+        answers = self._answers.values() if is_scored else [self._answers[row.label]]
+        return len(self.prompt_tokens(row.text, row.columns)) + max(map(len, answers))
+
     def _prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
         bodies = self._each(rows, lambda row: self._body(row.text, row.columns))
         self._template.check_bodies([row.text for row in rows], bodies)
@@ -192,6 +197,10 @@ class Conversations(_RowRenderer):
         prompts = self._each(rows, self.prompt_tokens)
         self._check_lengths(rows, [len(prompt) + self.max_new_tokens for prompt in prompts])
         return prompts
+
+    def length(self, row: Row, is_scored: bool) -> int:
+        """The tokens of a row: with its own answer, or with what may be written where it is scored."""
+        return len(self.prompt_tokens(row)) + self.max_new_tokens if is_scored else len(self._example(row))
 
     def _example(self, row: Row) -> Example:
         self.chat.check_text(row.answers[0])

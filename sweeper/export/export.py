@@ -61,6 +61,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "model": config.model.model_dump(mode="json"),
         "prompt": config.prompt.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
+        "long": config.data.long,
         "columns": config.data.columns.model_dump(mode="json"),
         "labels": seen.attributes["labels"],
         "data_sha256": seen.attributes["data_sha256"],

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import ColumnsSection, GenerationSection, PromptSection, TaskSection
-from sweeper.data import kinds
+from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
 from sweeper.engine import adapter
@@ -42,6 +42,7 @@ class Predictor:
     rendered: Renderer | Conversations
     task: Task
     columns: ColumnsSection
+    long: str  # `data.long` of the study: a text that is too long is cut as it was there
 
     @property
     def text_column(self) -> str:
@@ -84,7 +85,7 @@ class Predictor:
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)
         never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
         pack.admit(Slot(0, params, never_trained, seed=0), weights)
-        return cls(pack, rendered, task_of(rendered), columns)
+        return cls(pack, rendered, task_of(rendered), columns, str(manifest["long"]))
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The label or the answer of each row: of what its kind asks with, and of what else `prompt.template` reads.
@@ -104,11 +105,15 @@ class Predictor:
         return predicted
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
-        if isinstance(self.rendered, Renderer):
-            return self.rendered.prompt_tokens(kinds.asked(self.columns, row), row)
         if self.columns.messages is not None:
-            return self.rendered.prompt_tokens(Row("", "", "", row, messages=kinds.conversation(self.columns, row)))
-        return self.rendered.prompt_tokens(Row(kinds.asked(self.columns, row), "", "", row))
+            asked = Row("", "", "", row, messages=kinds.conversation(self.columns, row))
+        else:
+            asked = kinds.asking(self.columns, row)
+        if self.long.startswith("cut"):
+            asked = long.shorten(self.rendered, asked, self.long, is_scored=True)
+        if isinstance(self.rendered, Renderer):
+            return self.rendered.prompt_tokens(asked.text, asked.columns)
+        return self.rendered.prompt_tokens(asked)
 
 
 def _sha256(file: Path) -> str:

@@ -29,6 +29,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "long_rows": study.attributes.get("long_rows"),
         "memory": study.attributes.get("memory"),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric)],

@@ -245,10 +245,12 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
         # No tokenizer has more tokens than bytes; one more ends the answer.
         most = config.prompt.max_tokens
         return Lengths(longest=most, shortest=max(8, most // 8), answer=min(most // 2, longest_answer + 2)), False
+    from sweeper.data import long
     from sweeper.data.prompt import renderer
     from sweeper.models.base import load_tokenizer
 
     rendered = renderer(config, load_tokenizer(config.model, home), data.labels)
+    data = long.fit(rendered, data, config.data.long).data
     examples = rendered.examples(data.train)
     selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)  # as a worker does
     prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]

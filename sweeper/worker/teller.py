@@ -38,6 +38,7 @@ class Teller:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
         name = self.config.study.name
         self.search.remember("data_sha256", bench.data_sha256)
+        self.search.remember("long_rows", bench.long_rows)
         self.search.remember("labels", bench.task.labels)
         self.recorder.tracker.start(STUDY, name, {}, {"mlflow.note.content": self.config.study.description})
         self.recorder.tracker.log_file(STUDY, self.paths.config)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sweeper.config.schema import Config
-from sweeper.data import rows
+from sweeper.data import long, rows
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.engine import compatibility
@@ -50,6 +50,8 @@ class Workbench:
     majority: Scores
     linears: list[str]
     data_sha256: str
+    long_rows: long.Counts  # what became of rows that were too long
+    notes: list[str]  # on the data, for whoever watches
 
     def score(self, split: Split, slots: list[int]) -> list[Scores]:
         """Scores the adapters of `slots`, all in the same forwards."""
@@ -117,6 +119,8 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     data = rows.of(config, home.study(config.study.name).splits)
     tokenizer = base.load_tokenizer(config.model, home)
     rendered = renderer(config, tokenizer, data.labels)
+    fitted = long.fit(rendered, data, config.data.long)
+    data_sha256, data = data.sha256, fitted.data
     examples = rendered.examples(data.train)
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     validation, test = Split.of(rendered, selected), Split.of(rendered, data.test)
@@ -145,5 +149,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         test=test,
         majority=task.score(test.truth, [data.most_common] * len(test.truth)),
         linears=linears,
-        data_sha256=data.sha256,
+        data_sha256=data_sha256,
+        long_rows=fitted.counts,
+        notes=fitted.notes(config.data.long, config.prompt.max_tokens),
     )

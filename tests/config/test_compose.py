@@ -125,6 +125,11 @@ WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=l
         ),
         (["data.splits.train=0.5"], "data.splits.train: .*valid string"),
         (["data.seed=-1"], "data.seed: .*greater than or equal to 0"),
+        (["data.long=cut"], "data.long: .*'block', 'cut_text_head', 'cut_text_tail' or 'drop', but got 'cut'"),
+        (
+            ["task=generation", "data.columns.messages=m", "data.long=cut_text_tail"],
+            "data.long: must be block or drop where data.columns has messages, none of which is cut",
+        ),
         (["data.loss=first"], "data.loss: .*'all' or 'last', but got 'first'"),
         ([*WRITTEN, "task.max_new_tokens=0"], "task.max_new_tokens: .*greater than or equal to 1, but got 0"),
         ([*WRITTEN, "task.max_new_tokens=512"], "task.max_new_tokens: must leave room for a prompt"),

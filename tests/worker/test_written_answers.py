@@ -61,6 +61,23 @@ def test_a_study_of_written_answers(prepare: Prepare, home: Home, tmp_path: Path
         predictor.predict([rows[0], {"text": " "}])
 
 
+def test_rows_that_were_cut_are_counted_and_cut_again_in_use(prepare: Prepare, home: Home, tmp_path: Path) -> None:
+    paths = prepare("prompt.max_tokens=40", "data.long=cut_text_tail", "search.trials=1")
+    assert Session(paths, MemoryTracker(), lambda: False).run() == {"status": "finished"}
+    counts = study_json(view(home, "demo"), check.load(paths))["long_rows"]
+    assert counts["train"]["rows"] == 96
+    assert 0 < counts["train"]["cut"] < 96
+    assert counts["train"]["dropped"] == 0
+    notes = [json.loads(line).get("message", "") for line in paths.events.read_text().splitlines()]
+    assert any(
+        note.startswith(f"data.long=cut_text_tail: {counts['train']['cut']} of 96 rows of train") for note in notes
+    )
+    export(home, "demo", tmp_path / "out", None, force=False)
+    predictor = Predictor.load(tmp_path / "out", home)
+    [same, [label]] = [predictor.predict([{"text": "where is it? " * n}]) for n in (50, 400)]
+    assert same == [label]
+
+
 def test_a_study_of_conversations_trains_on_every_turn_or_on_the_last(
     prepare: Prepare, home: Home, tmp_path: Path
 ) -> None:
