@@ -88,6 +88,8 @@ def _task_problems(config: Config) -> list[str]:
             f"data.long: must be block or drop where data.columns has messages, none of which is cut, but got "
             f"{config.data.long!r}"
         )
+    if config.data.class_weight is not None and task.name != "classification":
+        problems.append(f"data.class_weight: must be null where task.name is {task.name}, which has no classes")
     if isinstance(task, GenerationSection) and task.max_new_tokens >= config.prompt.max_tokens:
         problems.append(
             f"task.max_new_tokens: must leave room for a prompt in prompt.max_tokens={config.prompt.max_tokens}, but "

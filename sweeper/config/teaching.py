@@ -74,6 +74,7 @@ class DataSection(Section):
     columns: ColumnsSection
     group: str | None
     seed: Annotated[int, Field(ge=0)]
+    class_weight: Literal["balanced"] | None
     loss: Literal["all", "last"]
     long: Literal["block", "cut_text_head", "cut_text_tail", "drop"]
 

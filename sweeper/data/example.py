@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -14,11 +16,13 @@ class Example:
         answer: the tokens from there to the last supervised one.
         spans: the supervised parts of `answer`, each from its first token to behind its last one, ascending; none
             where all of it is supervised.
+        weight: of its loss, in the mean over a batch.
     """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     spans: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -44,3 +48,12 @@ class Example:
         begin, end = spans[0][0], spans[-1][1]
         parts = tuple((first - begin, last - begin) for first, last in spans) if len(spans) > 1 else ()
         return cls(tokens[:begin], tokens[begin:end], parts)
+
+
+def balanced(examples: Sequence[Example], labels: Sequence[str]) -> list[Example]:
+    """Examples weighted so that each label counts the same in all; the weights are 1 on average."""
+    counts = Counter(labels)
+    return [
+        replace(example, weight=len(labels) / (len(counts) * counts[label]))
+        for example, label in zip(examples, labels, strict=True)
+    ]

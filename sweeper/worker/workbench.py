@@ -10,6 +10,7 @@ import torch
 
 from sweeper.config.schema import Config
 from sweeper.data import long, rows
+from sweeper.data.example import balanced
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.engine import compatibility
@@ -122,6 +123,8 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     fitted = long.fit(rendered, data, config.data.long)
     data_sha256, data = data.sha256, fitted.data
     examples = rendered.examples(data.train)
+    if config.data.class_weight == "balanced":
+        examples = balanced(examples, [row.label for row in data.train])
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     validation, test = Split.of(rendered, selected), Split.of(rendered, data.test)
 

@@ -130,6 +130,8 @@ WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=l
             ["task=generation", "data.columns.messages=m", "data.long=cut_text_tail"],
             "data.long: must be block or drop where data.columns has messages, none of which is cut",
         ),
+        (["data.class_weight=inverse"], "data.class_weight: .*'balanced', but got 'inverse'"),
+        ([*WRITTEN, "data.class_weight=balanced"], "data.class_weight: must be null where task.name is generation"),
         (["data.loss=first"], "data.loss: .*'all' or 'last', but got 'first'"),
         ([*WRITTEN, "task.max_new_tokens=0"], "task.max_new_tokens: .*greater than or equal to 1, but got 0"),
         ([*WRITTEN, "task.max_new_tokens=512"], "task.max_new_tokens: must leave room for a prompt"),
