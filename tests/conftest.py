@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.data import tickets
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.paths import Home
 from sweeper.trial import TrialParams
 

@@ -249,19 +249,19 @@ def export(study: str, folder: Path, number: int | None, force: bool) -> None:
 @click.argument("texts", nargs=-1)
 @_plainly
 def predict(folder: Path, texts: tuple[str, ...]) -> None:
-    """Label texts with an exported adapter: as arguments, or as JSONL on standard input.
+    """Label or answer texts with an exported adapter: as arguments, or as JSONL on standard input.
 
     Each line of JSONL comes back with a field `prediction` added.
     """
     from sweeper.export.predict import Predictor, read_jsonl
 
+    predictor = Predictor.load(folder, Home.from_environment())
     if texts:
-        for label in Predictor.load(folder, Home.from_environment()).predict(list(texts)):
+        for label in predictor.predict([{predictor.text_column: text} for text in texts]):
             click.echo(label)
         return
-    predictor = Predictor.load(folder, Home.from_environment())
     rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
-    for row, label in zip(rows, predictor.predict([row[predictor.text_column] for row in rows]), strict=True):
+    for row, label in zip(rows, predictor.predict(rows), strict=True):
         click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
 
 

@@ -10,11 +10,13 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config import combinations, defaults
-from sweeper.config.schema import Config, DataSection, ModelSection
+from sweeper.config.schema import Config, ModelSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
+from sweeper.config.teaching import KINDS, METRICS, DataSection, GenerationSection
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
 
+PLAIN_TEMPLATE = "{{ text }}"
 Section = TypeVar("Section", ModelSection, DataSection)
 
 
@@ -46,6 +48,12 @@ def _cross_problems(config: Config) -> list[str]:
     problems = []
     if config.data.source != "tickets" and not config.data.path:
         problems.append(f"data.path: must be set where data.source is {config.data.source}, but it is null")
+    shares = [share for share in (config.data.splits.validation, config.data.splits.test) if not isinstance(share, str)]
+    if sum(shares) >= 1:
+        problems.append(
+            f"data.splits: the shares of validation and test must leave rows to train on, but are "
+            f"{sum(shares):.3g} in all"
+        )
     if not config.model.path:
         problems.append("model.path: must be a Hub id or a folder, but it is null; try model.path=FOLDER or model=tiny")
     if config.train.examples is not None and config.train.examples < config.evaluation.count:
@@ -53,7 +61,41 @@ def _cross_problems(config: Config) -> list[str]:
             f"evaluation.count: at most train.examples={config.train.examples} evaluations fit, "
             f"but got {config.evaluation.count}"
         )
-    return problems + _epochs_problems(config)
+    return problems + _task_problems(config) + _epochs_problems(config)
+
+
+def _task_problems(config: Config) -> list[str]:
+    """What does not go with the task: columns, metric, length."""
+    task, problems = config.task, []
+    known, given = KINDS[task.name], config.data.columns.named()
+    if tuple(given) not in known:
+        problems.append(
+            f"data.columns: must name {', or '.join(' and '.join(kind) for kind in known)} where task.name is "
+            f"{task.name}, but names {' and '.join(given) or 'none'}; set the others to null"
+        )
+    if config.objective.metric not in METRICS[task.name]:
+        problems.append(
+            f"objective.metric: must be {' or '.join(METRICS[task.name])} where task.name is {task.name}, but got "
+            f"{config.objective.metric!r}"
+        )
+    if "messages" in given and config.prompt.template.strip() != PLAIN_TEMPLATE:
+        problems.append(
+            f"prompt.template: must be {PLAIN_TEMPLATE!r} where data.columns has messages, which are used as they are, "
+            f"but is {config.prompt.template!r}"
+        )
+    if "messages" in given and config.data.long.startswith("cut"):
+        problems.append(
+            f"data.long: must be block or drop where data.columns has messages, none of which is cut, but got "
+            f"{config.data.long!r}"
+        )
+    if config.data.class_weight is not None and task.name != "classification":
+        problems.append(f"data.class_weight: must be null where task.name is {task.name}, which has no classes")
+    if isinstance(task, GenerationSection) and task.max_new_tokens >= config.prompt.max_tokens:
+        problems.append(
+            f"task.max_new_tokens: must leave room for a prompt in prompt.max_tokens={config.prompt.max_tokens}, but "
+            f"got {task.max_new_tokens}"
+        )
+    return problems
 
 
 def _epochs_problems(config: Config) -> list[str]:
@@ -99,7 +141,7 @@ def _readable(path: list[str]) -> list[str]:
     kept = [part for part in path if not part.startswith(("list[", "function-", "constrained-"))]
     if len(kept) > 3 and kept[:2] == ["search", "space"]:
         return kept[:3] + [part for part in kept[3:] if part in {"low", "high", "log", "step"}]
-    if len(kept) > 1 and kept[0] in {"sampler", "pruner"}:
+    if len(kept) > 1 and kept[0] in {"sampler", "pruner", "task"}:
         return [kept[0], *kept[2:]]
     return kept
 
@@ -148,7 +190,7 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(section: Section) -> Section:
         folder = Path(section.path or "").expanduser()
         return (
-            section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.is_dir() else section
+            section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.exists() else section
         )
 
     return config.model_copy(update={"model": absolute(config.model), "data": absolute(config.data)})

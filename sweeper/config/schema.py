@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sweeper.config.marks import Frozen, Live, Mark
 from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
+from sweeper.config.teaching import DataSection, PromptSection, Section, TaskSection
 from sweeper.errors import ConfigError
 from sweeper.paths import NAME_PATTERN
 from sweeper.trial import (
@@ -34,25 +35,20 @@ from sweeper.trial import (
     WeightDecay,
 )
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
-class StudySection(_Section):
+class StudySection(Section):
     name: Frozen[Name]
     description: Live[str]
 
 
-class StoreSection(_Section):
+class StoreSection(Section):
     home: Live[str]
     keep_adapters: Live[Annotated[int, Field(ge=1)]]
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     name: Frozen[Name]
     path: Frozen[str | None]
     revision: Frozen[str | None]
@@ -63,38 +59,14 @@ class ModelSection(_Section):
     config: Frozen[dict[str, Any] | None]
 
 
-class GpuSection(_Section):
+class GpuSection(Section):
     name: Live[Name]
     card: Live[str | None]
     memory_gib: Live[Annotated[float, Field(gt=0)] | None]
     price_usd_per_hour: Live[Annotated[float, Field(ge=0)] | None]
 
 
-class SplitsSection(_Section):
-    train: Frozen[str]
-    validation: Frozen[str]
-    test: Frozen[str]
-
-
-class ColumnsSection(_Section):
-    text: Frozen[str]
-    label: Frozen[str]
-
-
-class DataSection(_Section):
-    source: Frozen[Literal["tickets", "files", "hub"]]
-    path: Frozen[str | None]
-    splits: SplitsSection
-    columns: ColumnsSection
-
-
-class PromptSection(_Section):
-    system: Frozen[str | None]
-    template: Frozen[str]
-    max_tokens: Frozen[Annotated[int, Field(ge=8)]]
-
-
-class LoraSection(_Section):
+class LoraSection(Section):
     rank: Frozen[Rank]
     alpha: Frozen[Alpha | None]
     alpha_ratio: Frozen[Alpha]
@@ -104,7 +76,7 @@ class LoraSection(_Section):
     lora_plus_ratio: Frozen[LoraPlusRatio]
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     examples: Frozen[Annotated[int, Field(ge=1)] | None]
     epochs: Frozen[Epochs]
     batch_size: Frozen[BatchSize]
@@ -118,17 +90,17 @@ class TrainSection(_Section):
     seed: Frozen[Seed]
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     count: Frozen[Annotated[int, Field(ge=1, le=100_000)]]
     rows: Frozen[Annotated[int, Field(ge=1)] | None]
 
 
-class ObjectiveSection(_Section):
-    metric: Frozen[Literal["accuracy", "macro_f1"]]
+class ObjectiveSection(Section):
+    metric: Frozen[Literal["accuracy", "macro_f1", "exact_match", "token_f1"]]
     value: Frozen[Literal["best", "last"]]
 
 
-class SearchSection(_Section):
+class SearchSection(Section):
     trials: Live[Annotated[int, Field(ge=1)]]
     seed: Frozen[Seed]
     space: Frozen[Space]
@@ -141,37 +113,37 @@ class SearchSection(_Section):
     lease_s: Live[Annotated[float, Field(ge=1)]]
 
 
-class TPESection(_Section):
+class TPESection(Section):
     name: Frozen[Literal["tpe"]]
     startup_trials: Frozen[Annotated[int, Field(ge=0)]]
 
 
-class GPSection(_Section):
+class GPSection(Section):
     name: Frozen[Literal["gp"]]
     startup_trials: Frozen[Annotated[int, Field(ge=1)]]
 
 
-class RandomSection(_Section):
+class RandomSection(Section):
     name: Frozen[Literal["random"]]
 
 
-class GridSection(_Section):
+class GridSection(Section):
     name: Frozen[Literal["grid"]]
     points: Frozen[Annotated[int, Field(ge=1)]]
 
 
-class CmaEsSection(_Section):
+class CmaEsSection(Section):
     name: Frozen[Literal["cmaes"]]
     startup_trials: Frozen[Annotated[int, Field(ge=1)]]
     population_size: Frozen[Annotated[int, Field(ge=4)] | None]
 
 
-class NSGAIISection(_Section):
+class NSGAIISection(Section):
     name: Frozen[Literal["nsgaii"]]
     population_size: Frozen[Annotated[int, Field(ge=2)]]
 
 
-class QMCSection(_Section):
+class QMCSection(Section):
     name: Frozen[Literal["qmc"]]
 
 
@@ -181,7 +153,7 @@ SamplerSection = Annotated[
 ]
 
 
-class _QuantileSection(_Section):
+class _QuantileSection(Section):
     startup_trials: Frozen[Annotated[int, Field(ge=0)]]
     warmup_evaluations: Frozen[Annotated[int, Field(ge=0)]]
 
@@ -201,7 +173,7 @@ class PatientSection(_QuantileSection):
     min_delta: Frozen[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
-class _RungsSection(_Section):
+class _RungsSection(Section):
     min_evaluations: Frozen[Annotated[int, Field(ge=1)]]
     reduction_factor: Frozen[Annotated[int, Field(ge=2)]]
 
@@ -214,7 +186,7 @@ class HyperbandSection(_RungsSection):
     name: Frozen[Literal["hyperband"]]
 
 
-class NoPrunerSection(_Section):
+class NoPrunerSection(Section):
     name: Frozen[Literal["none"]]
 
 
@@ -224,7 +196,7 @@ PrunerSection = Annotated[
 ]
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     slots: Annotated[
         int,
         Field(ge=1, le=256),
@@ -240,12 +212,12 @@ class EngineSection(_Section):
     device: Live[Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]]
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     # Where the moments wait changes no result; how many bits they have does.
     state: Annotated[Literal["device", "host", "8bit"], Mark(is_frozen=True, alike=frozenset({"device", "host"}))]
 
 
-class MemorySection(_Section):
+class MemorySection(Section):
     backend: Frozen[Literal["auto", "tensors"]]
     budget_gib: Frozen[Annotated[float, Field(gt=0)] | None]
     reserve_gib: Frozen[Annotated[float, Field(ge=0)]]
@@ -255,18 +227,19 @@ class MemorySection(_Section):
     rehearse: Live[Literal["auto", True, False]]
 
 
-class CheckpointSection(_Section):
+class CheckpointSection(Section):
     every_s: Live[Annotated[float, Field(gt=0)]]
     max_gib: Live[Annotated[float, Field(ge=0)]]
 
 
-class Config(_Section):
+class Config(Section):
     """One study, whole."""
 
     study: StudySection
     store: StoreSection
     model: ModelSection
     data: DataSection
+    task: TaskSection
     prompt: PromptSection
     lora: LoraSection
     train: TrainSection

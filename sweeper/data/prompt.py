@@ -1,38 +1,76 @@
 """From a row to tokens: the prompt, the answer, and where the one ends and the other begins.
 
-The model's chat template is applied once, by rendering the conversation up to the assistant's turn
-(the prompt) and with it (to find what stands between prompt and answer, and what ends a turn). A base
-without a template gets an instruction format. Prompt and answer are tokenised apart and joined, which is
-what generation sees, so the loss mask needs no search for a boundary.
+Labels (`Renderer`): a label is tokenised apart from its prompt and joined to it, which is what scoring over the labels
+sees, so the loss mask needs no search for a boundary. What the model's chat template writes around them is found once
+(`data.chat`).
+
+Written answers (`Conversations`): the conversation is rendered with its answer, and masked by its prefixes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from sweeper.config.schema import PromptSection
-from sweeper.data.rows import Row
+from sweeper.config.schema import Config
+from sweeper.config.teaching import GenerationSection, PromptSection
+from sweeper.data.chat import Chat, Message
+from sweeper.data.example import Example
+from sweeper.data.row import Row
+from sweeper.data.template import RowTemplate
 from sweeper.errors import PromptError
 
-# Qwen 3 would think before each answer; Llama 3 would write today's date into each prompt.
-_TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-_INSTRUCTION = "{system}### Instruction:\n{prompt}\n\n### Response:\n"
+Rendered = TypeVar("Rendered")
 
 
-@dataclass(frozen=True)
-class Example:
-    """One training row as tokens; the loss is on `answer` alone."""
+def renderer(config: Config, tokenizer: Any, labels: Sequence[str]) -> Renderer | Conversations:
+    """What renders the rows of a study; raises as they do."""
+    if isinstance(config.task, GenerationSection):
+        return Conversations(tokenizer, config.prompt, config.data.loss, config.task.max_new_tokens)
+    return Renderer(tokenizer, config.prompt, labels)
 
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
+
+class _RowRenderer:
+    """What both ways of rendering share: the template over the columns, and the limit on a row's length."""
+
+    def __init__(self, tokenizer: Any, section: PromptSection, labels: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.section = section
+        self.labels = list(labels)
+        self._template = RowTemplate(section.template, self.labels)
+        self.chat = Chat(tokenizer, section)
+
+    def _each(self, rows: Sequence[Row], render: Callable[[Row], Rendered]) -> list[Rendered]:
+        """Renders rows; an error names the place of its row."""
+        rendered = []
+        for row in rows:
+            try:
+                rendered.append(render(row))
+            except PromptError as error:
+                raise PromptError(f"{row.place}: {error}") from None
+        return rendered
+
+    def _body(self, text: str, columns: Mapping[str, Any]) -> str:
+        """What the user says; the special tokens in it are the template's own."""
+        self.chat.check_text(text)
+        body = self._template.render(text, columns)
+        for special in self.chat.specials:
+            if body.count(special) > self._template.source.count(special):
+                raise PromptError(f"a column must not have special tokens of the model in it, but one has {special!r}")
+        return body
+
+    def _check_lengths(self, rows: Sequence[Row], lengths: list[int]) -> None:
+        limit = self.section.max_tokens
+        long = [(length, row.place) for row, length in zip(rows, lengths, strict=True) if length > limit]
+        if long:
+            length, place = max(long)
+            raise PromptError(
+                f"each row must fit into prompt.max_tokens={limit}, but {len(long)} of {len(rows)} do not; the longest "
+                f"has {length} tokens ({place}). Raise prompt.max_tokens or shorten these rows"
+            )
 
 
-class Renderer:
+class Renderer(_RowRenderer):
     """Renders rows for one tokenizer, one prompt and one set of labels.
 
     Raises:
@@ -41,32 +79,24 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: Any, section: PromptSection, labels: Sequence[str]) -> None:
-        self.tokenizer = tokenizer
-        self.section = section
-        self.labels = list(labels)
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        try:
-            self._template = environment.from_string(section.template)
-        except TemplateError as error:
-            raise PromptError(f"prompt.template must be a Jinja template, but {error}: {section.template!r}") from None
-        self._check_template()
-        # Special tokens that are text in a row would be read as the end of a turn, or the begin of one.
-        self._specials = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self._lead, self._end = self._around_answer()
+        super().__init__(tokenizer, section, labels)
         self._answers = {label: self._answer(label) for label in self.labels}
         self._check_distinct()
 
-    def prompt_tokens(self, text: str) -> tuple[int, ...]:
+    def prompt_tokens(self, text: str, columns: Mapping[str, Any] | None = None) -> tuple[int, ...]:
         """The tokens up to where the answer begins.
 
+        Args:
+            columns: of the row, for a template that reads more than its text.
+
         Raises:
-            PromptError: if the text has one of the tokenizer's special tokens in it.
+            PromptError: if the row has one of the tokenizer's special tokens in it, or the template fails.
         """
-        if found := [special for special in self._specials if special in text]:
-            raise PromptError(f"a text must not have special tokens of the model in it, but has {found[0]!r}")
-        # A chat template writes its own first token; the instruction format leaves it to the tokenizer.
-        is_chat = bool(self.tokenizer.chat_template)
-        return tuple(self.tokenizer(self.prompt(text), add_special_tokens=not is_chat)["input_ids"])
+        return self.chat.prompt(_asked(self._body(text, columns or {})))
+
+    def prompt(self, text: str, columns: Mapping[str, Any] | None = None) -> str:
+        """The rendered prompt, as the model will see it."""
+        return self.chat.render(self.chat.opened(_asked(self._body(text, columns or {}))), True)
 
     def answer_tokens(self, label: str) -> tuple[int, ...]:
         """The tokens of a label, with the token that ends the turn."""
@@ -80,7 +110,7 @@ class Renderer:
         """
         prompts = self._prompts(rows)
         examples = [Example(prompt, self.answer_tokens(row.label)) for prompt, row in zip(prompts, rows, strict=True)]
-        self._check_lengths(rows, [len(item.prompt) + len(item.answer) for item in examples])
+        self._check_lengths(rows, [len(item) for item in examples])
         return examples
 
     def prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
@@ -94,78 +124,20 @@ class Renderer:
         self._check_lengths(rows, [len(prompt) + longest for prompt in prompts])
         return prompts
 
+    def length(self, row: Row, is_scored: bool) -> int:
+        """The tokens of a row: with its own answer, or with the longest where it is scored."""
+        answers = self._answers.values() if is_scored else [self._answers[row.label]]
+        return len(self.prompt_tokens(row.text, row.columns)) + max(map(len, answers))
+
     def _prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
-        prompts = []
-        for row in rows:
-            try:
-                prompts.append(self.prompt_tokens(row.text))
-            except PromptError as error:
-                raise PromptError(f"{row.place}: {error}") from None
-        return prompts
-
-    def prompt(self, text: str) -> str:
-        """The rendered prompt, as the model will see it."""
-        body = self._body(text)
-        if self.tokenizer.chat_template:
-            return self._chat(self._messages(body), add_generation_prompt=True)
-        system = f"{self.section.system}\n\n" if self.section.system else ""
-        return _INSTRUCTION.format(system=system, prompt=body)
-
-    def _body(self, text: str) -> str:
-        try:
-            return self._template.render(text=text, labels=self.labels)
-        except Exception as error:  # the template is the user's code, and may raise anything
-            raise PromptError(
-                f"prompt.template could not be rendered: {type(error).__name__}: {error}; it knows `text` and `labels`"
-            ) from None
-
-    def _check_template(self) -> None:
-        if self._body("one text") == self._body("another"):
-            raise PromptError(
-                f"prompt.template must use the row's text, {{{{ text }}}}, but is {self.section.template!r}"
-            )
-
-    def _messages(self, body: str) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.section.system}] if self.section.system else []
-        return [*system, {"role": "user", "content": body}]
-
-    def _chat(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **_TEMPLATE_ARGUMENTS
-            )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise PromptError(f"the model's chat template refuses the conversation: {error}") from error
-        return str(text)
-
-    def _around_answer(self) -> tuple[str, int]:
-        """The space that the chat template writes before an answer, and the token that ends it."""
-        if self.tokenizer.chat_template:
-            probe = self.labels[0]
-            prompt = self.prompt("Is this a probe?")
-            turns = [*self._messages(self._body("Is this a probe?")), {"role": "assistant", "content": probe}]
-            whole = self._chat(turns, add_generation_prompt=False)
-            behind = whole.removeprefix(prompt)
-            if not whole.startswith(prompt) or not behind.lstrip().startswith(probe):
-                raise PromptError(
-                    "the chat template must put the answer unchanged behind the prompt, but a conversation with an "
-                    f"answer is rendered as {whole!r}, which does not begin with {prompt + probe!r}"
-                )
-            lead = behind[: behind.index(probe)]
-            rest = behind[len(lead) + len(probe) :].lstrip()
-            tokens = self.tokenizer(rest, add_special_tokens=False)["input_ids"]
-            # Not `all_special_ids`, which knows the roles (eos, pad, …) but not every marker of a turn.
-            added = self.tokenizer.added_tokens_decoder
-            if tokens and tokens[0] in added and added[tokens[0]].special:
-                return lead, int(tokens[0])
-        else:
-            lead = ""
-        if self.tokenizer.eos_token_id is None:
-            raise PromptError("the tokenizer has no end token (eos_token), so no answer could end")
-        return lead, int(self.tokenizer.eos_token_id)
+        bodies = self._each(rows, lambda row: self._body(row.text, row.columns))
+        self._template.check_bodies([row.text for row in rows], bodies)
+        places = [Row(body, "", row.place) for body, row in zip(bodies, rows, strict=True)]
+        return self._each(places, lambda row: self.chat.prompt(_asked(row.text)))
 
     def _answer(self, label: str) -> tuple[int, ...]:
-        return (*self.tokenizer(self._lead + label, add_special_tokens=False)["input_ids"], self._end)
+        tokens = self.tokenizer(self.chat.lead + label, add_special_tokens=False)["input_ids"]
+        return (*tokens, self.chat.end)
 
     def _check_distinct(self) -> None:
         owners: dict[tuple[int, ...], str] = {}
@@ -176,12 +148,77 @@ class Renderer:
                 )
             owners[tokens] = label
 
-    def _check_lengths(self, rows: Sequence[Row], lengths: list[int]) -> None:
-        limit = self.section.max_tokens
-        long = [(length, row.place) for row, length in zip(rows, lengths, strict=True) if length > limit]
-        if long:
-            length, place = max(long)
+
+class Conversations(_RowRenderer):
+    """Renders rows with written answers: a question and its answer, or several turns.
+
+    Args:
+        loss: all: every turn of the assistant is trained on; last: the last alone.
+        max_new_tokens: what scoring may write behind a prompt.
+
+    Raises:
+        PromptError: if a template is not usable.
+    """
+
+    def __init__(self, tokenizer: Any, section: PromptSection, loss: str, max_new_tokens: int) -> None:
+        super().__init__(tokenizer, section, labels=())
+        self.loss = loss
+        self.max_new_tokens = max_new_tokens
+
+    def prompt_tokens(self, row: Row) -> tuple[int, ...]:
+        """The tokens up to where the answer is to be written.
+
+        Raises:
+            PromptError: if the row has one of the tokenizer's special tokens in it, or a template fails.
+        """
+        return self.chat.prompt(self._messages(row))
+
+    def answer(self, tokens: Sequence[int]) -> str:
+        """What was written, as text."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        """Tokenises training rows, with the first of their reference answers.
+
+        Raises:
+            PromptError: if any row is longer than `prompt.max_tokens`.
+        """
+        self._template.check_bodies([row.text for row in rows], self._each(rows, lambda row: str(self._messages(row))))
+        examples = self._each(rows, self._example)
+        self._check_lengths(rows, [len(item) for item in examples])
+        return examples
+
+    def prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        """Tokenises the prompts of rows to be scored; `max_new_tokens` have to fit behind each.
+
+        Raises:
+            PromptError: if any row is longer than `prompt.max_tokens`.
+        """
+        prompts = self._each(rows, self.prompt_tokens)
+        self._check_lengths(rows, [len(prompt) + self.max_new_tokens for prompt in prompts])
+        return prompts
+
+    def length(self, row: Row, is_scored: bool) -> int:
+        """The tokens of a row: with its own answer, or with what may be written where it is scored."""
+        return len(self.prompt_tokens(row)) + self.max_new_tokens if is_scored else len(self._example(row))
+
+    def _example(self, row: Row) -> Example:
+        self.chat.check_text(row.answers[0])
+        return self.chat.example([*self._messages(row), {"role": "assistant", "content": row.answers[0]}], self.loss)
+
+    def _messages(self, row: Row) -> list[Message]:
+        """The conversation up to the answer."""
+        if not row.messages:
+            return _asked(self._body(row.text, row.columns))
+        if self.section.system and row.messages[0][0] == "system":
             raise PromptError(
-                f"each row must fit into prompt.max_tokens={limit}, but {len(long)} of {len(rows)} do not; the longest "
-                f"has {length} tokens ({place}). Raise prompt.max_tokens or shorten these rows"
+                "prompt.system must be null where rows have a system message of their own, but this has one"
             )
+        messages = row.messages[:-1] if row.answers else row.messages
+        for _, content in messages:
+            self.chat.check_text(content)
+        return [{"role": role, "content": content} for role, content in messages]
+
+
+def _asked(body: str) -> list[Message]:
+    return [{"role": "user", "content": body}]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.trial import Rhythm
 
 
@@ -93,23 +93,32 @@ def new_chunk(group: Sequence[Item], pad: int, device: torch.device, is_left: bo
 
 @dataclass(frozen=True)
 class Supervised:
-    """Where the loss is: positions whose *next* token belongs to the answer."""
+    """Where the loss is: positions whose *next* token is supervised."""
 
     rows: Tensor  # (n,)
     positions: Tensor  # (n,)
     targets: Tensor  # (n,)
     slots: Tensor  # (n,), of the stack
+    weights: Tensor | None  # (n,) of the loss; None where all are 1
 
 
 def supervised(chunk: Chunk, examples: Sequence[Example]) -> Supervised:
     """The supervised positions of a chunk whose items' keys are indices into `examples`."""
-    rows, positions, targets, slots = [], [], [], []
+    rows, positions, targets, slots, weights = [], [], [], [], []
     for row, item in enumerate(chunk.items):
         example = examples[item.key]
-        for offset, target in enumerate(example.answer):
+        for place in example.supervised:
             rows.append(row)
-            positions.append(len(example.prompt) + offset - 1)
-            targets.append(target)
+            positions.append(len(example.prompt) + place - 1)
+            targets.append(example.answer[place])
             slots.append(item.slot)
+            weights.append(example.weight)
     device = chunk.tokens.device
-    return Supervised(*(torch.tensor(values, device=device) for values in (rows, positions, targets, slots)))
+    is_weighted = any(weight != 1.0 for weight in weights)
+    return Supervised(
+        rows=torch.tensor(rows, device=device),
+        positions=torch.tensor(positions, device=device),
+        targets=torch.tensor(targets, device=device),
+        slots=torch.tensor(slots, device=device),
+        weights=torch.tensor(weights, device=device, dtype=torch.float64) if is_weighted else None,
+    )

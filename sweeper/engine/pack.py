@@ -1,8 +1,8 @@
 """A pack: the trials that train together over one resident base.
 
 `tick` is one optimizer step of every slot. The loss of a slot is the sum of its token losses over
-the number of its supervised tokens in its effective batch; the losses of all slots are added and
-sent backward once a chunk. There is no term between slots, so each slot's gradient is its solo
+the number of its supervised tokens in its effective batch, each times its row's weight; the losses of
+all slots are added and sent backward once a chunk. There is no term between slots, so each slot's gradient is its solo
 gradient, however the tick is cut.
 
 Slots come and go between ticks: `admit` and `remove` rebuild one bucket of the stack, which happens once
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import GenerationConfig
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.engine import optimizer
 from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, supervised
 from sweeper.engine.bucket import AdapterState
@@ -172,14 +172,14 @@ class Pack:
         self.model.train()
         self._note_company()
         batches = [batch_rows(s.rhythm, s.step, len(self.examples), s.seed) for s in self.slots]
-        items, answers = self._items(batches)
+        items, divisors = self._items(batches)
         rates = [self._rates(slot).learning_rate for slot in self.slots]
-        losses, norms = self._step(items, answers)
+        losses, norms = self._step(items, divisors)
         ticks = []
         for index, slot in enumerate(self.slots):
             slot.step += 1
             slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
-            slot.supervised_tokens += answers[index]
+            slot.supervised_tokens += sum(self.examples[row].supervised_tokens for row in batches[index])
             ticks.append(Tick(losses[index], norms[index], rates[index]))
         return ticks
 
@@ -188,17 +188,19 @@ class Pack:
         self.model.train()
         self._step(*self._items([rows for _ in self.slots]))
 
-    def _items(self, batches: Sequence[Sequence[int]]) -> tuple[list[Item], list[int]]:
-        """What each slot reads, and the supervised tokens of each slot."""
-        answers = [sum(len(self.examples[row].answer) for row in batch) for batch in batches]
+    def _items(self, batches: Sequence[Sequence[int]]) -> tuple[list[Item], list[float]]:
+        """What each slot reads, and by what its loss is divided: its supervised tokens, each times its row's weight."""
+        divisors = [
+            sum(self.examples[row].supervised_tokens * self.examples[row].weight for row in batch) for batch in batches
+        ]
         items = [
-            Item(index, self.examples[row].prompt + self.examples[row].answer, row, slot.examples_seen + place)
+            Item(index, self.examples[row].tokens, row, slot.examples_seen + place)
             for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True))
             for place, row in enumerate(batch)
         ]
-        return items, answers
+        return items, divisors
 
-    def _step(self, items: list[Item], answers: list[int]) -> tuple[list[float], list[float]]:
+    def _step(self, items: list[Item], divisors: list[float]) -> tuple[list[float], list[float]]:
         """Forward, backward and optimizer; again from unchanged state where memory ran out.
 
         Returns:
@@ -207,7 +209,7 @@ class Pack:
         rates = [self._rates(slot) for slot in self.slots]
 
         def step() -> tuple[list[float], list[float]]:
-            losses = self._backward(items, answers)
+            losses = self._backward(items, divisors)
             self.planner.optimize(self.stack.profile)
             return losses, optimizer.step(self.stack, rates)
 
@@ -229,12 +231,12 @@ class Pack:
                 slot.company.append(Company(step=slot.step, slots=here))
         self._has_changed = False
 
-    def _backward(self, items: list[Item], answers: list[int]) -> list[float]:
+    def _backward(self, items: list[Item], divisors: list[float]) -> list[float]:
         """Accumulates every slot's gradient; returns each slot's loss."""
         for bucket in self.stack.buckets:
             bucket.grad.zero_()
         device, dtype = self.stack.device, self.stack.dtype
-        divisors = torch.tensor(answers, device=device, dtype=dtype)
+        by = torch.tensor(divisors, device=device, dtype=dtype)
         total = torch.zeros(len(self.slots), device=device, dtype=dtype)
         queue = by_length(items)
         while queue:
@@ -243,11 +245,11 @@ class Pack:
                 [len(item.tokens) for item in queue],
                 self.stack.profile,
                 self.chunk_tokens,
-                supervised=[len(self.examples[item.key].answer) for item in queue],
+                supervised=[self.examples[item.key].supervised_tokens for item in queue],
                 can_checkpoint=self.stack.can_checkpoint,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)
-            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), divisors)
+            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), by)
             queue = queue[part.rows :]
         return [float(loss) for loss in total.tolist()]
 
@@ -255,7 +257,7 @@ class Pack:
         """Adds a chunk's part to every slot's gradient.
 
         Args:
-            divisors: `(K,)`: the supervised tokens of each slot's effective batch.
+            divisors: `(K,)`: the supervised tokens of each slot's effective batch, each times its row's weight.
 
         Returns:
             `(K,)`: the chunk's part of each slot's loss.
@@ -264,6 +266,8 @@ class Pack:
         with self.stack.using(self._layout(chunk)):
             hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
         losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(divisors.dtype)
+        if where.weights is not None:
+            losses = losses * where.weights.to(divisors.dtype)
         by_slot = torch.zeros_like(divisors).index_add(0, where.slots, losses) / divisors
         by_slot.sum().backward()  # type: ignore[no-untyped-call]
         return by_slot.detach()

@@ -60,7 +60,9 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "params": trial.params,
         "model": config.model.model_dump(mode="json"),
         "prompt": config.prompt.model_dump(mode="json"),
-        "text_column": config.data.columns.text,
+        "task": config.task.model_dump(mode="json"),
+        "long": config.data.long,
+        "columns": config.data.columns.model_dump(mode="json"),
         "labels": seen.attributes["labels"],
         "data_sha256": seen.attributes["data_sha256"],
         "scores": {
@@ -94,6 +96,8 @@ def _chosen(seen: StudyView, number: int | None) -> TrialView:
 
 def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[str, Any], home: Home) -> None:
     from sweeper.config.schema import ModelSection
+    from sweeper.config.teaching import PromptSection
+    from sweeper.data.chat import Chat
     from sweeper.models.base import load_tokenizer, source
 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -107,7 +111,11 @@ def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[st
     try:
         shutil.copytree(adapter, temporary)
         section = ModelSection.model_validate(model)
-        load_tokenizer(section, home).save_pretrained(temporary)
+        tokenizer = load_tokenizer(section, home)
+        chat = Chat(tokenizer, PromptSection.model_validate(manifest["prompt"]))
+        if chat.has_template:  # as it was trained with: of the study, with its arguments and without today's date
+            tokenizer.chat_template = chat.template
+        tokenizer.save_pretrained(temporary)
         # Where the base is now: the store may have moved since the adapter was trained.
         config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = source(section, home)

@@ -1,26 +1,30 @@
-"""Labels texts with an exported adapter, the way that it was scored."""
+"""Labels or answers with an exported adapter, the way that it was scored."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
-from sweeper.config.schema import ModelSection, PromptSection
-from sweeper.data.prompt import Renderer
+from sweeper.config.schema import ModelSection
+from sweeper.config.teaching import ColumnsSection, GenerationSection, PromptSection, TaskSection
+from sweeper.data import kinds, long
+from sweeper.data.prompt import Conversations, Renderer
+from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
-from sweeper.errors import DataError, ExportError
+from sweeper.errors import DataError, ExportError, PromptError
 from sweeper.export.export import MANIFEST
 from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
-from sweeper.tasks.classification import LabelTrie, predict
+from sweeper.tasks.task import Task, task_of
 from sweeper.trial import Rhythm, TrialParams
 
 CHUNK_TOKENS = 4096
@@ -28,12 +32,22 @@ CHUNK_TOKENS = 4096
 
 @dataclass
 class Predictor:
-    """A base with one adapter, ready to label."""
+    """A base with one adapter, ready to label or to answer.
+
+    Attributes:
+        text_column: what a text that is given alone stands for.
+    """
 
     pack: Pack
-    rendered: Renderer
-    trie: LabelTrie
-    text_column: str
+    rendered: Renderer | Conversations
+    task: Task
+    columns: ColumnsSection
+    long: str  # `data.long` of the study: a text that is too long is cut as it was there
+
+    @property
+    def text_column(self) -> str:
+        columns = self.columns
+        return str(columns.text or columns.prompt or columns.question or columns.code or columns.messages)
 
     @classmethod
     def load(cls, folder: Path, home: Home) -> Predictor:
@@ -53,7 +67,8 @@ class Predictor:
             section = ModelSection.model_validate(manifest["model"])
             params = TrialParams.model_validate(manifest["lora"])
             prompt = PromptSection.model_validate(manifest["prompt"])
-            labels, text_column = manifest["labels"], manifest["text_column"]
+            task: Any = TypeAdapter(TaskSection).validate_python(manifest["task"])
+            columns, labels = ColumnsSection.model_validate(manifest["columns"]), manifest["labels"]
             changed = [name for name, sha256 in manifest["sha256"].items() if _sha256(folder / name) != sha256]
             if changed:
                 raise ExportError(
@@ -63,19 +78,42 @@ class Predictor:
         except (KeyError, ValueError, OSError, SafetensorError) as error:
             raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
         tokenizer: Any = base.load_tokenizer(section, home)
-        rendered = Renderer(tokenizer, prompt, labels)
+        rendered: Renderer | Conversations = Renderer(tokenizer, prompt, labels)
+        if isinstance(task, GenerationSection):
+            rendered = Conversations(tokenizer, prompt, "last", task.max_new_tokens)
         model = base.load_base(section, home, base.pick_device("auto"))
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)
         never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
         pack.admit(Slot(0, params, never_trained, seed=0), weights)
-        trie = LabelTrie({label: rendered.answer_tokens(label) for label in labels})
-        return cls(pack, rendered, trie, text_column)
+        return cls(pack, rendered, task_of(rendered), columns, str(manifest["long"]))
 
-    def predict(self, texts: list[str]) -> list[str]:
-        """The label of each text."""
-        prompts = [self.rendered.prompt_tokens(text) for text in texts]
-        [labels] = predict(self.pack, [0], prompts, self.trie)
-        return labels
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The label or the answer of each row: of what its kind asks with, and of what else `prompt.template` reads.
+
+        Raises:
+            DataError, PromptError: naming the row, counted from 1, and what is wrong with it.
+        """
+        prompts = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                prompts.append(self._prompt(row))
+            except ValueError as error:
+                raise DataError(f"row {number}: {error}") from None
+            except PromptError as error:
+                raise PromptError(f"row {number}: {error}") from None
+        [predicted] = self.task.predict(self.pack, [0], prompts)
+        return predicted
+
+    def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
+        if self.columns.messages is not None:
+            asked = Row("", "", "", row, messages=kinds.conversation(self.columns, row))
+        else:
+            asked = kinds.asking(self.columns, row)
+        if self.long.startswith("cut"):
+            asked = long.shorten(self.rendered, asked, self.long, is_scored=True)
+        if isinstance(self.rendered, Renderer):
+            return self.rendered.prompt_tokens(asked.text, asked.columns)
+        return self.rendered.prompt_tokens(asked)
 
 
 def _sha256(file: Path) -> str:
@@ -86,7 +124,7 @@ def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:
     """Rows of standard input.
 
     Raises:
-        DataError: naming the line that is not an object with the text column.
+        DataError: naming the line that is not an object with that column, a text or a list of messages.
     """
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -96,7 +134,7 @@ def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
             raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get(column), str):
+        if not isinstance(row, dict) or not isinstance(row.get(column), str | list):
             raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line[:80]!r}")
         rows.append(row)
     return rows

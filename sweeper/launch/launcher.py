@@ -70,7 +70,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         note(paths.holder)
         before = _existing(home, paths)
         if before is None:
-            rows.load(config.data)  # what is wrong with it is said now
+            data = rows.of(config, None)  # what is wrong with it is said now
+            rows.keep_splits(data, config.data, paths.splits)
         else:
             for line in resume(config, paths, before):
                 announce(line)

@@ -30,7 +30,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     """
     stored, missing = check.load_filled(paths)
     changed = edits(stored, config)
-    _refuse(changed, config, before)
+    _refuse(changed, config, paths, before)
     now = versions.installed()
     libraries = versions.changes(before.attributes.get("versions", now), now)  # an old study does not know
     unset = [key for key in missing if marks()[key].is_frozen]
@@ -43,10 +43,10 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     return lines
 
 
-def _refuse(changed: list[Edit], config: Config, before: StudyView) -> None:
+def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView) -> None:
     problems = [str(edit) for edit in changed if edit.is_frozen]
     if not any(edit.key.startswith("data.") for edit in changed):  # or the rows are others, and may not be there
-        now = rows.load(config.data).sha256
+        now = rows.of(config, paths.splits).sha256
         known = before.attributes.get("data_sha256", now)
         if known != now:
             problems.append(f"data: was {known[:12]}…, is {now[:12]}… (sha256 of texts and labels)")

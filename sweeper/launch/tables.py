@@ -29,6 +29,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "long_rows": study.attributes.get("long_rows"),
         "memory": study.attributes.get("memory"),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric)],
@@ -109,9 +110,10 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         )
     test = study.attributes.get("test")
     if test and test["trial"] == best.number:
+        trivial = "majority class" if config.task.name == "classification" else "most common answer"
         winner, base, majority = (plus_minus(test[who], metric) for who in ("winner", "base", "majority"))
         lines.append(
-            f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, majority class {majority}"
+            f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, {trivial} {majority}"
         )
     if line := memory_line(study):
         lines.append(line)

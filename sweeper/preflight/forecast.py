@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Range, bounds, condition_of, values_of
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import BEST_COPY_BYTES, COPY_BYTES, MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
 from sweeper.memory.planner import Load, Profile, Work
@@ -28,7 +28,7 @@ class Lengths:
     Attributes:
         longest: of a training row, prompt and answer, or of a prompt that is scored.
         shortest: of a training row.
-        answer: of the longest answer.
+        answer: of the longest answer: the supervised tokens of a training row.
     """
 
     longest: int
@@ -36,11 +36,19 @@ class Lengths:
     answer: int
 
     @classmethod
-    def of(cls, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Lengths:
-        """Of training rows, and of prompts that are scored: that reads a part of an answer behind each."""
-        rows = [len(example.prompt) + len(example.answer) for example in examples]
-        answer = max(len(example.answer) for example in examples)
-        return cls(longest=max(*rows, max(map(len, prompts)) + answer), shortest=min(rows), answer=answer)
+    def of(
+        cls, examples: Sequence[Example], prompts: Sequence[Sequence[int]], room_tokens: int | None = None
+    ) -> Lengths:
+        """Of training rows, and of prompts that are scored.
+
+        Args:
+            room_tokens: what is written behind each prompt; None: scoring reads a part of an answer there.
+        """
+        rows = [len(example) for example in examples]
+        answer = max(example.supervised_tokens for example in examples)
+        return cls(
+            longest=max(*rows, max(map(len, prompts)) + (room_tokens or answer)), shortest=min(rows), answer=answer
+        )
 
 
 def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:

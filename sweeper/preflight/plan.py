@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Parameter, Range, bounds, condition_of, values_of
+from sweeper.config.teaching import GenerationSection
 from sweeper.data import rows as data_rows
 from sweeper.errors import DataError, ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration
@@ -233,25 +234,28 @@ def _from_hub(config: Config) -> dict[str, Any]:
 def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
     """The lengths of the rows: measured where data and tokenizer are on this machine, else the most there can be."""
     try:
-        data = data_rows.load(config.data)
+        data = data_rows.of(config)
     except DataError:
         if config.data.source != "hub":
             raise
         data = None  # not cached: the limits stand
     folder = model_folder(config, home)
     if data is None or folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        longest_label = max((len(label.encode()) for label in data.labels), default=16) if data is not None else 16
+        longest_answer = len(data.longest_answer.encode()) if data is not None else 16
         # No tokenizer has more tokens than bytes; one more ends the answer.
         most = config.prompt.max_tokens
-        return Lengths(longest=most, shortest=max(8, most // 8), answer=min(most // 2, longest_label + 2)), False
-    from sweeper.data.prompt import Renderer
+        return Lengths(longest=most, shortest=max(8, most // 8), answer=min(most // 2, longest_answer + 2)), False
+    from sweeper.data import long
+    from sweeper.data.prompt import renderer
     from sweeper.models.base import load_tokenizer
 
-    rendered = Renderer(load_tokenizer(config.model, home), config.prompt, data.labels)
+    rendered = renderer(config, load_tokenizer(config.model, home), data.labels)
+    data = long.fit(rendered, data, config.data.long).data
     examples = rendered.examples(data.train)
     selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)  # as a worker does
     prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
-    return Lengths.of(examples, prompts), True
+    room = config.task.max_new_tokens if isinstance(config.task, GenerationSection) else None
+    return Lengths.of(examples, prompts, room), True
 
 
 def _some_ranks(config: Config) -> list[int]:

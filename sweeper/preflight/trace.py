@@ -22,7 +22,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.engine.batches import Item, new_chunk
 from sweeper.engine.pack import Pack
 from sweeper.memory.formula import (

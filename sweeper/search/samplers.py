@@ -42,15 +42,7 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from sweeper.config.schema import (
-    CmaEsSection,
-    Config,
-    GPSection,
-    GridSection,
-    NSGAIISection,
-    QMCSection,
-    TPESection,
-)
+from sweeper.config.schema import CmaEsSection, Config, GPSection, GridSection, NSGAIISection, QMCSection, TPESection
 from sweeper.config.space import INTEGERS, Parameter, Range, Scalar, grid_values, is_conditional, values_of
 
 if TYPE_CHECKING:

@@ -105,6 +105,28 @@ class Scores:
         return asdict(self)
 
 
+class Classification:
+    """Chooses among labels, given as the tokens of each."""
+
+    room_tokens: int | None = None  # scoring reads a part of a label behind a prompt
+
+    def __init__(self, answers: Mapping[str, Sequence[int]]) -> None:
+        self.trie = LabelTrie(answers)
+
+    @property
+    def labels(self) -> list[str]:
+        return self.trie.labels
+
+    def predict(
+        self, pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
+    ) -> list[list[str]]:
+        """For each of `slots`, a label for each prompt."""
+        return predict(pack, slots, prompts, self.trie, with_adapters)
+
+    def score(self, truth: Sequence[str], predictions: Sequence[str]) -> Scores:
+        return Scores.of(truth, predictions)
+
+
 def _accuracy_error(accuracy: float, rows: int) -> float:
     adjusted = (accuracy * rows + 2) / (rows + 4)
     return math.sqrt(adjusted * (1 - adjusted) / (rows + 4))

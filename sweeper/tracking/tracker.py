@@ -3,7 +3,8 @@
 | key | what | step |
 |---|---|---|
 | accuracy, macro_f1 | validation scores, 0 to 1 | training examples seen |
-| accuracy_se, macro_f1_se | their standard errors | training examples seen |
+| exact_match, token_f1 | the same of task=generation | training examples seen |
+| accuracy_se, macro_f1_se, … | their standard errors | training examples seen |
 | constraint/NAME | holds where it is not above 0; known before training, or at its end | training examples seen |
 | train/loss | the slot's mean loss over its supervised tokens | training examples seen |
 | train/grad_norm | before clipping | training examples seen |
@@ -16,7 +17,7 @@
 | vram/chunks | parts that the step was cut into | training examples seen |
 | duration_s | wall seconds in the pack, shared with its neighbours | training examples seen |
 | best_value | the objective's value, on trials that are complete | – |
-| test/accuracy, test/macro_f1, …_se | on the test split, winner and base | – |
+| test/accuracy, test/macro_f1, …, …_se | on the test split, winner and base | – |
 """
 
 from __future__ import annotations

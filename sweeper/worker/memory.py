@@ -131,7 +131,7 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
     forecast = MemoryForecast(
         formula=Formula.generic(sizes, pack.stack.can_checkpoint),
         config=config,
-        lengths=Lengths.of(pack.examples, [*bench.validation.prompts, *bench.test.prompts]),
+        lengths=Lengths.of(pack.examples, [*bench.validation.prompts, *bench.test.prompts], bench.task.room_tokens),
         budget_bytes=guard.budget_bytes(),
         runtime_bytes=guard.runtime_bytes,
         is_on_host=pack.stack.device.type == "cpu",
@@ -222,7 +222,7 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
     while params.rank > 1 and forecast(params)["vram"] > 0:  # the largest that is not rejected
         params = params.model_copy(update={"rank": params.rank // 2})
     examples = pack.examples
-    longest = sorted(range(len(examples)), key=lambda row: -len(examples[row].prompt) - len(examples[row].answer))
+    longest = sorted(range(len(examples)), key=lambda row: -len(examples[row]))
     rows = longest[: params.batch_size]
     rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
 

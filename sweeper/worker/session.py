@@ -97,6 +97,8 @@ class Session:
                 for line in (*guard.backend.notes, *neighbours(guard)):
                     self.events.write("note", message=line)
                 bench = set_up(self.config, self.paths.home, guard)
+                for line in bench.notes:
+                    self.events.write("note", message=line)
                 if self.is_stopping():
                     return self._suspend()
                 self._look_at_memory(bench, guard)

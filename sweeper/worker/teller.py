@@ -38,7 +38,8 @@ class Teller:
     def open(self, bench: Workbench) -> None:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
         self.search.remember("data_sha256", bench.data_sha256)
-        self.search.remember("labels", bench.trie.labels)
+        self.search.remember("long_rows", bench.long_rows)
+        self.search.remember("labels", bench.task.labels)
         attributes = self.search.attributes
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
             self.search.remember("versions", versions.installed())

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from sweeper.config.schema import Config
-from sweeper.data import rows
-from sweeper.data.prompt import Renderer
-from sweeper.data.rows import Row
+from sweeper.data import long, rows
+from sweeper.data.example import balanced
+from sweeper.data.prompt import Conversations, Renderer, renderer
+from sweeper.data.row import Row
 from sweeper.engine import compatibility
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack, Slot
@@ -23,19 +24,19 @@ from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
-from sweeper.tasks.classification import LabelTrie, Scores, predict
+from sweeper.tasks.task import Scores, Task, task_of
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to score, as prompts and true labels."""
+    """Rows to score, as prompts and what predictions are compared with."""
 
     prompts: list[tuple[int, ...]]
-    truth: list[str]
+    truth: list[Any]
 
     @classmethod
-    def of(cls, rendered: Renderer, selected: list[Row]) -> Split:
-        return cls(prompts=rendered.prompts(selected), truth=[row.label for row in selected])
+    def of(cls, rendered: Renderer | Conversations, selected: list[Row]) -> Split:
+        return cls(prompts=rendered.prompts(selected), truth=[row.truth for row in selected])
 
 
 @dataclass
@@ -44,21 +45,23 @@ class Workbench:
 
     base_name: str
     pack: Pack
-    trie: LabelTrie
+    task: Task
     validation: Split
     test: Split
     majority: Scores
     linears: list[str]
     data_sha256: str
+    long_rows: long.Counts  # what became of rows that were too long
+    notes: list[str]  # on the data, for whoever watches
 
     def score(self, split: Split, slots: list[int]) -> list[Scores]:
         """Scores the adapters of `slots`, all in the same forwards."""
-        predictions = predict(self.pack, slots, split.prompts, self.trie)
-        return [Scores.of(split.truth, labels) for labels in predictions]
+        predictions = self.task.predict(self.pack, slots, split.prompts)
+        return [self.task.score(split.truth, predicted) for predicted in predictions]
 
     def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int]) -> None:
-        """Scores prompts without their labels, for what that takes."""
-        predict(self.pack, slots, prompts, self.trie)
+        """Scores prompts without their truth, for what that takes."""
+        self.task.predict(self.pack, slots, prompts)
 
     def evaluate(self, slots: list[Slot], config: Config) -> None:
         """Scores slots on the validation split, together, and keeps the adapter of each one's best evaluation.
@@ -79,8 +82,8 @@ class Workbench:
 
     def score_base(self, split: Split) -> Scores:
         """Scores the base without any adapter."""
-        [labels] = predict(self.pack, [0], split.prompts, self.trie, with_adapters=False)
-        return Scores.of(split.truth, labels)
+        [predicted] = self.task.predict(self.pack, [0], split.prompts, with_adapters=False)
+        return self.task.score(split.truth, predicted)
 
 
 def _targets(config: Config, linears: list[str]) -> list[str]:
@@ -114,10 +117,14 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     Raises:
         DataError, PromptError, ModelError: what is wrong, and where.
     """
-    data = rows.load(config.data)
+    data = rows.of(config, home.study(config.study.name).splits)
     tokenizer = base.load_tokenizer(config.model, home)
-    rendered = Renderer(tokenizer, config.prompt, data.labels)
+    rendered = renderer(config, tokenizer, data.labels)
+    fitted = long.fit(rendered, data, config.data.long)
+    data_sha256, data = data.sha256, fitted.data
     examples = rendered.examples(data.train)
+    if config.data.class_weight == "balanced":
+        examples = balanced(examples, [row.label for row in data.train])
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     validation, test = Split.of(rendered, selected), Split.of(rendered, data.test)
 
@@ -136,15 +143,16 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         planner=Planner(guard=guard, gradient_checkpointing=config.engine.gradient_checkpointing),
     )
     compatibility.verify(pack)
-    labels = [row.label for row in data.train]
-    most_common = max(data.labels, key=labels.count)
+    task = task_of(rendered)
     return Workbench(
         base_name=base.source(config.model, home),
         pack=pack,
-        trie=LabelTrie({label: rendered.answer_tokens(label) for label in data.labels}),
+        task=task,
         validation=validation,
         test=test,
-        majority=Scores.of(test.truth, [most_common] * len(test.truth)),
+        majority=task.score(test.truth, [data.most_common] * len(test.truth)),
         linears=linears,
-        data_sha256=data.sha256,
+        data_sha256=data_sha256,
+        long_rows=fitted.counts,
+        notes=fitted.notes(config.data.long, config.prompt.max_tokens),
     )

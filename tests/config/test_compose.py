@@ -24,7 +24,7 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/config.
 def test_the_counts_are_known() -> None:
     """A file that is added without being composed by the tests below changes these."""
     counts = Counter(path.parent.name for path in GROUP_FILES)
-    assert counts == {"data": 3, "gpu": 16, "model": 11, "pruner": 6, "sampler": 7}
+    assert counts == {"data": 3, "gpu": 16, "model": 11, "pruner": 6, "sampler": 7, "task": 2}
     assert len(list((ROOT / "conf").rglob("*.yaml"))) == 1 + counts.total()
     assert STUDIES == ["banking77", "demo", "tickets"]
     assert sorted(compose.bundled_studies()) == STUDIES
@@ -36,6 +36,7 @@ def test_every_option_composes(composed: Callable[..., Config], file: Path) -> N
         "model=hub": ["model.path=x"],
         "data=files": ["data.path=x"],
         "data=hub": ["data.path=x"],
+        "task=generation": ["data.columns.prompt=text", "data.columns.answer=label"],
         "sampler=cmaes": ["+search.space.dropout={low:0.0,high:0.2}"],
     }
     option = f"{file.parent.name}={file.stem}"
@@ -78,6 +79,9 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
     assert (config.search.trials, config.search.space["rank"], config.sampler.name) == (3, [2, 4], "random")
 
 
+WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=label"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -94,7 +98,51 @@ def test_the_command_line_wins_over_the_study(composed: Callable[..., Config]) -
         (["train.learning_rate=fast"], "train.learning_rate: .*valid number.*'fast'"),
         (["train.schedule=zigzag"], "train.schedule: .*'constant'.*but got 'zigzag'"),
         (["sampler.name=foo"], "sampler: .*'tpe', 'gp', 'random'"),
-        (["objective.metric=f1"], "objective.metric: .*'accuracy' or 'macro_f1'"),
+        (["objective.metric=f1"], "objective.metric: .*'accuracy', 'macro_f1', 'exact_match' or 'token_f1'"),
+        (
+            ["objective.metric=token_f1"],
+            "objective.metric: must be accuracy or macro_f1 where task.name is classification",
+        ),
+        (
+            [*WRITTEN, "objective.metric=accuracy"],
+            "objective.metric: must be exact_match or token_f1 where task.name is generation, but got 'accuracy'",
+        ),
+        (
+            ["task=generation"],
+            "data.columns: must name prompt and answer, or question and context and answers, or code",
+        ),
+        (["task=generation", "data.columns.prompt=text"], "data.columns: .* where .* is generation, but names prompt;"),
+        ([*WRITTEN, "data.columns.code=text"], "but names prompt and answer and code; set the others to null"),
+        (["data.columns.prompt=text"], "data.columns: must name text and label where task.name is classification"),
+        (["data.columns.label=[a,b]"], "data.columns.label: .*must be one column: a study learns one label"),
+        (["data.columns.txt=a"], "unknown key `data.columns.txt`; did you mean `data.columns.text`"),
+        (
+            ["data.splits.test=1.5"],
+            "data.splits.test: .*a share of the training rows between 0 and 1, or null, but got 1.5",
+        ),
+        (
+            ["data.splits.test=0.5", "data.splits.validation=0.5"],
+            "data.splits: .*must leave rows to train on, but are 1",
+        ),
+        (["data.splits.train=0.5"], "data.splits.train: .*valid string"),
+        (["data.seed=-1"], "data.seed: .*greater than or equal to 0"),
+        (["data.long=cut"], "data.long: .*'block', 'cut_text_head', 'cut_text_tail' or 'drop', but got 'cut'"),
+        (
+            ["task=generation", "data.columns.messages=m", "data.long=cut_text_tail"],
+            "data.long: must be block or drop where data.columns has messages, none of which is cut",
+        ),
+        (["data.class_weight=inverse"], "data.class_weight: .*'balanced', but got 'inverse'"),
+        ([*WRITTEN, "data.class_weight=balanced"], "data.class_weight: must be null where task.name is generation"),
+        (["data.loss=first"], "data.loss: .*'all' or 'last', but got 'first'"),
+        ([*WRITTEN, "task.max_new_tokens=0"], "task.max_new_tokens: .*greater than or equal to 1, but got 0"),
+        ([*WRITTEN, "task.max_new_tokens=512"], "task.max_new_tokens: must leave room for a prompt"),
+        (["+task.max_new_tokens=8"], "task.max_new_tokens: unknown key"),
+        (["task.name=chat"], "task: .*'classification', 'generation'"),
+        (
+            ["task=generation", "data.columns.messages=m", "prompt.template='Say: {{ text }}'"],
+            "prompt.template: must be '{{ text }}' where data.columns has messages, .* but is 'Say: {{ text }}'",
+        ),
+        (["prompt.chat_template_kwargs=x"], "prompt.chat_template_kwargs: .*valid dictionary"),
         (["train.learning_rte=1"], "unknown key `train.learning_rte`; did you mean `train.learning_rate`"),
         (["+model.pth=1"], "model.pth: unknown key `pth`; did you mean `path`"),
         (["serch.trials=1"], "unknown key `serch.trials`"),
@@ -247,8 +295,9 @@ def test_a_study_does_not_depend_on_where_it_is_launched_from(
 
 # Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.
 READERS = {
-    "data": ["data/rows.py"],
-    "prompt": ["data/prompt.py"],
+    "data": ["data/files.py", "data/rows.py", "data/kinds.py", "data/splits.py"],
+    "task": ["preflight/plan.py", "data/prompt.py"],
+    "prompt": ["data/prompt.py", "data/chat.py"],
     "model": ["models/base.py"],
     "gpu": ["preflight/plan.py"],
     "lora": [],
@@ -257,7 +306,8 @@ READERS = {
     "pruner": ["search/pruners.py"],
 }
 OWN_NAMES = {
-    "data": r"section(\.splits|\.columns)?",
+    "data": r"(section|columns)(\.splits|\.columns)?",
+    "task": r"(config\.)?task",
     "prompt": r"(self\.)?section",
     "model": "section",
     "gpu": "section",

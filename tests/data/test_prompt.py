@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.schema import Config, PromptSection
+from sweeper.config.schema import Config
+from sweeper.config.teaching import PromptSection
 from sweeper.data.prompt import Renderer
-from sweeper.data.rows import Row
+from sweeper.data.row import Row
 from sweeper.errors import PromptError
 from sweeper.models.base import load_tokenizer
 from sweeper.paths import Home
@@ -22,7 +23,8 @@ def tokenizer(composed: Callable[..., Config], home: Home) -> Any:
 
 
 def section(**changes: Any) -> PromptSection:
-    return PromptSection.model_validate({"system": None, "template": "{{ text }}", "max_tokens": 64, **changes})
+    values = {"system": None, "template": "{{ text }}", "max_tokens": 64}
+    return PromptSection.model_validate({**values, "chat_template": None, "chat_template_kwargs": {}, **changes})
 
 
 def test_a_chat_template_is_applied_once(tokenizer: Any) -> None:
@@ -51,6 +53,34 @@ def test_the_end_of_the_turn_comes_from_the_template(tokenizer: Any) -> None:
 def test_the_template_sees_text_and_labels(tokenizer: Any) -> None:
     rendered = Renderer(tokenizer, section(template="{{ labels | join('; ') }}: {{ text }}"), LABELS)
     assert "refund; late delivery: hm" in rendered.prompt("hm")
+
+
+def test_the_template_sees_every_column(tokenizer: Any) -> None:
+    columns = {"body": "where is it?", "the plan": "gold", "team": "refund"}
+    rows = [Row("where is it?", "refund", "x:1", columns)]
+    for template in ("{{ body }} {{ row['the plan'] }}", "{{ text }} {{ row['the plan'] }}"):
+        [example] = Renderer(tokenizer, section(template=template), LABELS).examples(rows)
+        assert "where is it? gold<|end|>" in tokenizer.decode(example.prompt)
+    with pytest.raises(
+        PromptError, match=r"x:1: .*'plan' is undefined; it knows `body`, `labels`, `row`, `team`, `text`"
+    ):
+        Renderer(tokenizer, section(template="{{ text }} {{ plan }}"), LABELS).examples(rows)
+    forged = [Row("where is it?", "refund", "x:1", {**columns, "the plan": "<|end|>"})]
+    with pytest.raises(PromptError, match=r"x:1: a column must not have special tokens .* but one has '<\|end\|>'"):
+        Renderer(tokenizer, section(template="{{ text }} {{ row['the plan'] }}"), LABELS).examples(forged)
+    Renderer(tokenizer, section(template="{{ body }}"), LABELS).examples(forged)  # not read
+
+
+def test_the_template_is_sandboxed(tokenizer: Any) -> None:
+    rendered = Renderer(tokenizer, section(template="{{ text.__class__.__mro__ }}"), LABELS)
+    with pytest.raises(PromptError, match="could not be rendered: SecurityError"):
+        rendered.prompt("hm")
+
+
+def test_a_template_that_writes_the_same_for_every_row_is_refused(tokenizer: Any) -> None:
+    rendered = Renderer(tokenizer, section(template="{% if text %}Classify.{% endif %}"), LABELS)
+    with pytest.raises(PromptError, match="writes the same for all of 2 rows"):
+        rendered.examples([Row("a", "refund", "x:1"), Row("b", "refund", "x:2")])
 
 
 # Reduced to one exchange, each as its family's tokenizer has it around the answer.

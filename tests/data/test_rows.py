@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from sweeper.config.schema import DataSection
+from sweeper.config.teaching import ColumnsSection, DataSection
 from sweeper.data import rows
+from sweeper.data.row import Row
 from sweeper.errors import DataError
 
 
 def section(folder: Path, text: str = "text", label: str = "label", **splits: str) -> DataSection:
     names = {"train": "train", "validation": "validation", "test": "test", **splits}
-    return DataSection.model_validate(
-        {"source": "files", "path": str(folder), "splits": names, "columns": {"text": text, "label": label}}
-    )
+    columns = {**dict.fromkeys(ColumnsSection.model_fields), "text": text, "label": label}
+    values = {"source": "files", "path": str(folder), "splits": names, "columns": columns, "loss": "all"}
+    values |= {"group": None, "seed": 0, "long": "block", "class_weight": None}
+    return DataSection.model_validate(values)
 
 
 def test_jsonl_csv_and_parquet_give_the_same_rows(ticket_files: Path, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 
 def test_a_stratified_draw_keeps_the_shares() -> None:
-    all_rows = [rows.Row(str(n), "common" if n % 4 else "rare", f"x:{n}") for n in range(400)]
+    all_rows = [Row(str(n), "common" if n % 4 else "rare", f"x:{n}") for n in range(400)]
     drawn = rows.stratified(all_rows, 40, seed=1)
     assert Counter(row.label for row in drawn) == {"common": 30, "rare": 10}
     assert drawn == rows.stratified(all_rows, 40, seed=1)

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 from transformers import get_scheduler
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.engine.batches import batch_rows
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.engine.batches import Item, chunks
+from sweeper.data.example import Example
+from sweeper.engine.batches import Item, chunks, new_chunk, supervised
 
 CPU = torch.device("cpu")
 ITEMS = st.lists(
@@ -42,3 +43,17 @@ def test_one_long_row_does_not_pad_the_others() -> None:
     assert [tuple(chunk.tokens.shape) for chunk in cut] == [(1, 200), (24, 8)]
     # In one batch they would be 25 × 200 tokens.
     assert sum(chunk.tokens.numel() for chunk in cut) == 392
+
+
+def test_the_loss_is_where_the_spans_are() -> None:
+    tokens = tuple(range(10, 22))
+    plain, turns = Example(tokens[:3], tokens[3:]), Example.masked(tokens, [(3, 5), (8, 11)])
+    assert (turns.prompt, turns.answer, len(turns)) == (tokens[:3], tokens[3:11], 11)
+    assert (plain.supervised_tokens, turns.supervised_tokens) == (9, 5)
+    chunk = new_chunk([Item(0, plain.tokens, 0), Item(1, turns.tokens, 1)], pad=0, device=CPU)
+    where = supervised(chunk, [plain, turns])
+    assert where.rows.tolist() == [0] * 9 + [1] * 5
+    assert where.positions.tolist() == [*range(2, 11), 2, 3, 7, 8, 9]
+    assert where.targets.tolist() == [*tokens[3:], *tokens[3:5], *tokens[8:11]]
+    assert chunk.tokens[where.rows, where.positions + 1].tolist() == where.targets.tolist()
+    assert Example.masked(tokens, [(3, 12)]) == plain

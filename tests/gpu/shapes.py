@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.engine.pack import Pack
 from sweeper.memory.planner import Planner
 from sweeper.models import base

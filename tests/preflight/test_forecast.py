@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from sweeper.config.schema import Config
-from sweeper.data.prompt import Example
+from sweeper.data.example import Example
 from sweeper.errors import ModelError
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import CHECKPOINTED, Dimensions, Formula, Targeted

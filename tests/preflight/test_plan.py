@@ -52,7 +52,7 @@ def workers(composed: Compose, store: Home) -> Callable[..., MemoryForecast]:
 
     def make(*overrides: str, study: str = "demo") -> MemoryForecast:
         config = composed(f"study={study}", *overrides)
-        data = rows.load(config.data)
+        data = rows.of(config)
         rendered = Renderer(load_tokenizer(config.model, store), config.prompt, data.labels)
         selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
         prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
@@ -328,7 +328,7 @@ def test_without_a_tokenizer_the_limit_stands(planned: Callable[..., Plan], comp
     made = planned("model=qwen2.5-0.5b")
     assert not made.are_lengths_measured
     assert made.longest_row_tokens == 512
-    labels = rows.load(composed("study=demo").data).labels
+    labels = rows.of(composed("study=demo")).labels
     assert made.answer_tokens == max(len(label.encode()) for label in labels) + 2
     terms = cell(made, 8, 1).terms_gib
     values = 24 * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864)  # of all linears

@@ -1,0 +1,132 @@
+"""Reads splits from JSONL, CSV and Parquet files, from the Hub, and from the bundled generator."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.teaching import DataSection
+from sweeper.data import tickets
+from sweeper.errors import DataError
+
+ENDINGS = (".jsonl", ".csv", ".parquet")
+Raw = tuple[str, dict[str, Any]]  # a row's place, and its columns
+_tickets = cache(tickets.splits)
+
+
+def read(section: DataSection, split: str, name: str) -> list[Raw]:
+    """The raw rows of one split, each with its place (`train.jsonl:17`).
+
+    Raises:
+        DataError: naming the file and line of what cannot be read.
+    """
+    if section.source == "tickets":
+        return [(f"tickets {split}:{n}", dict(row)) for n, row in enumerate(_tickets()[split], start=1)]
+    assert section.path is not None  # checked with the configuration
+    if section.source == "hub":
+        return _read_hub(section.path, name)
+    file = _find(Path(section.path).expanduser(), split, name)
+    reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[file.suffix]
+    return list(reader(file))
+
+
+def _find(folder: Path, split: str, name: str) -> Path:
+    if folder.is_file() and folder.suffix in ENDINGS:  # one file: its rows are all to be trained on, or cut from
+        if split == "train":
+            return folder
+        raise DataError(
+            f"data.path must be a folder with a file for each split where data.splits.{split} is a name, but {folder} "
+            f"is one file. Set data.splits.{split} to a share of its rows, such as 0.15"
+        )
+    if not folder.is_dir():
+        raise DataError(f"data.path must be a folder with the files of the splits, but {folder} is not a folder")
+    tried = [folder / name] if Path(name).suffix in ENDINGS else [folder / f"{name}{ending}" for ending in ENDINGS]
+    found = [file for file in tried if file.is_file()]
+    if len(found) != 1:
+        state = "is missing" if not found else "is there more than once"
+        there = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)) or "none"
+        raise DataError(
+            f"each split needs one file, but `{name}` {state} in {folder}: looked for "
+            f"{', '.join(file.name for file in tried)}. Data files there: {there}. Set data.splits to their names"
+        )
+    return found[0]
+
+
+def _read_jsonl(file: Path) -> Iterator[Raw]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            place = f"{file.name}:{number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{file}, line {number}: must be UTF-8, but {error.reason}") from None
+            except json.JSONDecodeError as error:
+                raise DataError(f"{file}, line {number}: must be one JSON object, but {error}") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, line {number}: must be a JSON object, but is a {type(row).__name__}")
+            yield place, row
+
+
+def _read_csv(file: Path) -> Iterator[Raw]:
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}, line {line}: must be UTF-8, but {error.reason}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    begin = 1  # of the row that is read next; a quoted field may go over several lines
+    try:
+        begin += len(reader.fieldnames or []) > 0
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{file}, line {begin}: must have {len(reader.fieldnames or [])} fields as the header does, "
+                    "but has more or fewer; is a comma unquoted?"
+                )
+            yield f"{file.name}:{begin}", dict(row)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{file}, in the row that begins at line {begin}: must be CSV, but {error}") from None
+
+
+def _read_parquet(file: Path) -> Iterator[Raw]:
+    from datasets import Dataset
+
+    try:
+        dataset = Dataset.from_parquet(str(file), keep_in_memory=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: must be a Parquet file, but {error}") from error
+    yield from _named(dataset, file.name)
+
+
+def _read_hub(path: str, split: str) -> list[Raw]:
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(path, split=split)
+    except Exception as error:  # the library raises many kinds, for a name, a network, a script
+        raise DataError(
+            f"data.path must name a dataset of the Hub with the split `{split}`, but {path} could not be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return list(_named(dataset, f"{path}[{split}]"))
+
+
+def _named(dataset: Any, name: str) -> Iterator[Raw]:
+    """Rows of a `datasets.Dataset`, class numbers turned into their names."""
+    from datasets import ClassLabel
+
+    classes = {key: feature for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    for number, row in enumerate(dataset, start=1):
+        for key, feature in classes.items():
+            if row[key] is not None and row[key] >= 0:
+                row[key] = feature.int2str(row[key])
+        yield f"{name}:{number}", row

@@ -1,0 +1,143 @@
+"""The kinds of rows that `data.columns` may describe, and what of each is asked and answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sweeper.config.teaching import ColumnsSection
+from sweeper.data.row import Row
+from sweeper.errors import DataError, unknown
+
+ROLES = ("system", "user", "assistant")
+Messages = tuple[tuple[str, str], ...]
+
+
+def check_columns(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> None:
+    """Refuses a row without a column that its kind has.
+
+    Raises:
+        DataError: listing the columns that there are.
+    """
+    for key, column in columns.named().items():
+        if column not in raw:
+            raise DataError(f"{place}: data.columns.{key}: {unknown('column', column, raw)}")
+
+
+def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
+    """Reads a row.
+
+    Raises:
+        ValueError: saying which column is not usable, without its place.
+    """
+    if columns.label is not None:
+        return replace(asking(columns, raw, place), label=_label(raw, columns.label))
+    if columns.messages is not None:
+        messages = _messages(raw[columns.messages], columns.messages)
+        if messages[-1][0] != "assistant":
+            raise ValueError(
+                f"`{columns.messages}` must end with the assistant's turn, but does with {messages[-1][0]}'s"
+            )
+        return Row(messages[-2][1], "", place, raw, answers=(messages[-1][1],), messages=messages)
+    for column in (columns.answer, columns.comment):
+        if column is not None:
+            return replace(asking(columns, raw, place), answers=(_text(raw, column),))
+    assert columns.answers is not None  # checked with the configuration
+    return replace(asking(columns, raw, place), answers=_answers(raw[columns.answers], columns.answers))
+
+
+def asking(columns: ColumnsSection, raw: Mapping[str, Any], place: str = "") -> Row:
+    """A row without its answer: what it asks, and what of that may be cut.
+
+    Raises:
+        ValueError: saying which column is not usable.
+    """
+    if columns.question is not None and columns.context is not None:
+        question = f"\n\n{_text(raw, columns.question)}"
+        text = _text(raw, columns.context) + question
+        return Row(text, "", place, raw, source=columns.context, fixed=len(question))
+    column = columns.text or columns.prompt or columns.code
+    assert column is not None  # checked with the configuration
+    return Row(_text(raw, column), "", place, raw, source=column)
+
+
+def conversation(columns: ColumnsSection, raw: Mapping[str, Any]) -> Messages:
+    """The messages up to where the assistant is to answer; a text alone is the user's.
+
+    Raises:
+        ValueError: saying what is wrong with them.
+    """
+    assert columns.messages is not None
+    value = raw[columns.messages]
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return (("user", value),)
+    messages = _messages(value, columns.messages, least=1)
+    return messages[:-1] if messages[-1][0] == "assistant" else messages
+
+
+def _text(raw: Mapping[str, Any], column: str) -> str:
+    value = raw.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"`{column}` must be text, but got {value!r:.60}")
+    return value
+
+
+def _label(raw: Mapping[str, Any], column: str) -> str:
+    value = raw[column]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"`{column}` must be text or a whole number, but got {raw[column]!r:.60}")
+    return value
+
+
+def _answers(value: Any, column: str) -> tuple[str, ...]:
+    """A text, a list of texts, or SQuAD's form, a list of texts under `text`."""
+    value = _parsed(value, ("[", "{"))
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    answers = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(answers, list | tuple)
+        or not answers
+        or not all(isinstance(a, str) and a.strip() for a in answers)
+    ):
+        raise ValueError(
+            f"`{column}` must be a text, a list of texts, or have them under `text`, but got {value!r:.60}"
+        )
+    return tuple(answers)
+
+
+def _messages(value: Any, column: str, least: int = 2) -> Messages:
+    """A list of messages, each with its role and content, in JSON where the file has only texts."""
+    value = _parsed(value, ("[",))
+    if not isinstance(value, list | tuple) or len(value) < least:
+        raise ValueError(
+            f"`{column}` must be a list of at least {least} message{'s' if least > 1 else ''}, but got {value!r:.60}"
+        )
+    messages = []
+    for number, message in enumerate(value, start=1):
+        where = f"`{column}`, message {number}"
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise ValueError(f"{where}: must have `role` and `content`, but got {message!r:.60}")
+        role, content = message["role"], message["content"]
+        if role not in ROLES:
+            raise ValueError(f"{where}: {unknown('role', str(role), ROLES)}")
+        if role == "system" and number > 1:
+            raise ValueError(f"{where}: a system message must be the first, but is not")
+        if not isinstance(content, str) or not content.strip():
+            raise ValueError(f"{where}: `content` must be text, but got {content!r:.60}")
+        messages.append((role, content))
+    return tuple(messages)
+
+
+def _parsed(value: Any, begins: tuple[str, ...]) -> Any:
+    """A JSON value that is written as text, as in a CSV file; other texts as they are."""
+    if isinstance(value, str) and value.lstrip().startswith(begins):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
