@@ -18,6 +18,7 @@ from sweeper.paths import Home, StudyPaths
 # What a study must say for itself: without it there is no valid default.
 NO_DEFAULT = {"study.name": "study.name: is required", "search.space": "search.space: .*at least 1"}
 OPTIONS = {
+    "task.max_new_tokens": ["task=generation", "data.columns.prompt=prompt", "data.columns.answer=answer"],
     "sampler.points": ["sampler=grid", "search.trials=2"],
     "sampler.population_size": ["sampler=nsgaii"],
     "pruner.percentile": ["pruner=percentile"],
@@ -56,7 +57,7 @@ def without(values: dict[str, Any], key: str) -> dict[str, Any]:
     return {**values, name: without(values[name], rest)}
 
 
-@pytest.mark.parametrize("key", sorted(set(marks()) - set(NO_DEFAULT) - {"sampler.name", "pruner.name"}))
+@pytest.mark.parametrize("key", sorted(set(marks()) - set(NO_DEFAULT) - {"sampler.name", "pruner.name", "task.name"}))
 def test_a_key_that_a_study_lacks_has_todays_default(plain: Callable[..., Config], home: Home, key: str) -> None:
     config = plain(*OPTIONS.get(key, []))
     paths = stored(home, without(config.model_dump(mode="json"), key))
@@ -66,7 +67,7 @@ def test_a_key_that_a_study_lacks_has_todays_default(plain: Callable[..., Config
 
 def test_a_section_that_a_study_lacks_has_todays_defaults(plain: Callable[..., Config], home: Home) -> None:
     config = plain()
-    for section in ("gpu", "memory", "sampler", "data", "model"):
+    for section in ("gpu", "memory", "sampler", "data", "task", "model"):
         loaded, missing = check.load_filled(stored(home, without(config.model_dump(mode="json"), section)))
         assert loaded == config
         assert missing == [key for key in marks() if key.startswith(f"{section}.") and key in _of(config)]

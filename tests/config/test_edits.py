@@ -14,7 +14,7 @@ from sweeper.config.marks import Frozen, Live
 from sweeper.config.schema import Config
 
 # What is promised, written out: a mark that is changed by mistake changes this.
-FROZEN_SECTIONS = {"model", "data", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"}
+FROZEN_SECTIONS = {"model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"}
 LIVE_SECTIONS = {"store", "gpu", "engine", "checkpoint"}
 FROZEN_KEYS = {
     "study.name",
@@ -50,8 +50,25 @@ OTHER: dict[str, Any] = {
     "data.splits.test": "held-out",
     "data.columns.text": "body",
     "data.columns.label": "team",
+    "data.columns.prompt": "other",
+    "data.columns.answer": "other",
+    "data.columns.question": "other",
+    "data.columns.context": "other",
+    "data.columns.answers": "other",
+    "data.columns.code": "other",
+    "data.columns.comment": "other",
+    "data.columns.messages": "other",
+    "data.group": "customer",
+    "data.seed": 3,
+    "data.long": "drop",
+    "data.class_weight": "balanced",
+    "data.loss": "last",
+    "task.name": "generation",
+    "task.max_new_tokens": 9,
     "prompt.system": "Be brief.",
     "prompt.template": "{{ text }}!",
+    "prompt.chat_template": "{{ messages }}",
+    "prompt.chat_template_kwargs": {"enable_thinking": True},
     "prompt.max_tokens": 99,
     "lora.rank": 3,
     "lora.alpha": 5.0,
@@ -117,7 +134,26 @@ OTHER: dict[str, Any] = {
     "checkpoint.every_s": 5.0,
     "checkpoint.max_gib": 5.0,
 }
+# What is another value too, so that the whole is a study.
+WITH_IT = {"data.source": {"data.path"}, "task.name": {"task.max_new_tokens", "data.columns", "objective.metric"}}
+
+
+def of_kind(*columns: str) -> list[str]:
+    """A study of rows with these columns, whose answers are written."""
+    return ["task=generation", *(f"data.columns.{column}={column}" for column in columns)]
+
+
+PROMPT, QUESTION, CODE = (
+    of_kind("prompt", "answer"),
+    of_kind("question", "context", "answers"),
+    of_kind("code", "comment"),
+)
 BEGUN_WITH = {
+    **{f"data.columns.{column}": PROMPT for column in ("prompt", "answer")},
+    **{f"data.columns.{column}": QUESTION for column in ("question", "context", "answers")},
+    **{f"data.columns.{column}": CODE for column in ("code", "comment")},
+    "data.columns.messages": of_kind("messages"),
+    "task.max_new_tokens": PROMPT,
     "sampler.points": ["sampler=grid"],
     "sampler.population_size": ["sampler=nsgaii"],
     "pruner.percentile": ["pruner=percentile"],
@@ -139,6 +175,10 @@ def edited(config: Config, key: str, value: Any) -> Config:
         section = section[part]
     assert key.endswith(".name") or section[name] != value
     section[name] = value
+    if key == "task.name":
+        values["task"]["max_new_tokens"] = 8
+        values["data"]["columns"] |= {"text": None, "label": None, "prompt": "prompt", "answer": "answer"}
+        values["objective"]["metric"] = "token_f1"
     if key == "data.source":
         values["data"]["path"] = "/other"
     return check.check(values)
@@ -179,7 +219,7 @@ def test_an_edit_is_named_with_both_values(composed_once: Callable[..., Config],
     before = composed_once("study=demo", *BEGUN_WITH.get(key, []))
     now = edited(before, key, OTHER[key])
     found = edits(before, now)
-    allowed = {key, "data.path"} if key == "data.source" else {key}
+    allowed = {key} | WITH_IT.get(key, set())
     assert found
     assert all(any(is_within(edit.key, name) for name in allowed) for edit in found)
     is_frozen = key in FROZEN_KEYS or key.partition(".")[0] in FROZEN_SECTIONS
