@@ -12,7 +12,7 @@ from sweeper.config import check
 from sweeper.config.edits import Edit, edits, marks
 from sweeper.config.schema import Config
 from sweeper.data import rows
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, DataError
 from sweeper.paths import StudyPaths
 from sweeper.search.views import StudyView
 
@@ -46,7 +46,12 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
 def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView) -> None:
     problems = [str(edit) for edit in changed if edit.is_frozen]
     if not any(edit.key.startswith("data.") for edit in changed):  # or the rows are others, and may not be there
-        now = rows.of(config, paths.splits).sha256
+        try:
+            now = rows.of(config, paths.splits).sha256
+        except DataError:
+            if not problems:  # or what is refused is said first
+                raise
+            now = before.attributes.get("data_sha256", "")
         known = before.attributes.get("data_sha256", now)
         if known != now:
             problems.append(f"data: was {known[:12]}…, is {now[:12]}… (sha256 of texts and labels)")

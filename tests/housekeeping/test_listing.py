@@ -85,7 +85,7 @@ def test_what_is_broken_says_why_and_hides_nothing(home: Home, make: Make) -> No
     assert set(damaged) == {"no-yaml", "no-settings", "other-settings", "bytes", "marked", "folder", "trials"}
     assert "config.yaml cannot be read: " in damaged["no-yaml"]
     assert "that file is gone" in damaged["no-settings"]
-    assert "problem" in damaged["other-settings"]
+    assert "must be a mapping, but " in damaged["other-settings"]
     assert "cannot be read: " in damaged["bytes"]
     assert "sweeper clean marked --whole --yes" in damaged["marked"]
     assert "its trials cannot be read: " in damaged["trials"]
