@@ -66,8 +66,14 @@ def _start(request: dict[str, Any], mode: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # No device is needed, and one that is there must not be touched.
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        # No device is needed, and one that is there must not be touched; nothing is compiled.
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TORCHDYNAMO_DISABLE": "1",
+        },
     )
     assert process.stdin is not None
     process.stdin.write(json.dumps({**request, "modes": [mode]}))
