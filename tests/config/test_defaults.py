@@ -14,18 +14,14 @@ from sweeper.config.edits import marks
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.paths import Home, StudyPaths
+from tests.config.test_edits import BEGUN_WITH
 
 # What a study must say for itself: without it there is no valid default.
 NO_DEFAULT = {"study.name": "study.name: is required", "search.space": "search.space: .*at least 1"}
 OPTIONS = {
     "task.max_new_tokens": ["task=generation", "data.columns.prompt=prompt", "data.columns.answer=answer"],
+    **{key: options for key, options in BEGUN_WITH.items() if key.startswith(("sampler.", "pruner."))},
     "sampler.points": ["sampler=grid", "search.trials=2"],
-    "sampler.population_size": ["sampler=nsgaii"],
-    "pruner.percentile": ["pruner=percentile"],
-    "pruner.patience": ["pruner=patient"],
-    "pruner.min_delta": ["pruner=patient"],
-    "pruner.min_evaluations": ["pruner=hyperband"],
-    "pruner.reduction_factor": ["pruner=hyperband"],
 }
 
 
