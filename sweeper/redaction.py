@@ -1,0 +1,77 @@
+"""Tokens and passwords: where they are looked for, and how they are kept out of what is written.
+
+What may not leave a study's folder goes through `redacted`; a configuration that has a secret in it is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HIDDEN = "[redacted]"
+_MIN_LENGTH = 6  # of a secret that is looked for by its value; a shorter one would be found everywhere
+_VARIABLE = re.compile(
+    r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|PASS|PASSPHRASE|PGPASSWORD|SECRET|API_?KEY|ACCESS_KEY|KEY)(?:$|_)"
+)
+_NO_SECRET = re.compile(r"(?i)true|false|none|null|\d+")
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|sk-[A-Za-z0-9_-]{20,}|xox[abp]-[A-Za-z0-9-]{10,}|AKIA[A-Z0-9]{16}|dapi[a-f0-9]{32})"
+)
+# The password of `scheme://user:password@host`; it may have an @ that was not escaped.
+_URL_PASSWORD = re.compile(r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?P<password>[^\s/]+)(?=@[^\s@/]+)")
+
+
+def redacted(text: str) -> str:
+    """`text` without the secrets of the environment, the tokens that have a known form, and the passwords in URLs."""
+    for value in sorted(_known_values(), key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    return _TOKEN.sub(HIDDEN, _URL_PASSWORD.sub(rf"\g<before>{HIDDEN}", text))
+
+
+def redacted_values(value: Any) -> Any:
+    """The same for every text in a JSON value, keys left as they are."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {key: redacted_values(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [redacted_values(item) for item in value]
+    return value
+
+
+def secret_keys(values: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a configuration whose text has a token or a password in it."""
+    if isinstance(values, str):
+        if redacted(values) != values:
+            yield prefix
+    elif isinstance(values, Mapping):
+        for key, item in values.items():
+            yield from secret_keys(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(values, Sequence) and not isinstance(values, bytes):
+        for index, item in enumerate(values):
+            yield from secret_keys(item, f"{prefix}[{index}]")
+
+
+def _known_values() -> set[str]:
+    """The values of the environment's secrets, and the token that `hf auth login` keeps."""
+    values = {value for name, value in os.environ.items() if _VARIABLE.search(name.upper())}
+    for variable in ("MLFLOW_TRACKING_URI", "DATABASE_URL"):
+        if match := _URL_PASSWORD.search(os.environ.get(variable, "")):
+            values.add(match["password"])
+    if token := _login_token():
+        values.add(token)
+    return {value for value in values if len(value) >= _MIN_LENGTH and not _NO_SECRET.fullmatch(value)}
+
+
+def _login_token() -> str | None:
+    # As huggingface_hub finds it; it takes most of a second to import.
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    try:
+        return file.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
