@@ -16,7 +16,7 @@ _MIN_LENGTH = 6  # of a secret that is looked for by its value; a shorter one wo
 _VARIABLE = re.compile(
     r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|PASS|PASSPHRASE|PGPASSWORD|SECRET|API_?KEY|ACCESS_KEY|KEY)(?:$|_)"
 )
-_NO_SECRET = re.compile(r"(?i)true|false|none|null|\d+")
+_NO_SECRET = re.compile("(?i)true|false|none|null")
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|sk-[A-Za-z0-9_-]{20,}|xox[abp]-[A-Za-z0-9-]{10,}|AKIA[A-Z0-9]{16}|dapi[a-f0-9]{32})"

@@ -35,7 +35,7 @@ def test_the_environments_secrets_wherever_they_stand(monkeypatch: pytest.Monkey
     assert redacted(text) == f"{HIDDEN}, {HIDDEN}, {HIDDEN}, parallel"
 
 
-@pytest.mark.parametrize("value", ["true", "12345678", "short"])
+@pytest.mark.parametrize("value", ["false", "short"])
 def test_a_value_that_is_no_secret_is_not_looked_for(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", value)
     assert redacted(f"it is {value}") == f"it is {value}"
