@@ -5,13 +5,33 @@ Pure: no torch, no Optuna, no MLflow.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
-TargetModules = str | tuple[str, ...]
+TARGET_PRESETS = ("all-linear", "attention", "mlp")
+
+
+def is_pattern(target: str) -> bool:
+    """Whether a choice of target modules is a regular expression, and no name."""
+    return re.fullmatch(r"[\w.-]+", target) is None
+
+
+def _targets(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not value or (isinstance(value, tuple) and "" in value):
+        raise ValueError("must name at least one module")
+    if isinstance(value, str) and is_pattern(value):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"must be a preset, a name or a regular expression, but {error}") from None
+    return value
+
+
+TargetModules = Annotated[str | tuple[str, ...], AfterValidator(_targets)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, lt=10)]

@@ -15,6 +15,7 @@ from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, v
 from sweeper.config.teaching import KINDS, METRICS, DataSection, GenerationSection
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
+from sweeper.trial import TARGET_PRESETS
 
 PLAIN_TEMPLATE = "{{ text }}"
 Section = TypeVar("Section", ModelSection, DataSection)
@@ -61,6 +62,11 @@ def _cross_problems(config: Config) -> list[str]:
             f"evaluation.count: at most train.examples={config.train.examples} evaluations fit, "
             f"but got {config.evaluation.count}"
         )
+    problems += [
+        f"lora.module_sets.{name}: must be no preset, but {name} is one of {', '.join(TARGET_PRESETS)}"
+        for name in config.lora.module_sets
+        if name in TARGET_PRESETS
+    ]
     return problems + _task_problems(config) + _epochs_problems(config)
 
 

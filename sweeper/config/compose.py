@@ -31,6 +31,8 @@ from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
 
 GROUPS = ("study", "model", "data", "task", "gpu", "sampler", "pruner")
+# Sections with whatever keys an architecture, a chat template or a person has.
+OPEN_SECTIONS = ("hydra.", "model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
 _own_folders: dict[str, Path] = {}
 
@@ -169,8 +171,7 @@ def _unknown_key(key: str) -> list[str]:
     if key.startswith("search.space."):
         name = key.split(".")[2]
         return [] if name in PARAMETERS else [f"{key}: {unknown('parameter', name, PARAMETERS)}"]
-    # A model's own configuration has whatever keys its architecture has, a chat template what it reads.
-    if key in GROUPS or key in keys or key.startswith(("hydra.", "model.config.", "prompt.chat_template_kwargs.")):
+    if key in GROUPS or key in keys or key.startswith(OPEN_SECTIONS):
         return []
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:

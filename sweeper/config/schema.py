@@ -72,8 +72,13 @@ class LoraSection(Section):
     alpha_ratio: Frozen[Alpha]
     rslora: Frozen[bool]
     target_modules: Frozen[TargetModules]
+    module_sets: Frozen[dict[Name, TargetModules]]
     dropout: Frozen[Dropout]
     lora_plus_ratio: Frozen[LoraPlusRatio]
+
+    def modules(self, chosen: Any) -> Any:
+        """What a choice of target modules means: its set, where it is the name of one."""
+        return self.module_sets.get(chosen, chosen) if isinstance(chosen, str) else chosen
 
 
 class TrainSection(Section):
@@ -267,6 +272,7 @@ class Config(Section):
         is_ratio = "alpha_ratio" in sampled or values["alpha"] is None
         if is_ratio and "alpha" not in sampled:
             values["alpha"] = values["rank"] * values["alpha_ratio"]
+        values["target_modules"] = self.lora.modules(values["target_modules"])
         return TrialParams.model_validate({name: values[name] for name in names})
 
     def for_trial(self, sampled: dict[str, object]) -> Config:

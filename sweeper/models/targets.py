@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sweeper.errors import ModelError, unknown
+from sweeper.trial import TARGET_PRESETS, is_pattern
 
-PRESETS = {"all-linear": ("",), "attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn", "fc1", "fc2")}
+# What stands in the names of the modules of each preset.
+_MARKS = dict(
+    zip(TARGET_PRESETS, (("",), ("attn", "attention"), ("mlp", "feed_forward", "ffn", "fc1", "fc2")), strict=True)
+)
+_BY_END = r"'.*\.(q_proj|v_proj)'"  # an example
 
 
 def linear_names(model: Any) -> list[str]:
@@ -36,15 +42,24 @@ def linear_names(model: Any) -> list[str]:
 
 
 def resolve(targets: str | Iterable[str], names: Sequence[str]) -> list[str]:
-    """Which of `names` a preset, a module name or a list of module names means.
+    """Which of `names` a preset, a module name, a list of module names or a regular expression means.
 
-    A module name matches as PEFT matches it: the whole dotted name, or its end (`q_proj`).
+    As in PEFT, a module name is the whole dotted name or its end (`q_proj`), and an expression matches whole names.
 
     Raises:
-        ModelError: if a name matches nothing; lists what there is.
+        ModelError: if a name or an expression matches nothing; lists what there is.
     """
-    if isinstance(targets, str) and targets in PRESETS:
-        marks = PRESETS[targets]
+    if isinstance(targets, str) and is_pattern(targets):
+        found = [name for name in names if re.fullmatch(targets, name)]
+        if not found:
+            raise ModelError(
+                f"lora.target_modules: an expression must match a whole name, such as {names[0]}, but {targets!r} "
+                f"matches none of {len(names)}; {_BY_END} would match by the end. "
+                f"Ends: {', '.join(sorted(_ends(names)))}"
+            )
+        return found
+    if isinstance(targets, str) and targets in _MARKS:
+        marks = _MARKS[targets]
         found = [name for name in names if any(mark in part for part in name.split(".") for mark in marks)]
         missing = [] if found else [targets]
     else:
@@ -52,6 +67,12 @@ def resolve(targets: str | Iterable[str], names: Sequence[str]) -> list[str]:
         found = [name for name in names if any(name == w or name.endswith(f".{w}") for w in wanted)]
         missing = [w for w in wanted if not any(name == w or name.endswith(f".{w}") for name in names)]
     if missing:
-        endings = {name.rpartition(".")[2] for name in names}
-        raise ModelError(f"lora.target_modules: {unknown('module', missing[0], endings | set(PRESETS))}")
+        raise ModelError(
+            f"lora.target_modules: {unknown('module', missing[0], _ends(names) | set(_MARKS))}; lists and expressions "
+            "that are searched have names in lora.module_sets"
+        )
     return found
+
+
+def _ends(names: Sequence[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}

@@ -57,7 +57,8 @@ def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:
     chosen: list[Any] = list((values_of(searched) if searched is not None else None) or [])
     if searched is None or condition_of(searched):
         chosen.append(config.lora.target_modules)
-    return tuple(dict.fromkeys(choice if isinstance(choice, tuple) else str(choice) for choice in chosen))
+    meant = [config.lora.modules(choice) for choice in chosen]
+    return tuple(dict.fromkeys(choice if isinstance(choice, tuple) else str(choice) for choice in meant))
 
 
 def ranks(config: Config) -> tuple[int, int]:

@@ -75,6 +75,7 @@ OTHER: dict[str, Any] = {
     "lora.alpha_ratio": 4.0,
     "lora.rslora": True,
     "lora.target_modules": "mlp",
+    "lora.module_sets": {"qv": ["q_proj", "v_proj"]},
     "lora.dropout": 0.1,
     "lora.lora_plus_ratio": 2.0,
     "train.examples": 400,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sweeper.config.schema import Config, ModelSection
@@ -85,6 +86,21 @@ def test_targets() -> None:
     ]
     with pytest.raises(ModelError, match=r"unknown module `q_prj`; did you mean `q_proj`\?"):
         resolve(["q_prj"], names)
+
+
+def test_targets_by_a_regular_expression_as_peft_reads_it() -> None:
+    names = linear_names(small_model())
+    assert resolve(r".*\.1\..*\.(q_proj|v_proj)", names) == [
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.self_attn.v_proj",
+    ]
+    peft = get_peft_model(small_model(), LoraConfig(target_modules=r".*\.1\..*\.(q_proj|v_proj)"))
+    adapted = {name.removeprefix("base_model.model.") for name, m in peft.named_modules() if hasattr(m, "lora_A")}
+    assert adapted == set(resolve(r".*\.1\..*\.(q_proj|v_proj)", names))
+    with pytest.raises(
+        ModelError, match=r"must match a whole name, such as model.layers.0.self_attn.q_proj, but 'q_p|v"
+    ):
+        resolve("q_proj|v_proj", names)
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:

@@ -69,6 +69,11 @@ def forecast(composed: Compose) -> Callable[..., MemoryForecast]:
         (["+search.space.target_modules=[attention,mlp]"], ("attention", "mlp")),
         ([f"+search.space.target_modules={{choices:[attention,mlp],{CONDITION}}}"], ("attention", "mlp", "all-linear")),
         ([f"+search.space.target_modules={{choices:[mlp,all-linear],{CONDITION}}}"], ("mlp", "all-linear")),
+        (["+lora.module_sets.qv=[q_proj,v_proj]", "lora.target_modules=qv"], (("q_proj", "v_proj"),)),
+        (
+            ["+lora.module_sets={qv:[q_proj,v_proj],late:'.*[.]1[.].*'}", "+search.space.target_modules=[qv,mlp,late]"],
+            (("q_proj", "v_proj"), "mlp", ".*[.]1[.].*"),
+        ),
     ],
 )
 def test_the_choices_of_target_modules(composed: Compose, overrides: list[str], expected: tuple[Any, ...]) -> None:

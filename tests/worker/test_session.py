@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from sweeper.config import check
 from sweeper.engine import checkpoint
@@ -314,6 +315,29 @@ def test_only_layers_that_a_trial_may_target_are_wrapped(
     monkeypatch.setattr(Pack, "tick", looked_at)
     run(prepare("search.trials=1", "+search.space.target_modules=[attention,down_proj]"), MemoryTracker())
     assert seen[0] == {"q_proj", "k_proj", "v_proj", "o_proj", "down_proj"}
+
+
+def test_a_set_of_modules_is_searched_by_its_name(prepare: Prepare, home: Home) -> None:
+    sets = "+lora.module_sets={late:'.*[.]1[.].*_proj',qv:[q_proj,v_proj]}"
+    run(
+        paths := prepare(
+            "search.trials=2",
+            sets,
+            "sampler=grid",
+            "~search.space.alpha_ratio",
+            "search.space.rank=[8]",
+            "~search.space.learning_rate",
+            "+search.space.target_modules=[late,qv]",
+        ),
+        MemoryTracker(),
+    )
+    trained = {}
+    for trial in view(home, "demo").trials:
+        tensors = load_file(paths.adapter(trial.number) / "adapter_model.safetensors")
+        trained[trial.params["target_modules"]] = {name.split(".lora_")[0].split("layers.")[1] for name in tensors}
+    assert {name.split(".")[0] for name in trained["late"]} == {"1"}
+    assert {name.rpartition(".")[2] for name in trained["qv"]} == {"q_proj", "v_proj"}
+    assert len(trained["late"]) == 7
 
 
 def test_more_adapters_may_be_kept_later(prepare: Prepare, home: Home) -> None:
