@@ -315,6 +315,55 @@ def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) 
 
 
 @main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--task", type=click.Choice(["classification", "generation"]), help="Otherwise told by the columns.")
+@click.option("--column", "columns", metavar="KEY=COLUMN", multiple=True, help="Such as text=Body; may be repeated.")
+@click.option("--model", default="tiny", show_default=True, help="An option of conf/model, a folder or a Hub id.")
+@click.option("--name", help="Of the study; otherwise that of the file or folder.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="The study's folder; otherwise studies/NAME.")
+@click.option("--force", is_flag=True, help="Write over a study that is there.")
+@_plainly
+def init(
+    data: Path,
+    task: str | None,
+    columns: tuple[str, ...],
+    model: str,
+    name: str | None,
+    folder: Path | None,
+    force: bool,
+) -> None:
+    """Draft a study for your own rows: a file, or a folder with one for each split.
+
+    Writes a commented config.yaml and a README with columns, task, prompt and search space, all of them to be changed.
+    """
+    from sweeper.cli.data import init as init_study
+
+    init_study(data, task, columns, model, name, folder, force)
+
+
+@main.group()
+def data() -> None:
+    """Look at rows before anything is spent on them."""
+
+
+@data.command(
+    "check",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]},
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.argument("arguments", metavar="FILE|study=STUDY [KEY=VALUE]...", nargs=-1, type=click.UNPROCESSED, required=True)
+@_plainly
+def data_check(as_json: bool, arguments: tuple[str, ...]) -> None:
+    """Check the rows of a study as its launch will read them, or of a file as `sweeper init` would.
+
+    Says lengths, labels, repeated, contradicting and leaked rows, and shows the first row with its loss mask.
+    """
+    from sweeper.cli.data import data_check as check
+
+    check(list(arguments), as_json)
+
+
+@main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @_plainly
 def ui(port: int) -> None:

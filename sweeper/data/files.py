@@ -30,7 +30,11 @@ def read(section: DataSection, split: str, name: str) -> list[Raw]:
     assert section.path is not None  # checked with the configuration
     if section.source == "hub":
         return _read_hub(section.path, name)
-    file = _find(Path(section.path).expanduser(), split, name)
+    return read_file(_find(Path(section.path).expanduser(), split, name))
+
+
+def read_file(file: Path) -> list[Raw]:
+    """The raw rows of a JSONL, CSV or Parquet file; raises as `read` does."""
     reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[file.suffix]
     return list(reader(file))
 

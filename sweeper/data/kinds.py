@@ -35,7 +35,7 @@ def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
     if columns.label is not None:
         return replace(asking(columns, raw, place), label=_label(raw, columns.label))
     if columns.messages is not None:
-        messages = _messages(raw[columns.messages], columns.messages)
+        messages = read_messages(raw[columns.messages], columns.messages)
         if messages[-1][0] != "assistant":
             raise ValueError(
                 f"`{columns.messages}` must end with the assistant's turn, but does with {messages[-1][0]}'s"
@@ -45,7 +45,7 @@ def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
         if column is not None:
             return replace(asking(columns, raw, place), answers=(_text(raw, column),))
     assert columns.answers is not None  # checked with the configuration
-    return replace(asking(columns, raw, place), answers=_answers(raw[columns.answers], columns.answers))
+    return replace(asking(columns, raw, place), answers=read_answers(raw[columns.answers], columns.answers))
 
 
 def asking(columns: ColumnsSection, raw: Mapping[str, Any], place: str = "") -> Row:
@@ -73,7 +73,7 @@ def conversation(columns: ColumnsSection, raw: Mapping[str, Any]) -> Messages:
     value = raw[columns.messages]
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return (("user", value),)
-    messages = _messages(value, columns.messages, least=1)
+    messages = read_messages(value, columns.messages, least=1)
     return messages[:-1] if messages[-1][0] == "assistant" else messages
 
 
@@ -93,7 +93,7 @@ def _label(raw: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _answers(value: Any, column: str) -> tuple[str, ...]:
+def read_answers(value: Any, column: str) -> tuple[str, ...]:
     """A text, a list of texts, or SQuAD's form, a list of texts under `text`."""
     value = _parsed(value, ("[", "{"))
     if isinstance(value, Mapping):
@@ -110,7 +110,7 @@ def _answers(value: Any, column: str) -> tuple[str, ...]:
     return tuple(answers)
 
 
-def _messages(value: Any, column: str, least: int = 2) -> Messages:
+def read_messages(value: Any, column: str, least: int = 2) -> Messages:
     """A list of messages, each with its role and content, in JSON where the file has only texts."""
     value = _parsed(value, ("[",))
     if not isinstance(value, list | tuple) or len(value) < least:

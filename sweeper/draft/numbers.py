@@ -1,0 +1,116 @@
+"""The numbers of a draft: what its rows make sensible."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sweeper.config.schema import Config
+from sweeper.data import rows
+from sweeper.data.prompt import Conversations, Renderer, renderer
+from sweeper.data.row import Row
+from sweeper.errors import SweeperError
+from sweeper.models import base
+from sweeper.paths import Home
+from sweeper.preflight.plan import model_config
+
+MOST_TOKENS = 2048  # of a row, before its text is cut
+_STEP_TOKENS = 32
+_MEASURED = 300  # the longest rows of a split, by characters
+_UNEVEN = 3.0  # the commonest label, as a multiple of an even share
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is written into a draft, and from what.
+
+    Attributes:
+        counts: rows of each split.
+        labels: of the training rows, the commonest first.
+        longest_tokens: of a row, with its answer; None where it could not be measured.
+        answer_tokens: of the longest written answer, rounded up.
+        problem: why not.
+    """
+
+    counts: dict[str, int]
+    labels: dict[str, int]
+    longest_tokens: int | None
+    max_tokens: int
+    answer_tokens: int
+    problem: str | None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether rows are longer than they may be."""
+        return self.longest_tokens is not None and self.longest_tokens > self.max_tokens
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether accuracy alone would say little."""
+        return bool(self.labels) and max(self.labels.values()) * len(self.labels) > _UNEVEN * sum(self.labels.values())
+
+    @property
+    def epochs(self) -> int:
+        return 1 if self.counts["train"] >= 4000 else 2 if self.counts["train"] >= 1000 else 3
+
+    @property
+    def batch_size(self) -> int:
+        return 16 if self.counts["train"] >= 1000 else 8
+
+    @property
+    def ranks(self) -> list[int]:
+        return [8, 16, 32, 64] if self.counts["train"] >= 500 else [4, 8, 16]
+
+    @property
+    def evaluations(self) -> int:
+        return min(4, self.epochs * self.counts["train"])
+
+    @property
+    def evaluation_rows(self) -> int | None:
+        """None: all validation rows."""
+        return 500 if self.counts["validation"] > 500 else None
+
+
+def measured(config: Config, home: Home) -> Numbers:
+    """Measures the rows of a draft with the tokenizer of its model.
+
+    Raises:
+        DataError: if the rows cannot be read.
+    """
+    data = rows.of(config)
+    counts = {split: len(getattr(data, split)) for split in rows.SPLITS}
+    labels = dict(Counter(row.label for row in data.train if not row.answers).most_common())
+    try:
+        rendered = renderer(config, base.load_tokenizer(config.model, home), data.labels)
+        longest, answer = _longest(rendered, {split: getattr(data, split) for split in rows.SPLITS})
+        positions = model_config(config, home).get("max_position_embeddings") or MOST_TOKENS
+    except SweeperError as error:  # the draft is written all the same, and the check of the rows says this again
+        return Numbers(counts, labels, None, 512, 64, str(error))
+    most = min(int(positions), MOST_TOKENS)
+    return Numbers(counts, labels, longest, min(_rounded(longest), most), answer, None)
+
+
+def _longest(rendered: Renderer | Conversations, splits: Mapping[str, Sequence[Row]]) -> tuple[int, int]:
+    """The tokens of the longest row with room for its answer, and of the longest answer, rounded up."""
+    longest = {
+        split: heapq.nlargest(_MEASURED, found, key=lambda row: sum(map(len, (row.text, *row.answers))))
+        for split, found in splits.items()
+    }
+    if isinstance(rendered, Renderer):
+        return max(rendered.length(row, split != "train") for split in longest for row in longest[split]), 0
+    every = [row for found in splits.values() for row in found]
+    written = heapq.nlargest(_MEASURED, every, key=lambda row: len(row.answers[0]))
+    answer = _rounded(max(rendered.length(row, False) - len(rendered.prompt_tokens(row)) for row in written))
+    answer = min(answer, MOST_TOKENS // 4)
+    taken = [
+        max(rendered.length(row, False), len(rendered.prompt_tokens(row)) + answer)
+        for found in longest.values()
+        for row in found
+    ]
+    return max(taken), answer
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // _STEP_TOKENS) * _STEP_TOKENS
