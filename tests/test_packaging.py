@@ -16,7 +16,12 @@ def test_every_package_is_named() -> None:
 
 
 def test_every_data_file_is_matched() -> None:
-    folders = {"sweeper.conf": "conf", "sweeper.studies": "studies", "sweeper.models.tiny": "sweeper/models/tiny"}
+    folders = {
+        "sweeper.conf": "conf",
+        "sweeper.studies": "studies",
+        "sweeper.draft": "sweeper/draft",
+        "sweeper.models.tiny": "sweeper/models/tiny",
+    }
     assert set(SETUPTOOLS["package-data"]) == set(folders)
     for package, folder in folders.items():
         matched = {file for glob in SETUPTOOLS["package-data"][package] for file in (ROOT / folder).glob(glob)}

@@ -91,4 +91,6 @@ def _show(report: DataReport, as_json: bool) -> None:
     click.echo()
     for line in report.warnings:
         click.echo(f"warning: {line}")
-    click.echo(f"{report.study}: every row can be trained on and scored, {len(report.warnings)} warnings")
+    count = len(report.warnings)
+    warnings = f"{count or 'no'} warning{'s' if count != 1 else ''}"
+    click.echo(f"{report.study}: every row can be trained on and scored, {warnings}")

@@ -138,7 +138,8 @@ def _problems(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             problems.append(f"{where}: is required")
         else:
-            problems.append(f"{where}: {item['msg']}, but got {item['input']!r}")
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {message}, but got {item['input']!r}")
     return problems
 
 

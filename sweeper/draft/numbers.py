@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweeper.config.schema import Config
 from sweeper.data import rows
@@ -17,6 +17,8 @@ from sweeper.paths import Home
 from sweeper.preflight.plan import model_config
 
 MOST_TOKENS = 2048  # of a row, before its text is cut
+ANY_TOKENS = 1_000_000  # until they are measured
+GUESSED_TOKENS, GUESSED_ANSWER_TOKENS = 512, 64  # where they cannot be
 _STEP_TOKENS = 32
 _MEASURED = 300  # the longest rows of a split, by characters
 _UNEVEN = 3.0  # the commonest label, as a multiple of an even share
@@ -73,23 +75,34 @@ class Numbers:
         return 500 if self.counts["validation"] > 500 else None
 
 
-def measured(config: Config, home: Home) -> Numbers:
-    """Measures the rows of a draft with the tokenizer of its model.
+def counted(config: Config) -> Numbers:
+    """Counts the rows of a draft.
 
     Raises:
-        DataError: if the rows cannot be read.
+        DataError: if they cannot be read.
     """
     data = rows.of(config)
-    counts = {split: len(getattr(data, split)) for split in rows.SPLITS}
-    labels = dict(Counter(row.label for row in data.train if not row.answers).most_common())
+    return Numbers(
+        counts={split: len(getattr(data, split)) for split in rows.SPLITS},
+        labels=dict(Counter(row.label for row in data.train if not row.answers).most_common()),
+        longest_tokens=None,
+        max_tokens=ANY_TOKENS,
+        answer_tokens=GUESSED_ANSWER_TOKENS,
+        problem=None,
+    )
+
+
+def measured(numbers: Numbers, config: Config, home: Home) -> Numbers:
+    """Measures them, as the draft's prompt renders them, with the tokenizer of its model."""
+    data = rows.of(config)
     try:
         rendered = renderer(config, base.load_tokenizer(config.model, home), data.labels)
         longest, answer = _longest(rendered, {split: getattr(data, split) for split in rows.SPLITS})
         positions = model_config(config, home).get("max_position_embeddings") or MOST_TOKENS
     except SweeperError as error:  # the draft is written all the same, and the check of the rows says this again
-        return Numbers(counts, labels, None, 512, 64, str(error))
+        return replace(numbers, max_tokens=GUESSED_TOKENS, problem=str(error))
     most = min(int(positions), MOST_TOKENS)
-    return Numbers(counts, labels, longest, min(_rounded(longest), most), answer, None)
+    return replace(numbers, longest_tokens=longest, max_tokens=min(_rounded(longest), most), answer_tokens=answer)
 
 
 def _longest(rendered: Renderer | Conversations, splits: Mapping[str, Sequence[Row]]) -> tuple[int, int]:

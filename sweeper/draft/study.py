@@ -17,16 +17,15 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.data import files
 from sweeper.draft.columns import Column, Guess, columns_of, described, guess
-from sweeper.draft.numbers import Numbers, measured
+from sweeper.draft.numbers import ANY_TOKENS, GUESSED_ANSWER_TOKENS, Numbers, counted, measured
 from sweeper.draft.split_files import SplitFiles, split_files
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, DataError
 from sweeper.paths import Home, is_valid_name, write_atomically
 
 SMALL = "tiny"  # the bundled base, which learns at other rates than a large one
 _FEW_LABELS = 20  # so many can be listed in a prompt
-_ANY_LENGTH = 1_000_000
 _RATES = {True: ("3.0e-4", "1.0e-2"), False: ("1.0e-4", "2.0e-3")}
-_UNMEASURED = Numbers({"train": 1000, "validation": 0, "test": 0}, {}, None, _ANY_LENGTH, 64, None)
+_UNCOUNTED = Numbers({"train": 1000, "validation": 0, "test": 0}, {}, None, ANY_TOKENS, GUESSED_ANSWER_TOKENS, None)
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Draft:
     columns: list[Column]
     guess: Guess
     folder: Path
-    numbers: Numbers = _UNMEASURED
+    numbers: Numbers = _UNCOUNTED
 
     @property
     def config(self) -> str:
@@ -163,7 +162,10 @@ def draft(
     name = name_of(source.path) if name is None else name
     if not is_valid_name(name):
         raise ConfigError(f"--name: must have 1 to 64 letters, digits, dots, dashes or underscores, but is {name!r}")
-    columns = columns_of([row for _, row in files.read_file(source.files["train"])])
+    rows = [row for _, row in files.read_file(source.files["train"])]
+    if not rows:
+        raise DataError(f"there must be rows to train on, but {source.files['train']} has none")
+    columns = columns_of(rows)
     made = Draft(
         name=name,
         source=source,
@@ -172,7 +174,8 @@ def draft(
         guess=guess(columns, task, chosen),
         folder=(folder or Path("studies") / name).expanduser(),
     )
-    return replace(made, numbers=measured(composed(made), home))
+    made = replace(made, numbers=counted(composed(made)))
+    return replace(made, numbers=measured(made.numbers, composed(made), home))
 
 
 def composed(made: Draft) -> Config:

@@ -20,6 +20,7 @@ from sweeper.preflight.case import Extent, ModelShape
 TIMEOUT_S = 300
 MOST_CHARACTERS = 300  # transformers lists every model type that it knows
 # What the traced code belongs to.
+_MODEL_ERROR = "sweeper.errors.ModelError: "
 _TRACED = ("torch", "transformers", "bitsandbytes", "peft")
 _OWN = ("engine", "preflight", "memory")
 
@@ -90,8 +91,12 @@ def _answer(process: subprocess.Popen[str], request: dict[str, Any]) -> Formula:
         out, problems = "", f"it took more than {TIMEOUT_S} s"
     if process.returncode != 0:
         kind = request["shape"]["config"].get("model_type")
-        last = (problems.strip().splitlines() or ["no message"])[-1][:MOST_CHARACTERS]
-        raise ModelError(f"the memory of a {kind!r} model must be traceable on tensors without values, but: {last}")
+        last = (problems.strip().splitlines() or ["no message"])[-1]
+        if last.startswith(_MODEL_ERROR):  # said in our words already
+            raise ModelError(last.removeprefix(_MODEL_ERROR))
+        raise ModelError(
+            f"the memory of a {kind!r} model must be traceable on tensors without values, but: {last[:MOST_CHARACTERS]}"
+        )
     return Formula.from_dict(json.loads(out))
 
 

@@ -43,6 +43,8 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
         "stop",
         "clean",
         "ui",
+        "init",
+        "data",
         "doctor",
     ):
         assert f"  {command} " in out
