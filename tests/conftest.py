@@ -9,7 +9,7 @@ os.environ.update(
 )
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.data import tickets
 from sweeper.data.example import Example
-from sweeper.paths import Home
+from sweeper.paths import Home, write_atomically
 from sweeper.trial import TrialParams
 
 torch.set_num_threads(1)  # the models here are too small for more, and threads that wait for each other cost minutes
@@ -40,6 +40,27 @@ SHORT = [
 ]
 
 
+@pytest.fixture(scope="session")
+def formulas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests of this session, in all its processes, keep the memory formulas that took them seconds to fit.
+
+    A formula's name is a hash of all that it depends on, the code included.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "formulas").mkdir(exist_ok=True)
+    return folder / "formulas"
+
+
+def share_formulas(source: Path, to: Path) -> None:
+    """Copies the formulas that `to` lacks, each whole."""
+    for file in source.glob("formula-*.json"):
+        if not (to / file.name).exists():
+            to.mkdir(exist_ok=True)
+            write_atomically(to / file.name, file.read_text(encoding="utf-8"))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty store, which SWEEPER_HOME names."""
@@ -48,6 +69,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     made = Home(folder)
     made.create()
     return made
+
+
+@pytest.fixture
+def known_formulas(home: Home, formulas: Path) -> Iterator[None]:
+    """The store knows what other tests have fitted, and they know what this one does."""
+    share_formulas(formulas, home.memory)
+    yield
+    share_formulas(home.memory, formulas)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, target_c
 from sweeper.preflight.plan import ROWS, Cell, Plan, model_config, plan
 from sweeper.preflight.predictor import fitted
 from sweeper.units import GIB, MIB
+from tests.conftest import share_formulas
 
 Compose = Callable[..., Config]
 RANKS = [4, 8, 16, 32, 64]  # of the demo
@@ -35,9 +36,12 @@ TINY_WIDTHS = 13_568  # values of an adapter to all linears of the bundled model
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def store(tmp_path_factory: pytest.TempPathFactory, formulas: Path) -> Iterator[Home]:
     """A store that all tests share: a formula that was fitted once is there for the next."""
-    return Home(tmp_path_factory.mktemp("store"))
+    home = Home(tmp_path_factory.mktemp("store"))
+    share_formulas(formulas, home.memory)
+    yield home
+    share_formulas(home.memory, formulas)
 
 
 @pytest.fixture

@@ -15,6 +15,11 @@ from tests.conftest import SHORT
 Prepare = Callable[..., StudyPaths]
 
 
+@pytest.fixture(autouse=True)
+def _formulas(known_formulas: None) -> None:
+    """A trace takes seconds."""
+
+
 @pytest.fixture
 def prepare(composed: Any, home: Home, few_tickets: Path) -> Prepare:
     """Writes a short study's configuration, as the launcher does."""

@@ -44,20 +44,6 @@ HALF = [  # of its eight configurations four do not fit, not even alone
 ]
 
 
-@pytest.fixture(scope="module")
-def formulas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the studies here learn of their base, kept for the next one: a trace takes seconds."""
-    return tmp_path_factory.mktemp("formulas")
-
-
-@pytest.fixture
-def known(formulas: Path, home: Home) -> Iterator[None]:
-    shutil.copytree(formulas, home.memory, dirs_exist_ok=True)
-    yield
-    for file in home.memory.glob("formula-*.json"):
-        shutil.copy(file, formulas)
-
-
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "RETRY_PAUSE_S", 0.0)
@@ -78,7 +64,6 @@ def seen_of(home: Home, paths: StudyPaths) -> StudyView:
     return view(home, paths.name)
 
 
-@pytest.mark.usefixtures("known")
 def test_a_space_that_is_half_infeasible(prepare: Prepare, home: Home) -> None:
     paths, tracker = prepare(*HALF, "search.trials=6", "engine.slots=3"), MemoryTracker()
     finishes(paths, tracker)
@@ -117,7 +102,6 @@ def test_a_space_that_is_half_infeasible(prepare: Prepare, home: Home) -> None:
                 assert chunks[1] >= 1
 
 
-@pytest.mark.usefixtures("known")
 def test_memory_that_runs_out_anywhere_in_a_sweep_costs_no_trial(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +158,6 @@ def _meddling(monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Guard, Pack], N
     yield guards
 
 
-@pytest.mark.usefixtures("known")
 def test_a_neighbour_between_check_and_use_makes_trials_wait_and_none_infeasible(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +188,6 @@ def test_a_neighbour_between_check_and_use_makes_trials_wait_and_none_infeasible
     assert any("neighbour" in line for line in said)
 
 
-@pytest.mark.usefixtures("known")
 def test_a_leak_ends_trials_with_a_reason_and_not_the_sweep(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +221,6 @@ def test_a_leak_ends_trials_with_a_reason_and_not_the_sweep(
     assert seen.best is not None
 
 
-@pytest.mark.usefixtures("known")
 def test_one_long_row_late_in_the_epoch_is_cut_to_fit(prepare: Prepare, home: Home, few_tickets: Path) -> None:
     """The longest row is eight times as long as the others: it goes alone, recomputed if it must."""
     rows = [json.loads(line) for line in (few_tickets / "train.jsonl").read_text().splitlines()]
@@ -268,7 +249,6 @@ def test_one_long_row_late_in_the_epoch_is_cut_to_fit(prepare: Prepare, home: Ho
     assert any("rehearsed the longest step" in event.get("message", "") for event in events_of(paths))
 
 
-@pytest.mark.usefixtures("known")
 def test_a_forecast_that_was_too_low_ends_trials_with_what_was_measured(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +271,6 @@ def test_a_forecast_that_was_too_low_ends_trials_with_what_was_measured(
     assert seen.attributes["memory"]["prunes"] == len(others)
 
 
-@pytest.mark.usefixtures("known")
 def test_a_neighbour_that_stays_stops_the_study_and_keeps_its_trials(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +299,6 @@ def test_a_neighbour_that_stays_stops_the_study_and_keeps_its_trials(
     assert [trial.state for trial in seen.trials] == ["COMPLETE"] * 2
 
 
-@pytest.mark.usefixtures("known")
 def test_an_eviction_whose_checkpoint_is_not_written_costs_nothing(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +326,6 @@ def test_an_eviction_whose_checkpoint_is_not_written_costs_nothing(
     assert [examples for examples, _ in losses] == [8, 16, 24, 32]
 
 
-@pytest.mark.usefixtures("known")
 def test_trials_that_lost_their_place_go_on_from_their_checkpoints(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,7 +351,6 @@ def test_trials_that_lost_their_place_go_on_from_their_checkpoints(
     assert any("the memory that they had is gone" in event.get("message", "") for event in events_of(paths))
 
 
-@pytest.mark.usefixtures("known")
 def test_trials_that_can_never_be_together_are_trained_one_by_one(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,7 +369,6 @@ def test_trials_that_can_never_be_together_are_trained_one_by_one(
     assert 1 <= len(losses) <= 3
 
 
-@pytest.mark.usefixtures("known")
 def test_a_trial_that_has_begun_is_not_rejected_when_the_forecast_grows(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
