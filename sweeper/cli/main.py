@@ -195,7 +195,7 @@ def best(study: str, as_json: bool) -> None:
         extra = {
             "baseline": seen.attributes.get("baseline"),
             "test": seen.attributes.get("test"),
-            "ties": [trial.number for trial in seen.ties(config.objective.metric)],
+            "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
         }
         click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
     else:

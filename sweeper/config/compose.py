@@ -32,6 +32,8 @@ from sweeper.errors import ConfigError, SweeperError, unknown
 
 GROUPS = ("study", "model", "data", "task", "gpu", "sampler", "pruner")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
+# What has the keys that a model's architecture, a chat template or the user's own code takes.
+OPEN = ("model.config.", "prompt.chat_template_kwargs.", "objective.metric.", "task.arguments.")
 _own_folders: dict[str, Path] = {}
 
 
@@ -111,6 +113,8 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
         try:
             if OmegaConf.is_missing(values.study, "name"):
                 raise ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
+            if plain["study"]["folder"] is None:
+                plain["study"]["folder"] = next(map(str, _own_folders.values()), None)
             task(check(plain))
         except SweeperError as error:  # Hydra would print it with a traceback
             refused.append(error)
@@ -169,8 +173,7 @@ def _unknown_key(key: str) -> list[str]:
     if key.startswith("search.space."):
         name = key.split(".")[2]
         return [] if name in PARAMETERS else [f"{key}: {unknown('parameter', name, PARAMETERS)}"]
-    # A model's own configuration has whatever keys its architecture has, a chat template what it reads.
-    if key in GROUPS or key in keys or key.startswith(("hydra.", "model.config.", "prompt.chat_template_kwargs.")):
+    if key in GROUPS or key in keys or key.startswith(("hydra.", *OPEN)):
         return []
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:

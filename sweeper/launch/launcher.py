@@ -117,7 +117,8 @@ class Supervisor:
     def run(self) -> int:
         self._paths.outcome.unlink(missing_ok=True)
         reader = EventReader(self._paths.events)
-        progress = Progress(self._config.study.name, self._config.objective.metric, self._config.search.trials)
+        objective, total = self._config.objective, self._config.search.trials
+        progress = Progress(self._config.study.name, objective.metric_name, total, objective.is_minimized)
         if self._before is not None:
             self._recall(progress, self._before)
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -158,7 +158,7 @@ class Recorder:
             state=trial.state,
             reason=trial.reason,
             same_as=trial.same_as,
-            value=trial.metrics.get(self.config.objective.metric),
+            value=trial.metrics.get(self.config.objective.metric_name),
         )
 
     def _end_run(self, trial: TrialView) -> None:

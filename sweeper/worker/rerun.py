@@ -122,7 +122,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
                 f"{guard.describe()}"
             )
         slot, diverged_at_step = trained
-        metric = config.objective.metric
+        metric = config.objective.metric_name
         count = max(len(slot.evaluations), len(trial.evaluations))
         result = Rerun(
             study=study,
@@ -214,5 +214,5 @@ def _train(
             return slot, slot.step
         if rhythm.is_evaluation(slot.step):
             bench.evaluate([slot], config)
-            announce(f"{config.objective.metric} {slot.evaluations[-1][config.objective.metric]:.4f}")
+            announce(f"{config.objective.metric_name} {slot.evaluations[-1][config.objective.metric_name]:.4f}")
     return slot, None

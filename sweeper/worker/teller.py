@@ -65,7 +65,7 @@ class Teller:
         folder = self.paths.adapter(slot.number)
         best = slot.best_adapter
         patiently(lambda: adapter.write(folder, best, slot.params, bench.base_name, bench.linears))
-        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric]
+        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
         self.search.complete(slot.number, value, self._record(slot), self.constraints[slot.number])
         self.recorder.end(self._told(slot.number))
         self.keep_best_adapters()
