@@ -33,7 +33,7 @@ class Scorer:
         self, code: Code, what: str, function: Callable[..., Any], arguments: Mapping[str, Any], name: str | None
     ) -> None:
         self._code, self._function, self._arguments, self._name = code, function, dict(arguments), name
-        self._what = what
+        self.what = what
         self._names: list[str] | None = None
         try:
             inspect.signature(function).bind([], [], **arguments)
@@ -53,11 +53,11 @@ class Scorer:
         """
         copies = [dict(row) for row in rows]  # what it does to them stays its own
         returned = self._code.call(
-            f"{self._what} raised an exception", self._function, copies, list(predictions), **self._arguments
+            f"{self.what} raised an exception", self._function, copies, list(predictions), **self._arguments
         )
         if problem := self._problem(returned):
             raise CustomCodeError(
-                f"{self._what} must return a dict of finite numbers by their names, {problem}:\n"
+                f"{self.what} must return a dict of finite numbers by their names, {problem}:\n"
                 f"  {place(self._function)}\n{CURE}"
             )
         self._names = list(returned)
@@ -121,6 +121,11 @@ class Own:
         """Of the code; None where there is none."""
         return self.sources.sha256 if self.task is not None or self.metric is not None else None
 
+    def keep(self, copy: Path) -> None:
+        """Keeps a copy of the code with the study, where there is any."""
+        if self.sha256 is not None:
+            self.sources.keep(copy)
+
 
 def load(config: Config, copy: Path | None = None) -> Own:
     """Imports what a study brings.
@@ -132,10 +137,7 @@ def load(config: Config, copy: Path | None = None) -> Own:
         ConfigError, StoreError: if a module is not there.
         CustomCodeError: if it cannot be imported, or is not what it must be.
     """
-    section, metric = config.task, config.objective.metric
-    targets = {METRIC: str(metric["_target_"])} if isinstance(metric, dict) else {}
-    if isinstance(section, CustomSection):
-        targets[TASK] = section.target
+    section, metric, targets = config.task, config.objective.metric, _targets(config)
     if not targets:
         return Own(Sources())
     folder = Path(config.study.folder).expanduser().absolute() if config.study.folder is not None else None
@@ -146,9 +148,24 @@ def load(config: Config, copy: Path | None = None) -> Own:
     return Own(sources, task, _metric(code, metric, name) if isinstance(metric, dict) else None)
 
 
+def kept_sha256(config: Config, copy: Path) -> str | None:
+    """The hash of the copy that a study keeps; None where there is none."""
+    targets = _targets(config)
+    return Sources.kept(copy, None, targets).sha256 if targets and copy.is_dir() else None
+
+
 def load_task(section: CustomSection, copy: Path) -> OwnTask:
     """The task of an exported adapter, from the copy of its sources there; raises as `load` does."""
     return OwnTask(Code(Sources.kept(copy, None, {TASK: section.target})), section, None)
+
+
+def _targets(config: Config) -> dict[str, str]:
+    """What of the configuration names code of the user's, by its key."""
+    section, metric = config.task, config.objective.metric
+    targets = {METRIC: str(metric["_target_"])} if isinstance(metric, dict) else {}
+    if isinstance(section, CustomSection):
+        targets[TASK] = section.target
+    return targets
 
 
 def _metric(code: Code, metric: Mapping[str, Any], name: str) -> Scorer:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
@@ -91,16 +90,16 @@ class Sources:
 
     def keep(self, copy: Path) -> None:
         """Makes the copy of a study, whole, in place of an earlier one; an installed package is not copied."""
-        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=f".{copy.name}.") as temporary:
-            whole = Path(temporary) / copy.name
-            whole.mkdir()
-            for name, text in self.files.items():
-                file = whole / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(text)
-            if copy.is_dir():
-                shutil.rmtree(copy)
-            os.replace(whole, copy)
+        whole = copy.with_name(f".{copy.name}.tmp")
+        for folder in (whole, copy):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        whole.mkdir()
+        for name, text in self.files.items():
+            file = whole / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(text)
+        os.replace(whole, copy)
 
 
 def module_paths(module: str) -> tuple[str, str]:

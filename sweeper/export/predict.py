@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from sweeper.config.schema import ModelSection
-from sweeper.config.teaching import ColumnsSection, GenerationSection, PromptSection, TaskSection
+from sweeper.config.teaching import ColumnsSection, PromptSection, TaskSection, WrittenSection
 from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
@@ -79,7 +79,7 @@ class Predictor:
             raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
         tokenizer: Any = base.load_tokenizer(section, home)
         rendered: Renderer | Conversations = Renderer(tokenizer, prompt, labels)
-        if isinstance(task, GenerationSection):
+        if isinstance(task, WrittenSection):
             rendered = Conversations(tokenizer, prompt, "last", task.max_new_tokens)
         model = base.load_base(section, home, base.pick_device("auto"))
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)

@@ -30,6 +30,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
         "long_rows": study.attributes.get("long_rows"),
+        "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],

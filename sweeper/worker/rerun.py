@@ -132,7 +132,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
             recorded=list(trial.evaluations),
             again=[values[metric] for values in slot.evaluations],
             is_alone=is_alone,
-            rows=len(bench.validation.truth),
+            rows=len(bench.validation.rows),
             has_diverged=trial.reason == Reason.DIVERGED,
             diverged_at_step=diverged_at_step,
             adapter=None,
