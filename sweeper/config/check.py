@@ -151,7 +151,7 @@ def _problems(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             problems.append(f"{where}: is required")
         else:
-            problems.append(f"{where}: {item['msg']}, but got {item['input']!r}")
+            problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}, but got {item['input']!r}")
     return problems
 
 

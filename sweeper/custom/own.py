@@ -148,10 +148,10 @@ def load(config: Config, copy: Path | None = None) -> Own:
     return Own(sources, task, _metric(code, metric, name) if isinstance(metric, dict) else None)
 
 
-def kept_sha256(config: Config, copy: Path) -> str | None:
-    """The hash of the copy that a study keeps; None where there is none."""
+def kept(config: Config, copy: Path) -> Sources | None:
+    """The copy that a study keeps of its own code; None where there is none."""
     targets = _targets(config)
-    return Sources.kept(copy, None, targets).sha256 if targets and copy.is_dir() else None
+    return Sources.kept(copy, None, targets) if targets and copy.is_dir() else None
 
 
 def load_task(section: CustomSection, copy: Path) -> OwnTask:
