@@ -71,8 +71,7 @@ def test_what_else_a_metric_returns_is_refused(
 ) -> None:
     score = metric(composed_once, tmp_path, body)
     with pytest.raises(CustomCodeError) as caught:
-        for said in ("x", "y"):
-            score(ROWS, [said, said])
+        [score(ROWS, [said, said]) for said in ("x", "y")]
     assert expected in str(caught.value)
     assert f'File "{tmp_path}/scoring.py", line 1' in str(caught.value)
 
