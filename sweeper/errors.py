@@ -10,6 +10,7 @@
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
     ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
+    ├── CustomCodeError a study's own task or metric raised, or is not what it must be; has its trace
     ├── WorkerError     the worker process ended without a result
     └── ExportError     an adapter that cannot be written or read back
 
@@ -70,6 +71,10 @@ class CheckpointError(SweeperError):
     """A trial's checkpoint is damaged, or does not fit."""
 
 
+class CustomCodeError(SweeperError):
+    """A study's own task or metric raised an exception, or is not what it must be."""
+
+
 class WorkerError(SweeperError):
     """The worker process ended without a result."""
 
@@ -90,6 +95,7 @@ ERRORS = {
         OutOfRoomError,
         LostRoomError,
         CheckpointError,
+        CustomCodeError,
         WorkerError,
         ExportError,
     )

@@ -195,7 +195,7 @@ def best(study: str, as_json: bool) -> None:
         extra = {
             "baseline": seen.attributes.get("baseline"),
             "test": seen.attributes.get("test"),
-            "ties": [trial.number for trial in seen.ties(config.objective.metric)],
+            "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
         }
         click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
     else:
@@ -214,7 +214,7 @@ def rerun(study: str, number: int, is_alone: bool, as_json: bool) -> int:
     It goes as far as the trial went, beside stand-ins for the trials that it trained beside, so that even the
     rounding is the same; or alone. A complete trial's adapter that was deleted is brought back for
     `sweeper export`, until the study is launched again. The exit code is 1 where the trial is not the same: an
-    evaluation differs by more than one row, or one of the two diverged.
+    evaluation differs by more than one row (in a metric of your own, at all), or one of the two diverged.
     """
     from sweeper.worker.rerun import rerun as rerun_trial
 
@@ -241,22 +241,29 @@ def export(study: str, folder: Path, number: int | None, force: bool) -> None:
         if scores := manifest["scores"][split]:
             names = [name for name in scores if not name.endswith("_se")]
             click.echo(f"{split}: " + ", ".join(f"{name} {plus_minus(scores, name)}" for name in names))
-    click.echo(f'try it: sweeper predict {folder} "some text"')
+    if manifest["task"]["name"] == "custom":
+        click.echo(f"try it: sweeper predict {folder} --trust-code < ROWS.jsonl")
+    else:
+        click.echo(f'try it: sweeper predict {folder} "some text"')
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1)
+@click.option("--trust-code", "trusts_code", is_flag=True, help="Run the code of a task=custom that is in the export.")
 @_plainly
-def predict(folder: Path, texts: tuple[str, ...]) -> None:
+def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool) -> None:
     """Label or answer texts with an exported adapter: as arguments, or as JSONL on standard input.
 
     Each line of JSONL comes back with a field `prediction` added.
     """
+    from sweeper.errors import DataError
     from sweeper.export.predict import Predictor, read_jsonl
 
-    predictor = Predictor.load(folder, Home.from_environment())
+    predictor = Predictor.load(folder, Home.from_environment(), trusts_code)
     if texts:
+        if predictor.text_column is None:
+            raise DataError("a task of one's own reads rows, not texts: give them as JSONL on standard input")
         for label in predictor.predict([{predictor.text_column: text} for text in texts]):
             click.echo(label)
         return

@@ -10,15 +10,16 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config import combinations, defaults
-from sweeper.config.schema import Config, ModelSection
+from sweeper.config.marks import key_of
+from sweeper.config.schema import Config, ModelSection, StudySection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
-from sweeper.config.teaching import KINDS, METRICS, DataSection, GenerationSection
+from sweeper.config.teaching import KINDS, METRICS, CustomSection, DataSection, WrittenSection
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.trial import TARGET_PRESETS
 
 PLAIN_TEMPLATE = "{{ text }}"
-Section = TypeVar("Section", ModelSection, DataSection)
+Section = TypeVar("Section", ModelSection, DataSection, StudySection)
 
 
 def check(values: dict[str, Any]) -> Config:
@@ -74,34 +75,52 @@ def _task_problems(config: Config) -> list[str]:
     """What does not go with the task: columns, metric, length."""
     task, problems = config.task, []
     known, given = KINDS[task.name], config.data.columns.named()
-    if tuple(given) not in known:
+    if isinstance(task, CustomSection) and given:
+        problems.append(
+            f"data.columns: must all be null where task.name is custom, whose class reads the columns by itself, but "
+            f"names {' and '.join(given)}"
+        )
+    elif tuple(given) not in known:
         problems.append(
             f"data.columns: must name {', or '.join(' and '.join(kind) for kind in known)} where task.name is "
             f"{task.name}, but names {' and '.join(given) or 'none'}; set the others to null"
-        )
-    if config.objective.metric not in METRICS[task.name]:
-        problems.append(
-            f"objective.metric: must be {' or '.join(METRICS[task.name])} where task.name is {task.name}, but got "
-            f"{config.objective.metric!r}"
         )
     if "messages" in given and config.prompt.template.strip() != PLAIN_TEMPLATE:
         problems.append(
             f"prompt.template: must be {PLAIN_TEMPLATE!r} where data.columns has messages, which are used as they are, "
             f"but is {config.prompt.template!r}"
         )
-    if "messages" in given and config.data.long.startswith("cut"):
+    if ("messages" in given or isinstance(task, CustomSection)) and config.data.long.startswith("cut"):
+        where = "data.columns has messages" if given else "task.name is custom"
         problems.append(
-            f"data.long: must be block or drop where data.columns has messages, none of which is cut, but got "
-            f"{config.data.long!r}"
+            f"data.long: must be block or drop where {where}, none of which is cut, but got {config.data.long!r}"
         )
     if config.data.class_weight is not None and task.name != "classification":
         problems.append(f"data.class_weight: must be null where task.name is {task.name}, which has no classes")
-    if isinstance(task, GenerationSection) and task.max_new_tokens >= config.prompt.max_tokens:
+    if isinstance(task, WrittenSection) and task.max_new_tokens >= config.prompt.max_tokens:
         problems.append(
             f"task.max_new_tokens: must leave room for a prompt in prompt.max_tokens={config.prompt.max_tokens}, but "
             f"got {task.max_new_tokens}"
         )
-    return problems
+    return problems + _objective_problems(config)
+
+
+def _objective_problems(config: Config) -> list[str]:
+    """What does not go with the metric that the search goes by."""
+    objective, own = config.objective, METRICS[config.task.name]
+    task = f"where task.name is {config.task.name}"
+    if isinstance(objective.metric, dict):
+        if objective.metric_name in own:
+            return [f"objective.metric.name: must not be a metric of the task, but {task} there is {', '.join(own)}"]
+        return []
+    if own and objective.metric not in own:
+        return [
+            f"objective.metric: must be {' or '.join(own)} {task}, or a mapping with _target_ and name, but got "
+            f"{objective.metric!r}"
+        ]
+    if own and objective.is_minimized:
+        return [f"objective.direction: must be maximize for {objective.metric}, of which more is better"]
+    return []
 
 
 def _epochs_problems(config: Config) -> list[str]:
@@ -138,8 +157,7 @@ def _problems(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             problems.append(f"{where}: is required")
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{where}: {message}, but got {item['input']!r}")
+            problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}, but got {item['input']!r}")
     return problems
 
 
@@ -162,7 +180,7 @@ def _keys_at(path: list[str]) -> list[str]:
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
         model = field.annotation
-    return list(model.model_fields)
+    return [key_of(name, field) for name, field in model.model_fields.items()]
 
 
 def known_keys() -> set[str]:
@@ -171,7 +189,7 @@ def known_keys() -> set[str]:
 
     def walk(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
-            keys.add(prefix + name)
+            keys.add(prefix + key_of(name, field))
             kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
             for kind in kinds:
                 if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -194,13 +212,17 @@ def dump(config: Config) -> str:
 def with_absolute_paths(config: Config) -> Config:
     """Makes folders absolute, so that a study does not depend on where it is launched from."""
 
-    def absolute(section: Section) -> Section:
-        folder = Path(section.path or "").expanduser()
-        return (
-            section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.exists() else section
-        )
+    def absolute(section: Section, key: str) -> Section:
+        named: str | None = getattr(section, key)
+        folder = Path(named or "").expanduser()
+        return section.model_copy(update={key: str(folder.resolve())}) if named and folder.exists() else section
 
-    return config.model_copy(update={"model": absolute(config.model), "data": absolute(config.data)})
+    sections = {
+        "model": absolute(config.model, "path"),
+        "data": absolute(config.data, "path"),
+        "study": absolute(config.study, "folder"),
+    }
+    return config.model_copy(update=sections)
 
 
 def load(paths: StudyPaths) -> Config:

@@ -31,9 +31,9 @@ from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
 
 GROUPS = ("study", "model", "data", "task", "gpu", "sampler", "pruner")
-# Sections with whatever keys an architecture, a chat template or a person has.
-OPEN_SECTIONS = ("hydra.", "model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
+# What has the keys that a model's architecture, a chat template, a person or the user's own code takes.
+OPEN = ("model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.", "objective.metric.", "task.arguments.")
 _own_folders: dict[str, Path] = {}
 
 
@@ -113,6 +113,8 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
         try:
             if OmegaConf.is_missing(values.study, "name"):
                 raise ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
+            if plain["study"]["folder"] is None:
+                plain["study"]["folder"] = next(map(str, _own_folders.values()), None)
             task(check(plain))
         except SweeperError as error:  # Hydra would print it with a traceback
             refused.append(error)
@@ -171,7 +173,7 @@ def _unknown_key(key: str) -> list[str]:
     if key.startswith("search.space."):
         name = key.split(".")[2]
         return [] if name in PARAMETERS else [f"{key}: {unknown('parameter', name, PARAMETERS)}"]
-    if key in GROUPS or key in keys or key.startswith(OPEN_SECTIONS):
+    if key in GROUPS or key in keys or key.startswith(("hydra.", *OPEN)):
         return []
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:

@@ -9,6 +9,7 @@ from omegaconf import MISSING, OmegaConf
 from pydantic import BaseModel
 
 from sweeper.config.edits import sections
+from sweeper.config.marks import key_of
 from sweeper.config.schema import Config
 
 _OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
@@ -68,9 +69,10 @@ def _filled(
     model: type[BaseModel], values: dict[str, Any], standard: dict[str, Any], prefix: str, missing: list[str]
 ) -> dict[str, Any]:
     whole = dict(values)
-    for name in model.model_fields:
+    for field_name, field in model.model_fields.items():
+        name = key_of(field_name, field)
         default = standard.get(name)
-        inner = _section(model, name, values.get(name, default))
+        inner = _section(model, field_name, values.get(name, default))
         if name not in values and inner is None:
             if standard.get(name, MISSING) != MISSING:  # else the check says what is missing
                 whole[name] = default
@@ -83,11 +85,12 @@ def _filled(
 
 def _unknown(model: type[BaseModel], values: dict[str, Any], prefix: str) -> list[str]:
     found = []
+    fields = {key_of(name, field): name for name, field in model.model_fields.items()}
     for name, value in values.items():
-        if name not in model.model_fields:
+        if name not in fields:
             found.append(prefix + name)
             continue
-        inner = _section(model, name, value)
+        inner = _section(model, fields[name], value)
         if inner is not None and isinstance(value, dict):
             found += _unknown(inner, value, f"{prefix}{name}.")
     return found

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sweeper.config.marks import Mark
+from sweeper.config.marks import Mark, key_of
 from sweeper.config.schema import Config
 
 
@@ -57,7 +57,7 @@ def marks(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Mark]:
     """
     found: dict[str, Mark] = {}
     for name, field in model.model_fields.items():
-        key = prefix + name
+        key = prefix + key_of(name, field)
         mark, inner = mark_of(field), sections(field)
         if mark is None and not inner:
             raise TypeError(f"every key must be marked Frozen or Live, but {key} is not")
@@ -85,7 +85,7 @@ def _pairs(before: BaseModel, now: BaseModel, prefix: str) -> Iterator[tuple[str
     for name, field in type(now).model_fields.items():
         if name not in type(before).model_fields:
             continue  # another kind of section, as its name says
-        key, mark = prefix + name, mark_of(field)
+        key, mark = prefix + key_of(name, field), mark_of(field)
         if mark is None:
             yield from _pairs(getattr(before, name), getattr(now, name), f"{key}.")
         else:
@@ -93,7 +93,8 @@ def _pairs(before: BaseModel, now: BaseModel, prefix: str) -> Iterator[tuple[str
 
 
 def _plain(section: BaseModel, name: str) -> Any:
-    return section.model_dump(mode="json", include={name})[name]
+    [value] = section.model_dump(mode="json", include={name}).values()
+    return value
 
 
 def _value(config: Config, key: str) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
+from pydantic.fields import FieldInfo
+
 Type = TypeVar("Type")
 
 
@@ -27,6 +29,11 @@ class Mark:
     alike: frozenset[str] = frozenset()
     frozen_by: str | None = None
     reason: str | None = None
+
+
+def key_of(name: str, field: FieldInfo) -> str:
+    """The key of a field: a name that Python does not allow it is its alias."""
+    return field.alias or name
 
 
 Frozen = Annotated[Type, Mark(is_frozen=True)]

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sweeper.config.marks import Frozen, Live, Mark
 from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
-from sweeper.config.teaching import DataSection, PromptSection, Section, TaskSection
+from sweeper.config.teaching import DataSection, ObjectiveSection, PromptSection, Section, TaskSection
 from sweeper.errors import ConfigError
 from sweeper.paths import NAME_PATTERN
 from sweeper.trial import (
@@ -41,6 +41,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 class StudySection(Section):
     name: Frozen[Name]
     description: Live[str]
+    folder: Live[str | None]  # what it says is frozen by its hash
 
 
 class StoreSection(Section):
@@ -98,11 +99,6 @@ class TrainSection(Section):
 class EvaluationSection(Section):
     count: Frozen[Annotated[int, Field(ge=1, le=100_000)]]
     rows: Frozen[Annotated[int, Field(ge=1)] | None]
-
-
-class ObjectiveSection(Section):
-    metric: Frozen[Literal["accuracy", "macro_f1", "exact_match", "token_f1"]]
-    value: Frozen[Literal["best", "last"]]
 
 
 class SearchSection(Section):

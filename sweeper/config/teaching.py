@@ -1,7 +1,8 @@
-"""What a study teaches: its rows, its task and its prompt. The other sections are in `schema`."""
+"""What a study teaches: its rows, its task, its prompt and its objective. The other sections are in `schema`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from sweeper.config.marks import Frozen
 class Section(BaseModel):
     """A part of the configuration: frozen, and without keys that are not known."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 CUT_SHARE = 0.15  # of the training rows, for a split that is null
@@ -66,6 +67,7 @@ class ColumnsSection(Section):
 KINDS: dict[str, list[tuple[str, ...]]] = {
     "classification": [("text", "label")],
     "generation": [("prompt", "answer"), ("question", "context", "answers"), ("code", "comment"), ("messages",)],
+    "custom": [()],  # its class reads the columns
 }
 
 
@@ -85,13 +87,78 @@ class ClassificationSection(Section):
     name: Frozen[Literal["classification"]]
 
 
-class GenerationSection(Section):
-    name: Frozen[Literal["generation"]]
+class WrittenSection(Section):
+    """What tasks have whose answers are written."""
+
     max_new_tokens: Frozen[Annotated[int, Field(ge=1)]]
 
 
-TaskSection = Annotated[ClassificationSection | GenerationSection, Field(discriminator="name")]
-METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("exact_match", "token_f1")}
+class GenerationSection(WrittenSection):
+    name: Frozen[Literal["generation"]]
+
+
+def _target(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+        raise ValueError("must be MODULE.NAME, a module of the study's folder or an installed one and a name in it")
+    return value
+
+
+class CustomSection(WrittenSection):
+    """A class of the user's."""
+
+    name: Frozen[Literal["custom"]]
+    target: Frozen[Annotated[str, BeforeValidator(_target)]] = Field(alias="_target_")
+    arguments: Frozen[dict[str, Any]]
+
+
+TaskSection = Annotated[ClassificationSection | GenerationSection | CustomSection, Field(discriminator="name")]
+METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("exact_match", "token_f1"), "custom": ()}
+
+# A metric's value stands beside these in a point of a curve, an event or a run.
+RESERVED = frozenset({"examples", "event", "time", "number", "index", "duration_s", "best_value"})
+
+
+def metric_name_problem(name: Any) -> str | None:
+    """Why a metric cannot be called that, in words; None where it can."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or len(name) > 100:
+        return f"a metric's name must be up to 100 letters, digits and underscores, but got {name!r}"
+    if name.endswith("_se") or name in RESERVED:
+        return f"a metric's name must not end in _se or be one of {', '.join(sorted(RESERVED))}, but got {name!r}"
+    return None
+
+
+def _metric(value: Any) -> Any:
+    """A name, or `{_target_: MODULE.FUNCTION, name: NAME, ...arguments}`."""
+    if isinstance(value, dict):
+        if not {"_target_", "name"} <= set(value):
+            raise ValueError("must have _target_ (MODULE.FUNCTION) and name (which of its values the search goes by)")
+        try:
+            _target(value["_target_"])
+        except ValueError as error:
+            raise ValueError(f"_target_ {error}") from None
+    elif not isinstance(value, str):
+        raise ValueError("must be a name, or a mapping with _target_ and name")
+    if problem := metric_name_problem(value["name"] if isinstance(value, dict) else value):
+        raise ValueError(problem)
+    return value
+
+
+class ObjectiveSection(Section):
+    metric: Frozen[Annotated[str | dict[str, Any], BeforeValidator(_metric)]]
+    direction: Frozen[Literal["maximize", "minimize"]]
+    value: Frozen[Literal["best", "last"]]
+
+    @property
+    def metric_name(self) -> str:
+        """The value that the search goes by."""
+        return str(self.metric["name"]) if isinstance(self.metric, dict) else self.metric
+
+    @property
+    def is_minimized(self) -> bool:
+        return self.direction == "minimize"
+
+    def is_better(self, value: float, than: float) -> bool:
+        return value < than if self.is_minimized else value > than
 
 
 def _template_text(value: str | None) -> str | None:

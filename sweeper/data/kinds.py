@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.config.teaching import ColumnsSection
+from sweeper.custom.own import OwnTask
 from sweeper.data.row import Row
 from sweeper.errors import DataError, unknown
 
@@ -35,7 +36,7 @@ def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
     if columns.label is not None:
         return replace(asking(columns, raw, place), label=_label(raw, columns.label))
     if columns.messages is not None:
-        messages = read_messages(raw[columns.messages], columns.messages)
+        messages = read_messages(raw[columns.messages], f"`{columns.messages}`")
         if messages[-1][0] != "assistant":
             raise ValueError(
                 f"`{columns.messages}` must end with the assistant's turn, but does with {messages[-1][0]}'s"
@@ -46,6 +47,32 @@ def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
             return replace(asking(columns, raw, place), answers=(_text(raw, column),))
     assert columns.answers is not None  # checked with the configuration
     return replace(asking(columns, raw, place), answers=read_answers(raw[columns.answers], columns.answers))
+
+
+def own_row(own: OwnTask, raw: Mapping[str, Any], place: str) -> Row:
+    """A row as the user's task says.
+
+    Raises:
+        ValueError: saying what of it is not usable, without its place.
+        CustomCodeError: if the user's code raises.
+    """
+    asked = own_asking(own, raw, f" at {place}")
+    answers = _checked_answers(own.answer(raw, f" at {place}"), f"answer of {own.what}")
+    messages = (*asked.messages, ("assistant", answers[0])) if asked.messages else ()
+    return replace(asked, place=place, answers=answers, messages=messages)
+
+
+def own_asking(own: OwnTask, raw: Mapping[str, Any], where: str = "") -> Row:
+    """A row without its answer, as the user's task says; raises as `own_row` does."""
+    asked, what = own.prompt(raw, where), f"prompt of {own.what}"
+    if isinstance(asked, str):
+        if not asked.strip():
+            raise ValueError(f"{what} must be text, but got {asked!r:.60}")
+        return Row(asked, "", "", raw)
+    messages = read_messages(asked, what, least=1)
+    if messages[-1][0] != "user":
+        raise ValueError(f"{what} must end with the user's message, but does with {messages[-1][0]}'s")
+    return Row(messages[-1][1], "", "", raw, messages=messages)
 
 
 def asking(columns: ColumnsSection, raw: Mapping[str, Any], place: str = "") -> Row:
@@ -73,7 +100,7 @@ def conversation(columns: ColumnsSection, raw: Mapping[str, Any]) -> Messages:
     value = raw[columns.messages]
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return (("user", value),)
-    messages = read_messages(value, columns.messages, least=1)
+    messages = read_messages(value, f"`{columns.messages}`", least=1)
     return messages[:-1] if messages[-1][0] == "assistant" else messages
 
 
@@ -98,28 +125,30 @@ def read_answers(value: Any, column: str) -> tuple[str, ...]:
     value = _parsed(value, ("[", "{"))
     if isinstance(value, Mapping):
         value = value.get("text")
+    return _checked_answers(value, f"`{column}`", ", or have them under `text`")
+
+
+def _checked_answers(value: Any, what: str, otherwise: str = "") -> tuple[str, ...]:
     answers = [value] if isinstance(value, str) else value
     if (
         not isinstance(answers, list | tuple)
         or not answers
         or not all(isinstance(a, str) and a.strip() for a in answers)
     ):
-        raise ValueError(
-            f"`{column}` must be a text, a list of texts, or have them under `text`, but got {value!r:.60}"
-        )
+        raise ValueError(f"{what} must be a text or a list of texts{otherwise}, but got {value!r:.60}")
     return tuple(answers)
 
 
-def read_messages(value: Any, column: str, least: int = 2) -> Messages:
+def read_messages(value: Any, what: str, least: int = 2) -> Messages:
     """A list of messages, each with its role and content, in JSON where the file has only texts."""
     value = _parsed(value, ("[",))
     if not isinstance(value, list | tuple) or len(value) < least:
         raise ValueError(
-            f"`{column}` must be a list of at least {least} message{'s' if least > 1 else ''}, but got {value!r:.60}"
+            f"{what} must be a list of at least {least} message{'s' if least > 1 else ''}, but got {value!r:.60}"
         )
     messages = []
     for number, message in enumerate(value, start=1):
-        where = f"`{column}`, message {number}"
+        where = f"{what}, message {number}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(f"{where}: must have `role` and `content`, but got {message!r:.60}")
         role, content = message["role"], message["content"]

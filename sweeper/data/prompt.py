@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sweeper.config.schema import Config
-from sweeper.config.teaching import GenerationSection, PromptSection
+from sweeper.config.teaching import PromptSection, WrittenSection
 from sweeper.data.chat import Chat, Message
 from sweeper.data.example import Example
 from sweeper.data.row import Row
@@ -25,7 +25,7 @@ Rendered = TypeVar("Rendered")
 
 def renderer(config: Config, tokenizer: Any, labels: Sequence[str]) -> Renderer | Conversations:
     """What renders the rows of a study; raises as they do."""
-    if isinstance(config.task, GenerationSection):
+    if isinstance(config.task, WrittenSection):
         return Conversations(tokenizer, config.prompt, config.data.loss, config.task.max_new_tokens)
     return Renderer(tokenizer, config.prompt, labels)
 

@@ -41,8 +41,3 @@ class Row:
         kept = (whole[:characters] if is_from_begin else whole[len(whole) - characters :]).strip()
         text = kept + self.text[len(whole) :]
         return replace(self, text=text, columns={**self.columns, self.source: kept})
-
-    @property
-    def truth(self) -> Any:
-        """What a prediction is compared with."""
-        return self.answers or self.label

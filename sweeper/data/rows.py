@@ -17,6 +17,7 @@ from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.config.teaching import DataSection
+from sweeper.custom.own import Own, OwnTask
 from sweeper.data import files, kinds, splits
 from sweeper.data.row import Row
 from sweeper.data.template import ROW, columns_read
@@ -74,13 +75,17 @@ class TaskData:
         return digest.hexdigest()
 
 
-def of(config: Config, kept: Path | None = None) -> TaskData:
+def of(config: Config, kept: Path | None = None, own: Own | None = None) -> TaskData:
     """Loads and checks what a study reads; raises as `load` does.
 
     Args:
         kept: the file with the splits that the study began with.
+        own: the code that the study brings, where it brings any.
     """
-    return load(config.data, config.task.name, columns_read(config.prompt.template), kept)
+    reads = columns_read(config.prompt.template)
+    if own is not None and own.sha256 is not None:
+        reads |= {ROW}  # which columns the code reads is not known
+    return load(config.data, config.task.name, reads, kept, own.task if own is not None else None)
 
 
 def keep_splits(data: TaskData, section: DataSection, file: Path) -> None:
@@ -91,20 +96,26 @@ def keep_splits(data: TaskData, section: DataSection, file: Path) -> None:
 
 
 def load(
-    section: DataSection, task: str = "classification", reads: Collection[str] = (), kept: Path | None = None
+    section: DataSection,
+    task: str = "classification",
+    reads: Collection[str] = (),
+    kept: Path | None = None,
+    own: OwnTask | None = None,
 ) -> TaskData:
     """Loads and checks the three splits.
 
     Args:
         reads: the columns that the prompt reads beside those of the task.
         kept: the file with the splits that the study began with.
+        own: the user's task, which says what rows ask and answer.
 
     Raises:
         DataError: naming the file and line of what is wrong.
+        CustomCodeError: if the user's task raises.
     """
     shares = splits.shares_of(section.splits)
     found = {
-        split: _rows(files.read(section, split, getattr(section.splits, split)), section, split)
+        split: _rows(files.read(section, split, getattr(section.splits, split)), section, split, own)
         for split in SPLITS
         if split not in shares
     }
@@ -120,7 +131,7 @@ def load(
     return data
 
 
-def _rows(raw: list[files.Raw], section: DataSection, split: str) -> list[Row]:
+def _rows(raw: list[files.Raw], section: DataSection, split: str, own: OwnTask | None) -> list[Row]:
     if not raw:
         raise DataError(f"each split must have rows, but `{split}` is empty")
     rows, problems = [], []
@@ -129,7 +140,8 @@ def _rows(raw: list[files.Raw], section: DataSection, split: str) -> list[Row]:
         if section.group is not None and section.group not in columns:
             raise DataError(f"{place}: data.group: {unknown('column', section.group, columns)}")
         try:
-            rows.append(kinds.row_of(section.columns, columns, place))
+            row = kinds.own_row(own, columns, place) if own else kinds.row_of(section.columns, columns, place)
+            rows.append(row)
         except ValueError as error:
             problems.append(f"{place}: {error}")
     if problems:

@@ -12,20 +12,24 @@ from typing import Any
 
 from sweeper import __version__
 from sweeper.config import check
+from sweeper.config.teaching import CustomSection
+from sweeper.custom import own
+from sweeper.custom.sources import Sources
 from sweeper.errors import ExportError
 from sweeper.paths import Home, write_atomically
 from sweeper.search.views import StudyView, TrialView, view
 
 MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
+CODE = "code"  # of a task of the study's own
 _VERSIONED = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def export(home: Home, study: str, folder: Path, number: int | None, force: bool) -> dict[str, Any]:
     """Exports one trial's adapter, the best by default.
 
-    The folder appears whole or not at all: PEFT's two files, the tokenizer with its chat template, and
-    a manifest with the prompt, the labels, the scores and the hash of every file.
+    The folder appears whole or not at all: PEFT's two files, the tokenizer with its chat template, the code of
+    a task of the study's own, and a manifest with the prompt, the labels, the scores and the hash of every file.
 
     Returns:
         The manifest.
@@ -73,7 +77,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "lora": config.trial_params(trial.params).model_dump(mode="json"),
         "versions": {name: version(name) for name in _VERSIONED},
     }
-    _write(folder, adapter, manifest, config.model.model_dump(), home)
+    code = own.kept(config, paths.code) if isinstance(config.task, CustomSection) else None
+    _write(folder, adapter, manifest, config.model.model_dump(), home, code)
     return manifest
 
 
@@ -94,7 +99,14 @@ def _chosen(seen: StudyView, number: int | None) -> TrialView:
     return found[0]
 
 
-def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[str, Any], home: Home) -> None:
+def _write(
+    folder: Path,
+    adapter: Path,
+    manifest: dict[str, Any],
+    model: dict[str, Any],
+    home: Home,
+    code: Sources | None = None,
+) -> None:
     from sweeper.config.schema import ModelSection
     from sweeper.config.teaching import PromptSection
     from sweeper.data.chat import Chat
@@ -120,8 +132,12 @@ def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[st
         config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = source(section, home)
         write_atomically(temporary / CONFIG, json.dumps(config, indent=2))
+        if code is not None:
+            code.keep(temporary / CODE)
         manifest["sha256"] = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(temporary.iterdir())
+            file.relative_to(temporary).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(temporary.rglob("*"))
+            if file.is_file()
         }
         write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
         if folder.exists():

@@ -13,14 +13,16 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from sweeper.config.schema import ModelSection
-from sweeper.config.teaching import ColumnsSection, GenerationSection, PromptSection, TaskSection
+from sweeper.config.teaching import ColumnsSection, CustomSection, PromptSection, TaskSection, WrittenSection
+from sweeper.custom import own
+from sweeper.custom.own import OwnTask
 from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError, PromptError
-from sweeper.export.export import MANIFEST
+from sweeper.export.export import CODE, MANIFEST
 from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
@@ -35,7 +37,7 @@ class Predictor:
     """A base with one adapter, ready to label or to answer.
 
     Attributes:
-        text_column: what a text that is given alone stands for.
+        text_column: what a text that is given alone stands for; None where it stands for nothing.
     """
 
     pack: Pack
@@ -43,18 +45,24 @@ class Predictor:
     task: Task
     columns: ColumnsSection
     long: str  # `data.long` of the study: a text that is too long is cut as it was there
+    own: OwnTask | None = None  # the task that the study brought, which reads rows by itself
 
     @property
-    def text_column(self) -> str:
+    def text_column(self) -> str | None:
         columns = self.columns
+        if self.own is not None:
+            return None
         return str(columns.text or columns.prompt or columns.question or columns.code or columns.messages)
 
     @classmethod
-    def load(cls, folder: Path, home: Home) -> Predictor:
+    def load(cls, folder: Path, home: Home, trusts_code: bool = False) -> Predictor:
         """Loads an exported folder and its base.
 
+        Args:
+            trusts_code: whether code that came with the export may run.
+
         Raises:
-            ExportError: if the folder is not an export.
+            ExportError: if the folder is not an export, or has code that is not trusted.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -77,15 +85,16 @@ class Predictor:
             weights = adapter.read(folder, params)
         except (KeyError, ValueError, OSError, SafetensorError) as error:
             raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
+        brought = _own_task(folder, task, trusts_code)
         tokenizer: Any = base.load_tokenizer(section, home)
         rendered: Renderer | Conversations = Renderer(tokenizer, prompt, labels)
-        if isinstance(task, GenerationSection):
+        if isinstance(task, WrittenSection):
             rendered = Conversations(tokenizer, prompt, "last", task.max_new_tokens)
         model = base.load_base(section, home, base.pick_device("auto"))
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)
         never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
         pack.admit(Slot(0, params, never_trained, seed=0), weights)
-        return cls(pack, rendered, task_of(rendered), columns, str(manifest["long"]))
+        return cls(pack, rendered, task_of(rendered, brought), columns, str(manifest["long"]), brought)
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The label or the answer of each row: of what its kind asks with, and of what else `prompt.template` reads.
@@ -105,7 +114,9 @@ class Predictor:
         return predicted
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
-        if self.columns.messages is not None:
+        if self.own is not None:
+            asked = kinds.own_asking(self.own, row)
+        elif self.columns.messages is not None:
             asked = Row("", "", "", row, messages=kinds.conversation(self.columns, row))
         else:
             asked = kinds.asking(self.columns, row)
@@ -116,12 +127,27 @@ class Predictor:
         return self.rendered.prompt_tokens(asked)
 
 
+def _own_task(folder: Path, task: Any, trusts_code: bool) -> OwnTask | None:
+    """The task that an export brings, if it does; only a person can say that its code may run."""
+    if not isinstance(task, CustomSection):
+        return None
+    if not trusts_code:
+        raise ExportError(
+            f"code that comes with an export runs only where that is said, but {task.target} of {folder / CODE} is "
+            "needed to write prompts; look at it, and say --trust-code"
+        )
+    return own.load_task(task, folder / CODE)
+
+
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:
+def read_jsonl(lines: Iterable[bytes], column: str | None) -> list[dict[str, Any]]:
     """Rows of standard input.
+
+    Args:
+        column: that each must have; None: which they have is not known here.
 
     Raises:
         DataError: naming the line that is not an object with that column, a text or a list of messages.
@@ -134,7 +160,9 @@ def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
             raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get(column), str | list):
+        if column is None and not isinstance(row, dict):
+            raise DataError(f"standard input, line {number}: must be one JSON object, but is {line[:80]!r}")
+        if column is not None and (not isinstance(row, dict) or not isinstance(row.get(column), str | list)):
             raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line[:80]!r}")
         rows.append(row)
     return rows

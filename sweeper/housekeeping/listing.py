@@ -92,7 +92,7 @@ def _line(paths: StudyPaths, storage: optuna.storages.BaseStorage | None) -> Stu
     config = None
     try:
         config = check.load(paths)
-        line.total, line.metric, line.model = config.search.trials, config.objective.metric, config.model.name
+        line.total, line.metric, line.model = config.search.trials, config.objective.metric_name, config.model.name
     except READING as error:
         problems.append(_reason(error))
     if storage is not None:

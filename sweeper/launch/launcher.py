@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from sweeper.config import check, combinations
 from sweeper.config.schema import Config
+from sweeper.custom import own
 from sweeper.data import rows
 from sweeper.errors import ERRORS, StoreError, WorkerError
 from sweeper.events import EventReader
@@ -70,8 +71,10 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         note(paths.holder)
         before = _existing(home, paths)
         if before is None:
-            data = rows.of(config, None)  # what is wrong with it is said now
+            brought = own.load(config)
+            data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
+            brought.keep(paths.code)
         else:
             for line in resume(config, paths, before):
                 announce(line)
@@ -117,7 +120,8 @@ class Supervisor:
     def run(self) -> int:
         self._paths.outcome.unlink(missing_ok=True)
         reader = EventReader(self._paths.events)
-        progress = Progress(self._config.study.name, self._config.objective.metric, self._config.search.trials)
+        objective, total = self._config.objective, self._config.search.trials
+        progress = Progress(self._config.study.name, objective.metric_name, total, objective.is_minimized)
         if self._before is not None:
             self._recall(progress, self._before)
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.launch.tables import plus_minus, score
+
 
 @dataclass
 class InFlight:
@@ -32,6 +34,7 @@ class Progress:
     study: str
     metric: str
     total: int
+    is_minimized: bool = False
     started: float = field(default_factory=time.monotonic)
     phase: str = "starting the worker"
     baseline: float | None = None
@@ -51,7 +54,7 @@ class Progress:
                 self.phase = "scoring the untuned base"
             case "baseline":
                 self.baseline = event[self.metric]
-                return f"untuned base: validation {self.metric} {self.baseline:.3f} ± {event[self.metric + '_se']:.3f}"
+                return f"untuned base: validation {self.metric} {plus_minus(event, self.metric)}"
             case "trial_started":
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 self.phase = "training"
@@ -67,8 +70,8 @@ class Progress:
             case "evaluation" if number in self.in_flight:  # not a late word of an earlier worker
                 self.in_flight[number].score = event[self.metric]
                 return (
-                    f"{self.in_flight[number].name}: validation {self.metric} {event[self.metric]:.3f} "
-                    f"± {event[self.metric + '_se']:.3f} after {event['examples']} examples"
+                    f"{self.in_flight[number].name}: validation {self.metric} {plus_minus(event, self.metric)} "
+                    f"after {event['examples']} examples"
                 )
             case "trial_ended":
                 return self._end(event)
@@ -89,21 +92,24 @@ class Progress:
         state = event["state"]
         self.ended[state] = self.ended.get(state, 0) + 1
         value = event["value"]
-        if state == "COMPLETE" and value is not None and (self.best is None or value > self.best[0]):
+        if state == "COMPLETE" and value is not None and (self.best is None or self._is_better(value, self.best[0])):
             self.best = (value, event["number"])
         name = trial.name if trial else event["name"]
         reason = f" ({event['reason']})" if event["reason"] else ""
         if event["same_as"] is not None:
             reason = f" (the same as trial {event['same_as']}, not trained again)"
-        score = f" at {self.metric} {value:.3f}" if value is not None else ""
-        return f"{name}: {state.lower()}{reason}{score}; {sum(self.ended.values())} ended in this session"
+        at = f" at {self.metric} {score(value)}" if value is not None else ""
+        return f"{name}: {state.lower()}{reason}{at}; {sum(self.ended.values())} ended in this session"
+
+    def _is_better(self, value: float, than: float) -> bool:
+        return value < than if self.is_minimized else value > than
 
     def table(self) -> RenderableType:
         """The live view."""
         elapsed_s = int(time.monotonic() - self.started)
         ended = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self.ended.items())) or "none yet"
-        best = f"{self.best[0]:.3f} (trial {self.best[1]})" if self.best else "–"
-        base = f"{self.baseline:.3f}" if self.baseline is not None else "–"
+        best = f"{score(self.best[0])} (trial {self.best[1]})" if self.best else "–"
+        base = score(self.baseline) if self.baseline is not None else "–"
         head = Text(f"{self.study}  {elapsed_s // 60}:{elapsed_s % 60:02d}  {self.phase}", style="bold")
         line = Text(f"ended: {ended}   best {self.metric}: {best}   untuned base: {base}")
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -111,8 +117,8 @@ class Progress:
             table.add_column(column, justify="left" if column == "trial" else "right", style="none")
         for trial in self.in_flight.values():
             loss = f"{trial.loss:.3f}" if trial.loss is not None else "–"
-            score = f"{trial.score:.3f}" if trial.score is not None else "–"
-            table.add_row(trial.name, f"{trial.step}/{trial.steps}", loss, score)
+            last = score(trial.score) if trial.score is not None else "–"
+            table.add_row(trial.name, f"{trial.step}/{trial.steps}", loss, last)
         return Group(head, line, table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -11,10 +12,13 @@ from sweeper import versions
 from sweeper.config import check
 from sweeper.config.edits import Edit, edits, marks
 from sweeper.config.schema import Config
+from sweeper.custom import own
 from sweeper.data import rows
-from sweeper.errors import ConfigError, DataError
+from sweeper.errors import ConfigError, CustomCodeError, DataError
 from sweeper.paths import StudyPaths
 from sweeper.search.views import StudyView
+
+CODE_REASON = "what it scores would not be comparable; it may change where an error of its own stopped the study"
 
 
 def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
@@ -27,15 +31,24 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     Raises:
         ConfigError: with everything that is frozen and differs.
         DataError: if the rows cannot be read.
+        CustomCodeError: if the study's own code cannot be imported.
     """
     stored, missing = check.load_filled(paths)
     changed = edits(stored, config)
-    _refuse(changed, config, paths, before)
+    is_other_task = any(edit.is_frozen and edit.key.startswith(("task.", "objective.metric")) for edit in changed)
+    brought = own.load(config) if not is_other_task else None  # what is refused is said first
+    kept = own.kept(stored, paths.code)
+    known = kept.sha256 if kept is not None else before.attributes.get("code_sha256")
+    if brought is not None and known not in (None, brought.sha256):
+        changed.append(Edit("code", _short(known), _short(brought.sha256), not _has_code_failed(paths), CODE_REASON))
+    _refuse(changed, config, paths, before, brought)
     now = versions.installed()
     libraries = versions.changes(before.attributes.get("versions", now), now)  # an old study does not know
     unset = [key for key in missing if marks()[key].is_frozen]
     if changed or libraries or unset:
         _record(paths, before, changed, libraries, unset)
+    if brought is not None and (kept is None or kept.sha256 != brought.sha256):
+        brought.keep(paths.code)
     lines = [f"note: {edit}" for edit in changed]
     lines += [f"note: {key}: the study was begun before there was this setting, and has its default" for key in unset]
     if libraries:
@@ -43,11 +56,25 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     return lines
 
 
-def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView) -> None:
+def _short(sha256: str | None) -> str | None:
+    return f"{sha256[:12]}…" if sha256 is not None else None
+
+
+def _has_code_failed(paths: StudyPaths) -> bool:
+    """Whether an exception of the study's own code ended its last session."""
+    try:
+        outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(outcome.get("kind") == CustomCodeError.__name__)
+
+
+def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView, brought: own.Own | None) -> None:
     problems = [str(edit) for edit in changed if edit.is_frozen]
-    if not any(edit.key.startswith("data.") for edit in changed):  # or the rows are others, and may not be there
+    is_same_reading = brought is not None and not any(edit.key.startswith("data.") for edit in changed)
+    if is_same_reading:  # or the rows are others, and may not be there
         try:
-            now = rows.of(config, paths.splits).sha256
+            now = rows.of(config, paths.splits, brought).sha256
         except DataError:
             if not problems:  # or what is refused is said first
                 raise

@@ -20,8 +20,8 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
     """`status --json`."""
     return {
         "study": study.name,
-        "direction": "maximize",
-        "metric": config.objective.metric,
+        "direction": config.objective.direction,
+        "metric": config.objective.metric_name,
         "total": config.search.trials,
         "counts": study.counts(),
         "trained": sum(trial.counts and trial.same_as is None for trial in study.trials),
@@ -30,9 +30,10 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
         "long_rows": study.attributes.get("long_rows"),
+        "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
         "best": study.best.number if study.best else None,
-        "ties": [trial.number for trial in study.ties(config.objective.metric)],
+        "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
         "trials": [trial_json(trial) for trial in study.trials],
     }
 
@@ -71,9 +72,9 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
         title_style="bold",
         box=box.SIMPLE,
     )
-    for column in ("trial", "state", "params", config.objective.metric, "evaluations", "s"):
+    for column in ("trial", "state", "params", config.objective.metric_name, "evaluations", "s"):
         table.add_column(column, justify="left" if column in ("state", "params") else "right")
-    ranked = sorted(study.trials, key=lambda trial: (-(trial.value if trial.value is not None else -1), trial.number))
+    ranked = sorted(study.trials, key=lambda trial: (trial.merit is None, -(trial.merit or 0.0), trial.number))
     for trial in ranked:
         is_plain = trial.reason in (None, Reason.PRUNER)
         state = trial.state.lower() + ("" if is_plain else f" ({trial.reason})")
@@ -81,7 +82,7 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
             state += f" (as {trial.same_as})"
         if not trial.is_feasible and trial.reason != Reason.INFEASIBLE:
             state += " (infeasible)"
-        value = plus_minus(trial.metrics, config.objective.metric) if trial.value is not None else "–"
+        value = plus_minus(trial.metrics, config.objective.metric_name) if trial.value is not None else "–"
         course = " ".join(f"{score:.2f}" for score in trial.evaluations) or "–"
         seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
         style = "bold" if best is not None and trial.number == best.number else None
@@ -93,7 +94,7 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
 def answer(study: StudyView, config: Config) -> RenderableType:
     """The result in sentences: the winner, the base and the majority on the same rows."""
     best = study.best
-    metric = config.objective.metric
+    metric = config.objective.metric_name
     if best is None:
         return Text("No trial is complete yet, so there is no winner.")
     params = ", ".join(f"{name} {_number(value)}" for name, value in best.params.items())
@@ -135,8 +136,14 @@ def memory_line(study: StudyView) -> str | None:
 
 
 def plus_minus(scores: dict[str, float], metric: str) -> str:
-    """A score with its standard error."""
-    return f"{scores[metric]:.3f} ± {scores[f'{metric}_se']:.3f}"
+    """A score with its standard error, where it has one."""
+    error = scores.get(f"{metric}_se")
+    return score(scores[metric]) + (f" ± {score(error)}" if error is not None else "")
+
+
+def score(value: float) -> str:
+    """A value of a metric, which may be of any size."""
+    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3g}"
 
 
 def _counts(study: StudyView, config: Config) -> str:

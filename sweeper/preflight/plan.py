@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Parameter, Range, bounds, condition_of, values_of
-from sweeper.config.teaching import GenerationSection
+from sweeper.config.teaching import WrittenSection
+from sweeper.custom import own
 from sweeper.data import rows as data_rows
 from sweeper.errors import DataError, ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration
@@ -234,7 +235,7 @@ def _from_hub(config: Config) -> dict[str, Any]:
 def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
     """The lengths of the rows: measured where data and tokenizer are on this machine, else the most there can be."""
     try:
-        data = data_rows.of(config)
+        data = data_rows.of(config, None, own.load(config))
     except DataError:
         if config.data.source != "hub":
             raise
@@ -254,7 +255,7 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
     examples = rendered.examples(data.train)
     selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)  # as a worker does
     prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
-    room = config.task.max_new_tokens if isinstance(config.task, GenerationSection) else None
+    room = config.task.max_new_tokens if isinstance(config.task, WrittenSection) else None
     return Lengths.of(examples, prompts, room), True
 
 

@@ -29,7 +29,7 @@ from sweeper.paths import Home
 from sweeper.search.leases import Holder, Leases, renewing
 from sweeper.search.pruners import pruner, should_prune
 from sweeper.search.samplers import distributions, sampler
-from sweeper.search.views import TOLD, TrialView, configurations, is_at_total, open_storage, ranked, view
+from sweeper.search.views import TOLD, TrialView, configurations, is_at_total, open_storage, ranked, view, views_of
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -89,7 +89,7 @@ class Search:
         self._home, self._config = home, config
         storage = open_storage(home)
         name = config.study.name
-        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        _create(storage, name, config.objective.direction)
         self._leases = Leases(storage.engine, config.search.lease_s, holder)
         self._study = _Study(config, storage, self._leases)
         self._configurations = configurations(config)
@@ -131,7 +131,7 @@ class Search:
 
     def views(self) -> list[TrialView]:
         """All trials, for display."""
-        return [TrialView.of(trial) for trial in self._study.get_trials(deepcopy=False)]
+        return views_of(self._study)
 
     def enqueue_starts(self) -> list[str]:
         """Queues the configurations that are to be tried first; those that are queued already stay as they are.
@@ -287,7 +287,7 @@ class Search:
         self._confirm(trial)
         evaluation = len(curve)
         if evaluation not in self._frozen(trial).intermediate_values:
-            trial.report(curve[-1][self._config.objective.metric], step=evaluation)
+            trial.report(curve[-1][self._config.objective.metric_name], step=evaluation)
             trial.set_user_attr("curve", list(curve))
         # With fixed order: the trials that had been told when this one was asked, whichever have been since.
         end = number - self._config.engine.slots + 1 if self._config.search.deterministic else None
@@ -337,13 +337,14 @@ class Search:
 
     def _value_where_stopped(self, number: int, reason: Reason) -> float:
         """What a trial that did not come to its end is worth: where the pruner stopped it, or the worst so far."""
-        metric = self._config.objective.metric
+        metric = self._config.objective.metric_name
         last = self._frozen(self._running[number]).last_step
         if reason is Reason.PRUNER and last is not None:
             return float(self._frozen(self._running[number]).intermediate_values[last])
         told = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         values = [trial.value for trial in told if trial.value is not None]
-        return min(values) if values else float(self.attributes.get("baseline", {}).get(metric, 0.0))
+        worst = max if self._config.objective.is_minimized else min
+        return worst(values) if values else float(self.attributes.get("baseline", {}).get(metric, 0.0))
 
     def _tell(
         self, number: int, state: TrialState, value: float | None, record: dict[str, Any], constraints: dict[str, float]
@@ -385,6 +386,17 @@ class Search:
         # Optuna's public interface has no way back from RUNNING; its storages allow it.
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
         self._leases.release(trial._trial_id)
+
+
+def _create(storage: optuna.storages.BaseStorage, name: str, direction: str) -> None:
+    """Makes a study where there is none; one of the other direction has measured nothing yet, and is made anew."""
+    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    if study.direction.name.lower() == direction:
+        return
+    if study.get_trials(deepcopy=False):
+        raise ConfigError(f"objective.direction: the study {name!r} was begun with the other one, but has {direction}")
+    optuna.delete_study(study_name=name, storage=storage)
+    optuna.create_study(storage=storage, study_name=name, direction=direction)
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: BaseDistribution) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -60,6 +61,12 @@ class TrialView:
     same_as: int | None  # the earlier trial whose result this one has, being the same configuration
     start: str | None  # where its configuration came from, if not from the sampler alone
     company: list[dict[str, Any]]  # `sweeper.trial.Company`: beside whom it trained
+    is_minimized: bool = False  # whether a lower value is better
+
+    @property
+    def merit(self) -> float | None:
+        """The value, turned so that higher is better."""
+        return -self.value if self.value is not None and self.is_minimized else self.value
 
     @property
     def is_told(self) -> bool:
@@ -86,7 +93,7 @@ class TrialView:
         return self.metrics.get(f"{metric}_se")
 
     @classmethod
-    def of(cls, trial: FrozenTrial) -> TrialView:
+    def of(cls, trial: FrozenTrial, is_minimized: bool) -> TrialView:
         attributes = trial.user_attrs
         reason = attributes.get("reason")
         # A sampler that reads complete trials alone was told of one that was stopped as if it were complete.
@@ -110,7 +117,14 @@ class TrialView:
             same_as=attributes.get("same_as"),
             start=attributes.get("start"),
             company=attributes.get("company", []),
+            is_minimized=is_minimized,
         )
+
+
+def views_of(study: optuna.Study) -> list[TrialView]:
+    """All trials of a study."""
+    is_minimized = study.direction == StudyDirection.MINIMIZE
+    return [TrialView.of(trial, is_minimized) for trial in study.get_trials(deepcopy=False)]
 
 
 @dataclass(frozen=True)
@@ -148,12 +162,14 @@ class StudyView:
     def ties(self, metric: str) -> list[TrialView]:
         """The trials that noise may have kept from winning: within one standard error of the difference.
 
+        There are none where the metric has no standard error.
+
         The errors of both are taken as independent; they share their rows, so the true one is smaller
         and the list errs on the long side. (The one-standard-error rule: Hastie, Tibshirani, Friedman,
         The Elements of Statistical Learning, 7.10.)
         """
         best = self.best
-        if best is None or best.value is None:
+        if best is None or best.merit is None:
             return []
         own = best.standard_error(metric)
         found = []
@@ -161,7 +177,7 @@ class StudyView:
             error = trial.standard_error(metric)
             if trial.number == best.number or trial.same_as == best.number or own is None or error is None:
                 continue
-            if best.value - (trial.value or 0.0) <= math.hypot(own, error):
+            if best.merit - (trial.merit or 0.0) <= math.hypot(own, error):
                 found.append(trial)
         return found
 
@@ -169,11 +185,11 @@ class StudyView:
 def ranked(trials: Sequence[TrialView]) -> list[TrialView]:
     """The complete and feasible trials, the best first; of equals those that were trained, and the earlier, first."""
     found = [trial for trial in trials if trial.value is not None and trial.is_feasible]
-    return sorted(found, key=lambda trial: (-(trial.value or 0.0), trial.same_as is not None, trial.number))
+    return sorted(found, key=lambda trial: (-(trial.merit or 0.0), trial.same_as is not None, trial.number))
 
 
 def best_of(trials: Sequence[TrialView]) -> TrialView | None:
-    """The complete and feasible trial with the highest value; None where there is none."""
+    """The complete and feasible trial with the best value; None where there is none."""
     return next(iter(ranked(trials)), None)
 
 
@@ -217,8 +233,7 @@ def study_names(home: Home) -> list[str]:
 def read(storage: optuna.storages.BaseStorage, name: str) -> StudyView:
     """Reads a study that the storage has."""
     study = optuna.load_study(study_name=name, storage=storage)
-    trials = [TrialView.of(trial) for trial in study.get_trials(deepcopy=False)]
-    return StudyView(name=name, trials=trials, attributes=study.user_attrs)
+    return StudyView(name=name, trials=views_of(study), attributes=study.user_attrs)
 
 
 def view(home: Home, name: str) -> StudyView:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 
@@ -123,8 +124,8 @@ class Classification:
         """For each of `slots`, a label for each prompt."""
         return predict(pack, slots, prompts, self.trie, with_adapters)
 
-    def score(self, truth: Sequence[str], predictions: Sequence[str]) -> Scores:
-        return Scores.of(truth, predictions)
+    def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
+        return Scores.of([row.label for row in rows], predictions)
 
 
 def _accuracy_error(accuracy: float, rows: int) -> float:

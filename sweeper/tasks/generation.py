@@ -12,9 +12,14 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from sweeper.tasks.task import Scores
+
+from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 
@@ -92,5 +97,5 @@ class Generation:
         texts = [self._answer(tokens) for tokens in written]
         return [texts[place * len(prompts) : (place + 1) * len(prompts)] for place in range(len(slots))]
 
-    def score(self, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> GenerationScores:
-        return GenerationScores.of(truth, predictions)
+    def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
+        return GenerationScores.of([row.answers for row in rows], predictions)

@@ -4,24 +4,30 @@
 |---|---|---|
 | classification | one of the labels, over the trie of their tokens | accuracy, macro-F1 |
 | generation | a text, greedily | exact match, token F1 |
+| custom | the same | what the user's class returns |
+
+The user's own metric comes beside the scores of any of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from sweeper.custom.own import OwnTask, Scorer
 from sweeper.data.prompt import Conversations, Renderer
+from sweeper.data.row import Row
 from sweeper.engine.pack import Pack
 from sweeper.tasks.classification import Classification
+from sweeper.tasks.custom import Custom, WithMetric
 from sweeper.tasks.generation import Generation
 
 
 class Scores(Protocol):
-    """How predictions compare with the truth: each metric between 0 and 1, higher is better."""
+    """How predictions compare with the truth; our own metrics are between 0 and 1, higher is better."""
 
     def as_dict(self) -> dict[str, float]:
-        """The metrics by their names, and the standard error of each as `NAME_se`."""
+        """The metrics by their names, and the standard error of each that has one as `NAME_se`."""
 
 
 class Task(Protocol):
@@ -40,12 +46,28 @@ class Task(Protocol):
     ) -> list[list[str]]:
         """For each of `slots`, a prediction for each prompt; all slots share each forward."""
 
-    def score(self, truth: Sequence[Any], predictions: Sequence[str]) -> Scores:
-        """Compares predictions with the rows' `truth`."""
+    def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
+        """Compares predictions with what is true of their rows."""
 
 
-def task_of(rendered: Renderer | Conversations) -> Task:
-    """The task that goes with what renders its rows."""
-    if isinstance(rendered, Conversations):
-        return Generation(rendered.answer, rendered.max_new_tokens, rendered.chat.end)
-    return Classification({label: rendered.answer_tokens(label) for label in rendered.labels})
+def task_of(
+    rendered: Renderer | Conversations,
+    own: OwnTask | None = None,
+    metric: Scorer | None = None,
+    label: str | None = None,
+) -> Task:
+    """The task that goes with what renders its rows.
+
+    Args:
+        own: the user's task.
+        metric: the user's metric.
+        label: the column of the rows' labels.
+    """
+    task: Task
+    if isinstance(rendered, Renderer):
+        task = Classification({label: rendered.answer_tokens(label) for label in rendered.labels})
+    elif own is not None:
+        task = Custom(rendered, own)
+    else:
+        task = Generation(rendered.answer, rendered.max_new_tokens, rendered.chat.end)
+    return WithMetric(task, metric, label) if metric is not None else task

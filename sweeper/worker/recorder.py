@@ -53,19 +53,23 @@ class Recorder:
         self.config = config
         self.tracker = tracker
         self.events = events
-        self._versions: dict[str, str] = {}  # tags of every trial that this session works on
+        self._tags: dict[str, str] = {}  # of every trial that this session works on
 
-    def open(self, first: Mapping[str, str]) -> None:
+    def open(self, first: Mapping[str, str], code_sha256: str | None) -> None:
         """Opens the study's run, with its settings and what later launches changed of them.
 
         Args:
             first: the versions of the libraries at the study's first launch.
+            code_sha256: of the code that the study brings, if it does.
         """
         now = versions.installed()
-        self._versions = {"sweeper.versions": versions.in_words(now)}
+        self._tags = {"sweeper.versions": versions.in_words(now)}
         if changes := versions.changes(first, now):
-            self._versions["sweeper.versions_changed"] = ", ".join(changes)
+            self._tags["sweeper.versions_changed"] = ", ".join(changes)
+        code = {"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {}
+        self._tags |= code
         tags = {"mlflow.note.content": self.config.study.description, "sweeper.versions": versions.in_words(first)}
+        tags |= code
         if self.paths.changes.is_file():
             entries = yaml.safe_load(self.paths.changes.read_text(encoding="utf-8"))
             tags["sweeper.changes"] = "\n".join(map(_change, entries))[-MAX_TAG:]
@@ -91,7 +95,7 @@ class Recorder:
     def begin(self, asked: Asked) -> None:
         """Opens a trial's run and writes its composed configuration."""
         key = trial_key(asked.number)
-        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed), **self._versions}
+        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed), **self._tags}
         if asked.start is not None:
             tags["sweeper.start"] = asked.start
         self.tracker.start(key, run_name(asked.number, asked.params), asked.params, tags)
@@ -158,7 +162,7 @@ class Recorder:
             state=trial.state,
             reason=trial.reason,
             same_as=trial.same_as,
-            value=trial.metrics.get(self.config.objective.metric),
+            value=trial.metrics.get(self.config.objective.metric_name),
         )
 
     def _end_run(self, trial: TrialView) -> None:

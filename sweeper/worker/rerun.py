@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from sweeper.config import check
 from sweeper.config.schema import Config
+from sweeper.config.teaching import METRICS
 from sweeper.engine import adapter
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
@@ -40,6 +41,7 @@ class Rerun:
     again: list[float]
     is_alone: bool  # in a pack of one
     rows: int  # of the validation split that each evaluation reads
+    tolerance: float  # what the metric may differ by
     has_diverged: bool  # as recorded
     diverged_at_step: int | None  # again
     adapter: str | None  # the folder, where it was brought back
@@ -53,9 +55,9 @@ class Rerun:
 
     @property
     def is_same(self) -> bool:
-        """Whether the trial went the same way, each evaluation within one row of the validation split."""
-        difference = self.largest_difference
-        is_near = difference is not None and difference <= 1 / self.rows + 1e-9
+        """Whether the trial went the same way, each evaluation within the tolerance."""
+        difference, rounding = self.largest_difference, 1e-9 * max([1.0, *map(abs, self.recorded)])
+        is_near = difference is not None and difference <= self.tolerance + rounding
         return is_near and self.has_diverged == (self.diverged_at_step is not None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,10 +76,8 @@ class Rerun:
         elif self.has_diverged:
             lines.append("did not diverge, but the recorded one did")
         if self.largest_difference is not None:
-            lines.append(
-                f"{name}: largest difference in {self.metric} {self.largest_difference:.4f} "
-                f"(one of {self.rows} validation rows is {1 / self.rows:.4f})"
-            )
+            row = f" (one of {self.rows} validation rows is {self.tolerance:.4f})" if self.tolerance else ""
+            lines.append(f"{name}: largest difference in {self.metric} {self.largest_difference:.4f}{row}")
         lines.append(f"{name} is {'the same' if self.is_same else 'NOT the same'} {how}")
         if self.adapter is not None:
             lines.append(f"its adapter is back in {self.adapter}: sweeper export {self.study} --trial {self.trial}")
@@ -122,7 +122,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
                 f"{guard.describe()}"
             )
         slot, diverged_at_step = trained
-        metric = config.objective.metric
+        metric = config.objective.metric_name
         count = max(len(slot.evaluations), len(trial.evaluations))
         result = Rerun(
             study=study,
@@ -132,7 +132,9 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
             recorded=list(trial.evaluations),
             again=[values[metric] for values in slot.evaluations],
             is_alone=is_alone,
-            rows=len(bench.validation.truth),
+            rows=len(bench.validation.rows),
+            # What a row is worth to a metric of the user's is not known.
+            tolerance=1 / len(bench.validation.rows) if metric in METRICS[config.task.name] else 0.0,
             has_diverged=trial.reason == Reason.DIVERGED,
             diverged_at_step=diverged_at_step,
             adapter=None,
@@ -214,5 +216,5 @@ def _train(
             return slot, slot.step
         if rhythm.is_evaluation(slot.step):
             bench.evaluate([slot], config)
-            announce(f"{config.objective.metric} {slot.evaluations[-1][config.objective.metric]:.4f}")
+            announce(f"{config.objective.metric_name} {slot.evaluations[-1][config.objective.metric_name]:.4f}")
     return slot, None

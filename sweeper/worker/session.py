@@ -23,7 +23,7 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.errors import LeaseLostError, LostRoomError, OutOfRoomError, SweeperError
+from sweeper.errors import CustomCodeError, LeaseLostError, LostRoomError, OutOfRoomError, SweeperError
 from sweeper.events import EventLog
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
@@ -102,6 +102,8 @@ class Session:
                 if self.is_stopping():
                     return self._suspend()
                 self._look_at_memory(bench, guard)
+                if bench.own.sha256 is not None:
+                    self._room.outlast(bench.try_own)
                 self._room.outlast(lambda: self.teller.open(bench))
                 while not self._train(bench):
                     pass
@@ -112,7 +114,7 @@ class Session:
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
-            if isinstance(error, OutOfRoomError) and self._memory is not None:
+            if isinstance(error, OutOfRoomError | CustomCodeError) and self._memory is not None:
                 self._save(bench)
             is_ours = isinstance(error, SweeperError)
             # What a trial or its neighbours ask of memory is no defect of ours.

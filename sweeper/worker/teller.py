@@ -40,10 +40,11 @@ class Teller:
         self.search.remember("data_sha256", bench.data_sha256)
         self.search.remember("long_rows", bench.long_rows)
         self.search.remember("labels", bench.task.labels)
+        self.search.remember("code_sha256", bench.own.sha256)
         attributes = self.search.attributes
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
             self.search.remember("versions", versions.installed())
-        self.recorder.open(self.search.attributes["versions"])
+        self.recorder.open(self.search.attributes["versions"], bench.own.sha256)
         self.keep_best_adapters()
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
@@ -65,7 +66,7 @@ class Teller:
         folder = self.paths.adapter(slot.number)
         best = slot.best_adapter
         patiently(lambda: adapter.write(folder, best, slot.params, bench.base_name, bench.linears))
-        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric]
+        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
         self.search.complete(slot.number, value, self._record(slot), self.constraints[slot.number])
         self.recorder.end(self._told(slot.number))
         self.keep_best_adapters()
@@ -152,9 +153,9 @@ class Teller:
         tracker.log(STUDY, {**scores, "best_value": best.value or 0.0}, step=best.number)
         return {
             "trial": best.number,
-            "rows": len(bench.test.truth),
+            "rows": len(bench.test.rows),
             "looks": looks,
             "winner": winner.as_dict(),
             "base": base.as_dict(),
-            "majority": bench.majority.as_dict(),
+            "majority": bench.score_majority(bench.test).as_dict(),
         }

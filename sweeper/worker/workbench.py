@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from sweeper.config.schema import Config
+from sweeper.custom import own
+from sweeper.custom.own import Own
 from sweeper.data import long, rows
 from sweeper.data.example import balanced
 from sweeper.data.prompt import Conversations, Renderer, renderer
@@ -26,17 +28,22 @@ from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
 from sweeper.tasks.task import Scores, Task, task_of
 
+TRIED_ROWS = 3
+
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to score, as prompts and what predictions are compared with."""
+    """Rows to score, and their prompts."""
 
     prompts: list[tuple[int, ...]]
-    truth: list[Any]
+    rows: list[Row]
 
     @classmethod
     def of(cls, rendered: Renderer | Conversations, selected: list[Row]) -> Split:
-        return cls(prompts=rendered.prompts(selected), truth=[row.truth for row in selected])
+        return cls(prompts=rendered.prompts(selected), rows=selected)
+
+    def first(self, count: int) -> Split:
+        return Split(self.prompts[:count], self.rows[:count])
 
 
 @dataclass
@@ -48,16 +55,17 @@ class Workbench:
     task: Task
     validation: Split
     test: Split
-    majority: Scores
+    most_common: str  # label or answer of the training rows
     linears: list[str]
     data_sha256: str
+    own: Own  # the code that the study brings
     long_rows: long.Counts  # what became of rows that were too long
     notes: list[str]  # on the data, for whoever watches
 
     def score(self, split: Split, slots: list[int]) -> list[Scores]:
         """Scores the adapters of `slots`, all in the same forwards."""
         predictions = self.task.predict(self.pack, slots, split.prompts)
-        return [self.task.score(split.truth, predicted) for predicted in predictions]
+        return [self.task.score(split.rows, predicted) for predicted in predictions]
 
     def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int]) -> None:
         """Scores prompts without their truth, for what that takes."""
@@ -68,12 +76,12 @@ class Workbench:
 
         Where memory runs out, nothing has changed.
         """
-        metric = config.objective.metric
+        objective, metric = config.objective, config.objective.metric_name
         scores = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
         found: list[tuple[Slot, dict[str, float], AdapterState | None]] = []
         for slot, values in zip(slots, [score.as_dict() for score in scores], strict=True):
             best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
-            is_better = best is None or config.objective.value == "last" or values[metric] > best
+            is_better = best is None or objective.value == "last" or objective.is_better(values[metric], best)
             found.append((slot, values, self.pack.weights(slot) if is_better else None))
         for slot, values, weights in found:
             slot.evaluations.append(values)
@@ -83,7 +91,21 @@ class Workbench:
     def score_base(self, split: Split) -> Scores:
         """Scores the base without any adapter."""
         [predicted] = self.task.predict(self.pack, [0], split.prompts, with_adapters=False)
-        return self.task.score(split.truth, predicted)
+        return self.task.score(split.rows, predicted)
+
+    def score_majority(self, split: Split) -> Scores:
+        """Scores what most training rows have, as the answer to every row."""
+        return self.task.score(split.rows, [self.most_common] * len(split.rows))
+
+    def try_own(self) -> None:
+        """Tries the study's own code on three predictions of the base, and on what the study will end with.
+
+        Raises:
+            CustomCodeError: if it raises, or returns something else than numbers.
+        """
+        few = self.validation.first(TRIED_ROWS)
+        self.score_base(few)
+        self.score_majority(few)
 
 
 def _targets(config: Config, linears: list[str]) -> list[str]:
@@ -115,9 +137,11 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         guard: reads the memory; without it, only what runs out is noticed.
 
     Raises:
-        DataError, PromptError, ModelError: what is wrong, and where.
+        DataError, PromptError, ModelError, CustomCodeError: what is wrong, and where.
     """
-    data = rows.of(config, home.study(config.study.name).splits)
+    paths = home.study(config.study.name)
+    brought = own.load(config, paths.code)
+    data = rows.of(config, paths.splits, brought)
     tokenizer = base.load_tokenizer(config.model, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
@@ -143,16 +167,16 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         planner=Planner(guard=guard, gradient_checkpointing=config.engine.gradient_checkpointing),
     )
     compatibility.verify(pack)
-    task = task_of(rendered)
     return Workbench(
         base_name=base.source(config.model, home),
         pack=pack,
-        task=task,
+        task=task_of(rendered, brought.task, brought.metric, config.data.columns.label),
         validation=validation,
         test=test,
-        majority=task.score(test.truth, [data.most_common] * len(test.truth)),
+        most_common=data.most_common,
         linears=linears,
         data_sha256=data_sha256,
+        own=brought,
         long_rows=fitted.counts,
         notes=fitted.notes(config.data.long, config.prompt.max_tokens),
     )

@@ -24,7 +24,7 @@ FROZEN_KEYS = {
     *("memory.backend", "memory.budget_gib", "memory.reserve_gib"),
 }
 LIVE_KEYS = {
-    "study.description",
+    *("study.description", "study.folder"),
     *("search.trials", "search.duplicates", "search.max_rejections", "search.lease_s"),
     *("memory.margin", "memory.watch_s", "memory.wait_s", "memory.rehearse"),
 }
@@ -33,6 +33,7 @@ LIVE_KEYS = {
 OTHER: dict[str, Any] = {
     "study.name": "other",
     "study.description": "another one",
+    "study.folder": "/elsewhere",
     "store.home": "elsewhere",
     "store.keep_adapters": 7,
     "model.name": "other",
@@ -65,6 +66,8 @@ OTHER: dict[str, Any] = {
     "data.loss": "last",
     "task.name": "generation",
     "task.max_new_tokens": 9,
+    "task._target_": "tests.custom.samples.Other",
+    "task.arguments": {"word": "other"},
     "prompt.system": "Be brief.",
     "prompt.template": "{{ text }}!",
     "prompt.chat_template": "{{ messages }}",
@@ -92,6 +95,7 @@ OTHER: dict[str, Any] = {
     "evaluation.count": 3,
     "evaluation.rows": 100,
     "objective.metric": "macro_f1",
+    "objective.direction": "minimize",
     "objective.value": "last",
     "search.trials": 99,
     "search.seed": 3,
@@ -155,6 +159,8 @@ BEGUN_WITH = {
     **{f"data.columns.{column}": CODE for column in ("code", "comment")},
     "data.columns.messages": of_kind("messages"),
     "task.max_new_tokens": PROMPT,
+    **{key: ["task=custom", "task._target_=tests.custom.samples.Echo"] for key in ("task._target_", "task.arguments")},
+    "objective.direction": ["objective.metric={_target_: tests.custom.samples.cost, name: cost}"],
     "sampler.points": ["sampler=grid"],
     "sampler.population_size": ["sampler=nsgaii"],
     "pruner.percentile": ["pruner=percentile"],
