@@ -9,6 +9,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── config.yaml           the composed configuration
     ├── changes.yaml          what later launches changed, an entry each
     ├── splits.json           which row is in which split, where the study cut them
+    ├── tracking.json             the study's id, and the servers where it has runs
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
     ├── worker.log            the worker's output
@@ -146,6 +147,10 @@ class StudyPaths:
         return self.root / "splits.json"
 
     @property
+    def tracking(self) -> Path:
+        return self.root / "tracking.json"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -186,7 +191,7 @@ class StudyPaths:
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
-        others = (self.changes, self.splits, self.events, self.outcome, self.deleting, self.trials)
+        others = (self.changes, self.splits, self.tracking, self.events, self.outcome, self.deleting, self.trials)
         return {file.name for file in (*files, *others)}
 
     def trial(self, number: int) -> Path:

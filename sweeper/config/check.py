@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sweeper.config import combinations, defaults
+from sweeper.config import combinations, defaults, outside
 from sweeper.config.schema import Config, ModelSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
 from sweeper.config.teaching import KINDS, METRICS, DataSection, GenerationSection
@@ -37,7 +37,7 @@ def check(values: dict[str, Any]) -> Config:
     with contextlib.suppress(ValidationError, KeyError, TypeError):
         problems += space_problems(TypeAdapter(Space).validate_python(values["search"]["space"]))
     if config is not None and not problems:
-        problems += _cross_problems(config) + combinations.problems(config)
+        problems += _cross_problems(config) + combinations.problems(config) + outside.problems(config)
     if problems or config is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config
@@ -185,7 +185,7 @@ def dump(config: Config) -> str:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Makes folders absolute, so that a study does not depend on where it is launched from."""
+    """Makes paths absolute, so that a study does not depend on where it is launched from."""
 
     def absolute(section: Section) -> Section:
         folder = Path(section.path or "").expanduser()
@@ -193,7 +193,10 @@ def with_absolute_paths(config: Config) -> Config:
             section.model_copy(update={"path": str(folder.resolve())}) if section.path and folder.exists() else section
         )
 
-    return config.model_copy(update={"model": absolute(config.model), "data": absolute(config.data)})
+    search = config.search
+    if search.warm_start is not None:
+        search = search.model_copy(update={"warm_start": outside.absolute_source(search.warm_start)})
+    return config.model_copy(update={"model": absolute(config.model), "data": absolute(config.data), "search": search})
 
 
 def load(paths: StudyPaths) -> Config:
