@@ -124,7 +124,9 @@ def _warm_start_problems(config: Config) -> list[str]:
             ]
         case StorageSource(storage, study) if not storage or not study:
             return [f"{where}: must name both in STORAGE_URL#STUDY, but got {'no study' if storage else 'no storage'}"]
-        case StorageSource(storage, _) if "://" in storage and ":" in storage.partition("://")[2].rpartition("@")[0]:
+        case StorageSource(storage, _) if "://" in storage and (
+            ":" in storage.partition("://")[2].rpartition("@")[0] or "password=" in storage
+        ):
             return [
                 f"{where}: must have no password in it, since it is kept with the study; set PGPASSWORD or write "
                 "~/.pgpass (PostgreSQL), or use ?read_default_file=~/.my.cnf (MySQL)"

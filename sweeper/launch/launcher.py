@@ -32,6 +32,7 @@ from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, is_finished, study_names, view
+from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
@@ -84,8 +85,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 "study.name=NEW starts another"
             )
             return 0
-        if config.search.warm_start is not None:
-            view(home, config.search.warm_start)  # a name that is not known is said now
+        if before is None or "is_started" not in before.attributes:
+            starts(home, config)  # past trials that cannot be read are said now
         if before is None:
             for line in combinations.notes(config):
                 announce(f"note: {line}")

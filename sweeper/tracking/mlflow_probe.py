@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -22,11 +20,10 @@ from mlflow.entities import Experiment
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from sweeper.errors import TrackingError
-from sweeper.tracking.mlflow_server import drop_artifacts, experiment, reached, repository
+from sweeper.tracking.mlflow_server import drop_artifacts, experiment, impatient, reached, repository
 from sweeper.tracking.mlflow_tracker import STUDY_ID_TAG
 from sweeper.tracking.place import Place
 
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # MLflow's are for minutes
 _FOLDER, _FILE, _TEXT = "preflight", "preflight.txt", "written by sweeper's preflight, and deleted at once\n"
 
 
@@ -39,7 +36,7 @@ def probe(place: Place, study_id: str) -> tuple[str, list[str]]:
     Raises:
         TrackingError: if one of these is not possible.
     """
-    with _impatient(), reached(place):
+    with impatient(), reached(place):
         client = MlflowClient(tracking_uri=place.address)
         found = experiment(client, place)
         _refuse_foreign_folder(found, place)
@@ -84,15 +81,3 @@ def _refuse_foreign_folder(found: Experiment, place: Place) -> None:
             f"the artifacts of {place} must be writable from here, but they lie in the folder {root} of the server's "
             "machine; have the server started with --serve-artifacts and --artifacts-destination, or a bucket"
         )
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow gives up within seconds, unless the environment says when."""
-    own = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name in own:
-            os.environ.pop(name, None)

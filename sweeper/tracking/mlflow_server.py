@@ -32,6 +32,7 @@ from sweeper.tracking.place import Place
 from sweeper.tracking.tracker import RunKey, RunState
 
 logger = logging.getLogger(__name__)
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # MLflow's are for minutes
 _LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _ADDRESS = "see that it runs and that tracking.uri (or MLFLOW_TRACKING_URI) is its address"
 
@@ -160,6 +161,18 @@ def reached(place: Place) -> Iterator[None]:
         raise TrackingError(_words(place, error, status)) from error
     except OSError as error:  # of a folder that the artifact store is
         raise TrackingError(_words(place, error)) from error
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow gives up within seconds, unless the environment says when."""
+    own = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
 
 
 def _words(place: Place, error: Exception, status: int | None = None) -> str:
