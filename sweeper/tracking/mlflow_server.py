@@ -189,7 +189,7 @@ def _words(place: Place, error: Exception, status: int | None = None) -> str:
                 f"runs are written with the right to do so, but {place} refused that, {who} (403); ask for EDIT on it, "
                 "or set tracking.experiment=NAME to one of your own"
             )
-    if isinstance(error, MlflowException) and error.error_code == "ENDPOINT_NOT_FOUND":
+    if getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in reason:
         return f"there must be an MLflow server at {place.uri}, but what answers is none; {_ADDRESS}"
     if "Max retries exceeded" in reason or "Connection" in type(error).__name__:
         cause = reason.rpartition("Caused by ")[2].removesuffix(")")
