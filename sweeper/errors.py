@@ -6,7 +6,8 @@
     ├── PromptError     a row that cannot be rendered, masked or fitted
     ├── ModelError      a base that cannot be found, loaded or adapted
     ├── StoreError      the store: not writable, held by another launcher, no such study or trial
-    │   └── LeaseLostError  a trial that another worker has taken over
+    │   ├── LeaseLostError  a trial that another worker has taken over
+    │   └── TrackingError   a tracking server that cannot be reached, or does not do what is asked of it
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
     ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
@@ -59,6 +60,10 @@ class LeaseLostError(StoreError):
     """Another worker has taken a trial over; it is no longer this worker's to tell."""
 
 
+class TrackingError(StoreError):
+    """A tracking server cannot be reached, refuses, or does not do what is asked of it."""
+
+
 class OutOfRoomError(SweeperError):
     """A step does not fit into memory, however it is cut."""
 
@@ -92,6 +97,7 @@ ERRORS = {
         ModelError,
         StoreError,
         LeaseLostError,
+        TrackingError,
         OutOfRoomError,
         LostRoomError,
         CheckpointError,

@@ -10,6 +10,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── changes.yaml          what later launches changed, an entry each
     ├── splits.json           which row is in which split, where the study cut them
     ├── code/                 a copy of the study's own task and metric, which workers import
+    ├── tracking.json         the study's id, and the servers where it has runs
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
     ├── worker.log            the worker's output
@@ -152,6 +153,10 @@ class StudyPaths:
         return self.root / "code"
 
     @property
+    def tracking(self) -> Path:
+        return self.root / "tracking.json"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -192,7 +197,16 @@ class StudyPaths:
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
-        others = (self.changes, self.splits, self.code, self.events, self.outcome, self.deleting, self.trials)
+        others = (
+            self.changes,
+            self.splits,
+            self.code,
+            self.tracking,
+            self.events,
+            self.outcome,
+            self.deleting,
+            self.trials,
+        )
         return {file.name for file in (*files, *others)}
 
     def trial(self, number: int) -> Path:

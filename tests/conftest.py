@@ -8,6 +8,10 @@ os.environ.update(
     HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false"
 )
 
+os.environ.update(  # tests go to no server but their own
+    MLFLOW_TRACKING_URI="", MLFLOW_TRACKING_USERNAME="", MLFLOW_TRACKING_PASSWORD="", MLFLOW_TRACKING_TOKEN=""
+)
+
 import json
 from collections.abc import Callable, Iterator
 from functools import cache

@@ -374,7 +374,10 @@ def data_check(as_json: bool, arguments: tuple[str, ...]) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @_plainly
 def ui(port: int) -> None:
-    """Open the MLflow UI on the store, for this machine alone."""
+    """Open the MLflow UI on the store, for this machine alone.
+
+    Studies whose runs are on a tracking server are listed with their address.
+    """
     from sweeper.cli.ui import serve
 
     serve(Home.from_environment(), port)

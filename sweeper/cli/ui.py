@@ -9,7 +9,8 @@ import sys
 import click
 
 from sweeper.errors import StoreError
-from sweeper.paths import Home
+from sweeper.paths import Home, is_valid_name
+from sweeper.tracking.place import record
 
 HOST = "127.0.0.1"
 START = "/#/experiments?workflowType=machine_learning"  # training runs; MLflow 3 would open at its GenAI views
@@ -38,13 +39,30 @@ def server_command(home: Home, port: int) -> list[str]:
     ]
 
 
+def on_servers(home: Home) -> list[str]:
+    """The tracking servers that studies have runs on, a line for each study and experiment."""
+    lines = []
+    for folder in sorted(home.studies.iterdir()) if home.studies.is_dir() else ():
+        kept = record(home.study(folder.name)) if is_valid_name(folder.name) else None
+        for place in kept.places if kept is not None else ():
+            lines.append(f"{folder.name}: {place.uri}/#/experiments/{place.experiment_id} ({place.experiment})")
+    return lines
+
+
 def serve(home: Home, port: int) -> None:
-    """Replaces this process with the server; Ctrl-C ends it.
+    """Says which studies have their runs on a tracking server, and serves the others'.
+
+    For that this process is replaced with MLflow's server; Ctrl-C ends it.
 
     Raises:
         StoreError: if there is no store, or the port is taken.
     """
-    if not (home.root / "mlflow.db").is_file():
+    elsewhere = on_servers(home)
+    for line in elsewhere:
+        click.echo(line)
+    if not home.mlflow_file.is_file():
+        if elsewhere:
+            return
         raise StoreError(f"there are no runs at {home.root}; launch a study there, or set SWEEPER_HOME")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,4 +74,5 @@ def serve(home: Home, port: int) -> None:
     sys.stdout.flush()
     command = server_command(home, port)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)  # it names another server
     os.execve(command[0], command, environment)

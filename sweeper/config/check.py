@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sweeper.config import combinations, defaults
+from sweeper.config import combinations, defaults, outside
 from sweeper.config.marks import key_of
 from sweeper.config.schema import Config, ModelSection, StudySection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
@@ -39,7 +39,7 @@ def check(values: dict[str, Any]) -> Config:
     with contextlib.suppress(ValidationError, KeyError, TypeError):
         problems += space_problems(TypeAdapter(Space).validate_python(values["search"]["space"]))
     if config is not None and not problems:
-        problems += _cross_problems(config) + combinations.problems(config)
+        problems += _cross_problems(config) + combinations.problems(config) + outside.problems(config)
     if problems or config is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config
@@ -210,17 +210,21 @@ def dump(config: Config) -> str:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Makes folders absolute, so that a study does not depend on where it is launched from."""
+    """Makes paths absolute, so that a study does not depend on where it is launched from."""
 
     def absolute(section: Section, key: str) -> Section:
         named: str | None = getattr(section, key)
         folder = Path(named or "").expanduser()
         return section.model_copy(update={key: str(folder.resolve())}) if named and folder.exists() else section
 
+    search = config.search
+    if search.warm_start is not None:
+        search = search.model_copy(update={"warm_start": outside.absolute_source(search.warm_start)})
     sections = {
         "model": absolute(config.model, "path"),
         "data": absolute(config.data, "path"),
         "study": absolute(config.study, "folder"),
+        "search": search,
     }
     return config.model_copy(update=sections)
 

@@ -138,8 +138,6 @@ def _enqueued_problems(config: Config) -> list[str]:
                 found.append(f"{where}.{name}: must be one that search.space.{name} allows, but got {value!r}")
             elif not exists(space[name], params):
                 found.append(f"{where}.{name}: does not exist beside these choices; see search.space.{name}.when")
-    if config.search.warm_start == config.study.name:
-        found.append(f"search.warm_start: must be another study than study.name, but got {config.study.name!r} twice")
     starts = len(config.search.enqueue)
     if starts > config.search.trials:
         found.append(f"search.enqueue: at most search.trials={config.search.trials} may be given, but got {starts}")

@@ -49,6 +49,11 @@ class StoreSection(Section):
     keep_adapters: Live[Annotated[int, Field(ge=1)]]
 
 
+class TrackingSection(Section):
+    uri: Live[str | None]
+    experiment: Live[Annotated[str, Field(min_length=1, max_length=500)] | None]
+
+
 class ModelSection(Section):
     name: Frozen[Name]
     path: Frozen[str | None]
@@ -106,7 +111,7 @@ class SearchSection(Section):
     seed: Frozen[Seed]
     space: Frozen[Space]
     enqueue: Frozen[list[dict[str, Scalar]]]
-    warm_start: Frozen[Name | None]
+    warm_start: Frozen[str | None]
     warm_start_trials: Frozen[Annotated[int, Field(ge=1)]]
     duplicates: Live[Literal["reuse", "train"]]
     deterministic: Frozen[bool]
@@ -238,6 +243,7 @@ class Config(Section):
 
     study: StudySection
     store: StoreSection
+    tracking: TrackingSection
     model: ModelSection
     data: DataSection
     task: TaskSection

@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 USUAL = (Kind.ADAPTERS, Kind.CHECKPOINTS, Kind.TEMPORARY, Kind.DELETED)  # caches would be made again
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
-    r"\.code\.tmp|\.(config\.yaml|(launcher|worker|outcome|memory|runtime|formula-\w+|calibration-\w+)\.json)\.[a-z0-9_]{8}"
+    r"\.code\.tmp|\.(config\.yaml|(launcher|worker|outcome|splits|tracking|memory|runtime|formula-\w+|calibration-\w+)\.json)\.[a-z0-9_]{8}"
 )
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it

@@ -17,14 +17,15 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.errors import StoreError, unknown
+from sweeper.errors import StoreError, TrackingError, unknown
 from sweeper.housekeeping.clean import HALF_WRITTEN
 from sweeper.housekeeping.listing import names, optuna_store, size_bytes
 from sweeper.housekeeping.removal import aside_of, children, is_aside, link_in, remove
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.leases import Leases
 from sweeper.search.running import idle, refuse_if_running
-from sweeper.tracking.mlflow_cleaning import RUN_ID, MlflowStore
+from sweeper.tracking.mlflow_cleaning import RUN_ID, MlflowStore, ServerRuns
+from sweeper.tracking.place import record
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _parts(paths: StudyPaths) -> list[Part]:
     home, name = paths.home, paths.name
     artifacts = home.artifacts / name
     _refuse_what_is_not_ours(paths, artifacts)
-    parts = []
+    parts = list(_on_servers(paths))
     if home.mlflow_file.is_file():
         mlflow = MlflowStore(home)
         experiment = mlflow.experiments.get(name)
@@ -103,6 +104,22 @@ def _parts(paths: StudyPaths) -> list[Part]:
         words = f"Optuna's study {name} ({storage.get_n_trials(study_id)} trials)"
         parts.append(Part(words, 0, partial(_delete_trials, home, storage, study_id)))
     return [*parts, *_folders(home, paths.root)]
+
+
+def _on_servers(paths: StudyPaths) -> Iterator[Part]:
+    """The study's own runs on tracking servers; experiments stay, which others may use."""
+    kept = record(paths)
+    for place in kept.places if kept is not None else ():
+        try:
+            runs = ServerRuns(place, kept.study_id if kept else "")
+        except TrackingError as error:
+            raise TrackingError(
+                f"a study is deleted everywhere or nowhere, but it has runs in {place}: {error}; nothing was deleted. "
+                f"Where they are to stay, delete {paths.tracking} first"
+            ) from error
+        if runs.ids:
+            words = f"{len(runs.ids)} runs in {place} (into MLflow's bin; `mlflow gc` on the server empties it)"
+            yield Part(words, 0, runs.delete)
 
 
 def _folders(home: Home, folder: Path) -> Iterator[Part]:

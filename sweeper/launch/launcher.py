@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +33,8 @@ from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, is_finished, study_names, view
+from sweeper.search.warm_start import starts
+from sweeper.tracking.place import Place, identify, keep
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
@@ -85,12 +88,26 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 "study.name=NEW starts another"
             )
             return 0
-        if config.search.warm_start is not None:
-            view(home, config.search.warm_start)  # a name that is not known is said now
+        if before is None or "is_started" not in before.attributes:
+            starts(home, config)  # past trials that cannot be read are said now
         if before is None:
             for line in combinations.notes(config):
                 announce(f"note: {line}")
+        _prepare_tracking(config, paths, announce)
         return Supervisor(paths, config, before).run()
+
+
+def _prepare_tracking(config: Config, paths: StudyPaths, announce: Callable[[str], None]) -> None:
+    """Gives the study its id, and sees that a tracking server does what will be asked of it."""
+    place, study_id = Place.of(config), identify(paths)
+    if place.uri is None:
+        return
+    from sweeper.tracking.mlflow_probe import probe  # takes seconds to import, which the store does not need
+
+    experiment_id, lines = probe(place, study_id)
+    keep(paths, replace(place, experiment_id=experiment_id))
+    for line in lines:
+        announce(f"note: {line}")
 
 
 def _existing(home: Home, paths: StudyPaths) -> StudyView | None:

@@ -29,7 +29,8 @@ from sweeper.paths import Home
 from sweeper.search.leases import Holder, Leases, renewing
 from sweeper.search.pruners import pruner, should_prune
 from sweeper.search.samplers import distributions, sampler
-from sweeper.search.views import TOLD, TrialView, configurations, is_at_total, open_storage, ranked, view, views_of
+from sweeper.search.views import TOLD, TrialView, configurations, is_at_total, open_storage, views_of
+from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -137,31 +138,21 @@ class Search:
         """Queues the configurations that are to be tried first; those that are queued already stay as they are.
 
         Returns:
-            What was left out of another study's best, and why, a line each.
+            What was left out of past trials, and why, a line each.
+
+        Raises:
+            ConfigError: if past trials cannot be read.
         """
-        queued = {trial.start for trial in self.views()}
-        starts = {f"enqueue[{index}]": params for index, params in enumerate(self._config.search.enqueue)}
         left_out: list[str] = []
-        if self._config.search.warm_start is not None:
-            starts |= self._warm_starts(self._config.search.warm_start, len(starts), left_out)
-        for label, params in starts.items():
+        chosen = self.attributes.get("starts")
+        if chosen is None:  # at an interruption between them, those that were chosen are queued
+            chosen, left_out = starts(self._home, self._config)
+            self.remember("starts", chosen)
+        queued = {trial.start for trial in self.views()}
+        for label, params in chosen.items():
             if label not in queued:
                 self._study.enqueue_trial(params, user_attrs={"start": label})
         return left_out
-
-    def _warm_starts(self, name: str, before: int, left_out: list[str]) -> dict[str, dict[str, Any]]:
-        config, space = self._config, self._config.search.space
-        starts: dict[str, dict[str, Any]] = {}
-        room = min(config.search.warm_start_trials, config.search.trials - before)
-        for trial in ranked(view(self._home, name).trials)[:room]:
-            params = {n: trial.params[n] for n in self._order if n in trial.params}
-            params = {n: value for n, value in params.items() if exists(space[n], params)}
-            outside = [f"{n}={v!r}" for n, v in params.items() if not combinations.is_allowed(config, n, v)]
-            if outside:
-                left_out.append(f"{name}'s trial {trial.number}: {', '.join(outside)} is outside search.space")
-            elif params not in starts.values():
-                starts[f"{name}, trial {trial.number}"] = params
-        return starts
 
     def requeue_orphans(self) -> list[int]:
         """Sends trials back to the queue whose worker is gone or silent; returns their numbers."""

@@ -23,7 +23,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.errors import StoreError
 from sweeper.paths import Home
+from sweeper.tracking.mlflow_server import impatient, reached, study_runs
 from sweeper.tracking.mlflow_tracker import ARTIFACT_ROOT, KIND_TAG, NUMBER_TAG
+from sweeper.tracking.place import Place
 from sweeper.trial import RunKind
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")  # a run's folder among the artifacts
@@ -52,6 +54,29 @@ class Experiment:
     def is_ours(self) -> bool:
         """Whether nothing is in it that a person or another program wrote."""
         return all(run.is_ours for run in self.runs)
+
+
+class ServerRuns:
+    """The runs of one study in an experiment of a tracking server, found by the study's id alone.
+
+    Attributes:
+        ids: those that are not in MLflow's bin.
+
+    Raises:
+        TrackingError: as `delete`, if the server cannot be reached or refuses.
+    """
+
+    def __init__(self, place: Place, study_id: str) -> None:
+        self._place = place
+        with impatient(), reached(place):
+            self._client = MlflowClient(tracking_uri=place.address)
+            self.ids = study_runs(self._client, place.experiment_id or "", study_id)
+
+    def delete(self) -> None:
+        """Puts the runs into MLflow's bin; a server has nothing else to offer its clients."""
+        with impatient(), reached(self._place):
+            for run_id in self.ids:
+                self._client.delete_run(run_id)
 
 
 class MlflowStore:

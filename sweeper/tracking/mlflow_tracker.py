@@ -10,56 +10,83 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.utils.validation import (
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAM_VAL_LENGTH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+    MAX_TAG_VAL_LENGTH,
+)
 
 from sweeper.paths import Home
+from sweeper.redaction import redacted
 from sweeper.tracking.tracker import STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind
 
 ARTIFACT_ROOT = "mlflow-artifacts:"
 KIND_TAG, NUMBER_TAG = "sweeper.kind", "sweeper.trial"
-_BATCH = 1000  # metrics that MLflow takes in one call
+STUDY_TAG, STUDY_ID_TAG = "sweeper.study", "sweeper.study_id"
 for _noisy in ("alembic", "mlflow"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 
 class MlflowTracker(Tracker):
-    """The runs of one study in the MLflow store of `home`; the experiment has the study's name."""
+    """The runs of one study in the MLflow store of `home`; the experiment has the study's name.
 
-    def __init__(self, home: Home, study: str) -> None:
+    Args:
+        study_id: what tells the study from another one of its name; a tag of each run.
+    """
+
+    def __init__(self, home: Home, study: str, study_id: str | None = None) -> None:
         self._home = home
-        self._client = MlflowClient(tracking_uri=home.mlflow_url)
-        experiment = self._client.get_experiment_by_name(study)
-        if experiment is None:
-            self._experiment = self._client.create_experiment(study, artifact_location=f"{ARTIFACT_ROOT}/{study}")
-        else:
-            self._experiment = experiment.experiment_id
         self._study = study
-        self._runs = {key: run_id for key, (run_id, _) in self._stored().items()}
+        self._study_id = study_id
         self._waiting: dict[RunKey, list[Metric]] = {}
+        self._client, self._experiment = self._open()
+        self._runs = {key: run_id for key, (run_id, _) in self._stored().items()}
+
+    @property
+    def place(self) -> str:
+        return "store"
 
     def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
         if key in self._runs:
             run_id = self._runs[key]
             self._client.update_run(run_id, status=RunState.RUNNING.value)
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+            self._tag(run_id, tags)
             return
-        own = {KIND_TAG: key.kind.value, "mlflow.runName": name, "mlflow.source.name": "sweeper"}
+        own = {
+            KIND_TAG: key.kind.value,
+            STUDY_TAG: self._study,
+            "mlflow.runName": name,
+            "mlflow.source.name": "sweeper",
+        }
+        if self._study_id is not None:
+            own[STUDY_ID_TAG] = self._study_id
         if key.number is not None:
             own[NUMBER_TAG] = str(key.number)
         if key != STUDY:
             own["mlflow.parentRunId"] = self._runs[STUDY]
-        run = self._client.create_run(self._experiment, run_name=name, tags={**own, **tags})
-        self._runs[key] = run.info.run_id
-        self._client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        tags = {**own, **{name: shown(value, MAX_TAG_VAL_LENGTH) for name, value in tags.items()}}
+        run_id = self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+        self._runs[key] = run_id
+        own_params = [Param(name, shown(value, MAX_PARAM_VAL_LENGTH)) for name, value in params.items()]
+        for start in range(0, len(own_params), MAX_PARAMS_TAGS_PER_BATCH):
+            self._client.log_batch(run_id, params=own_params[start : start + MAX_PARAMS_TAGS_PER_BATCH])
 
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
         now_ms = int(time.time() * 1000)
@@ -67,11 +94,11 @@ class MlflowTracker(Tracker):
         self._waiting.setdefault(key, []).extend(points)
 
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
-        repository = self._repository(key)
         if file.is_dir():
-            repository.log_artifacts(str(file), folder)
-        else:
-            repository.log_artifact(str(file), folder)
+            self._repository(key).log_artifacts(str(file), folder)
+            return
+        with _without_secrets(file) as safe:
+            self._repository(key).log_artifact(str(safe), folder)
 
     def drop_files(self, key: RunKey, folder: str) -> None:
         if key in self._runs and (self._folder(key) / folder).is_dir():  # the run may have been deleted in MLflow
@@ -80,7 +107,7 @@ class MlflowTracker(Tracker):
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
         self._write(key)
         run_id = self._runs[key]
-        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._tag(run_id, tags)
         if state is RunState.SCHEDULED:  # not an end: MLflow must not note an end time
             self._client.update_run(run_id, status=state.value)
         else:
@@ -93,10 +120,24 @@ class MlflowTracker(Tracker):
     def states(self) -> dict[RunKey, RunState]:
         return {key: RunState(status) for key, (_, status) in self._stored().items()}
 
+    def _open(self) -> tuple[MlflowClient, str]:
+        """The client, and the id of the experiment, which is made where there is none."""
+        client = MlflowClient(tracking_uri=self._home.mlflow_url)
+        experiment = client.get_experiment_by_name(self._study)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        return client, client.create_experiment(self._study, artifact_location=f"{ARTIFACT_ROOT}/{self._study}")
+
+    def _tag(self, run_id: str, tags: dict[str, str]) -> None:
+        own = [RunTag(name, shown(value, MAX_TAG_VAL_LENGTH)) for name, value in tags.items()]
+        for start in range(0, len(own), MAX_PARAMS_TAGS_PER_BATCH):
+            self._client.log_batch(run_id, tags=own[start : start + MAX_PARAMS_TAGS_PER_BATCH])
+
     def _write(self, key: RunKey) -> None:
-        points = self._waiting.pop(key, [])
-        for start in range(0, len(points), _BATCH):
-            self._client.log_batch(self._runs[key], metrics=points[start : start + _BATCH])
+        points = self._waiting.get(key, [])
+        for start in range(0, len(points), MAX_METRICS_PER_BATCH):
+            self._client.log_batch(self._runs[key], metrics=points[start : start + MAX_METRICS_PER_BATCH])
+        self._waiting.pop(key, None)  # what could not be written is not lost
 
     def _stored(self) -> dict[RunKey, tuple[str, str]]:
         """Every run of the study: its id and its state."""
@@ -105,6 +146,7 @@ class MlflowTracker(Tracker):
         while True:
             page = self._client.search_runs(
                 [self._experiment],
+                filter_string=self._filter,
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
@@ -118,9 +160,36 @@ class MlflowTracker(Tracker):
             if not token:
                 return stored
 
+    @property
+    def _filter(self) -> str:
+        """Which runs of the experiment are the study's; in the store all of sweeper's are."""
+        return ""
+
     def _folder(self, key: RunKey) -> Path:
         """Where a server with `--artifacts-destination` at the store's folder looks for the run's files."""
         return self._home.artifacts / self._study / self._runs[key] / "artifacts"
 
-    def _repository(self, key: RunKey) -> LocalArtifactRepository:
+    def _repository(self, key: RunKey) -> ArtifactRepository:
         return LocalArtifactRepository(self._folder(key).as_uri())
+
+
+def shown(value: object, length: int) -> str:
+    """A value as it goes to MLflow: without secrets, and cut, visibly, where it is longer than MLflow takes."""
+    text = redacted(str(value))
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+@contextmanager
+def _without_secrets(file: Path) -> Iterator[Path]:
+    """The file, or where a text has a secret in it a copy without."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if (safe := redacted(text)) == text:
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        copy.write_text(safe, encoding="utf-8")
+        yield copy

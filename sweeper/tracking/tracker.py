@@ -55,6 +55,11 @@ BASELINE = RunKey(RunKind.BASELINE)
 class Tracker(ABC):
     """Records the runs of one study: one parent, and a child for each trial and for the baseline."""
 
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the runs are, in words that are others elsewhere; without credentials."""
+
     @abstractmethod
     def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
         """Opens a run, or opens it again where it exists: params stay, tags are overwritten."""
@@ -101,6 +106,10 @@ class MemoryTracker(Tracker):
 
     def __init__(self) -> None:
         self.runs: dict[RunKey, MemoryRun] = {}
+
+    @property
+    def place(self) -> str:
+        return "memory"
 
     def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
         if key in self.runs:

@@ -21,7 +21,7 @@ from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
 from sweeper.search.views import TrialView, kept_adapters
-from sweeper.tracking.tracker import STUDY, RunKey, RunState, Tracker
+from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
 
 RUN_STATES = {  # what became of a trial, and its run's state in MLflow
@@ -94,15 +94,44 @@ class Recorder:
 
     def begin(self, asked: Asked) -> None:
         """Opens a trial's run and writes its composed configuration."""
-        key = trial_key(asked.number)
-        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(asked.is_informed), **self._tags}
-        if asked.start is not None:
-            tags["sweeper.start"] = asked.start
-        self.tracker.start(key, run_name(asked.number, asked.params), asked.params, tags)
+        self._open_run(asked, self._tags)
         file = self.paths.trial_config(asked.number)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, check.dump(self.config.for_trial(asked.params)))
-        self.tracker.log_file(key, file)
+        self.tracker.log_file(trial_key(asked.number), file)
+
+    def _open_run(self, trial: Asked | TrialView, more: Mapping[str, str]) -> None:
+        tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(trial.is_informed), **more}
+        if trial.start is not None:
+            tags["sweeper.start"] = trial.start
+        self.tracker.start(trial_key(trial.number), run_name(trial.number, trial.params), trial.params, tags)
+
+    def baseline(self, scores: Mapping[str, float]) -> None:
+        """Records what the untuned base scores."""
+        self.tracker.start(BASELINE, "baseline (untuned base)", {}, {})
+        self.tracker.log(BASELINE, dict(scores), step=0)
+        self.tracker.end(BASELINE, RunState.FINISHED, {})
+
+    def catch_up(self, trials: Sequence[TrialView], baseline: Mapping[str, float] | None) -> None:
+        """Makes the runs of what had ended before the study's runs went to where the tracker is.
+
+        They have what the storage knows: parameters, evaluations, constraints, ends. The course of a loss and the
+        memory's stay where they were.
+        """
+        states = self.tracker.states()
+        if baseline is not None and BASELINE not in states:
+            self.baseline(baseline)
+        for trial in trials:
+            key, file = trial_key(trial.number), self.paths.trial_config(trial.number)
+            if not trial.is_told or key in states:
+                continue
+            self._open_run(trial, {})
+            if file.is_file():
+                self.tracker.log_file(key, file)
+            if trial.same_as is None:  # or its end has them
+                for point in trial.curve:
+                    self._log_evaluation(trial.number, point)
+            self._end_run(trial)
 
     def train(self, asked: Asked, slot: Slot) -> None:
         """Says that a trial trains, from the beginning or from a checkpoint."""

@@ -12,6 +12,7 @@ that its place makes room for: what the sampler knows at an ask is then the same
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
@@ -23,7 +24,7 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
-from sweeper.errors import CustomCodeError, LeaseLostError, LostRoomError, OutOfRoomError, SweeperError
+from sweeper.errors import CustomCodeError, LeaseLostError, LostRoomError, OutOfRoomError, SweeperError, TrackingError
 from sweeper.events import EventLog
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
@@ -128,7 +129,8 @@ class Session:
         finally:
             if self._memory is not None:
                 self._memory.close(self.search)
-            self.tracker.flush()
+            with contextlib.suppress(TrackingError):  # it has been said, or the next session says it
+                self.tracker.flush()
             self.events.close()
 
     def _look_at_memory(self, bench: Workbench, guard: Guard) -> None:
@@ -359,10 +361,16 @@ class Session:
 
     def _abandon(self, has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""
-        for number in self.search.in_flight:
+        numbers = self.search.in_flight
+        for number in numbers:
             self.search.requeue(number, has_crashed)
-            if trial_key(number) in self.tracker.states():
-                self.recorder.wait(number)
-        self.recorder.reconcile(self.search.views())
-        if STUDY in self.tracker.states():
-            self.tracker.end(STUDY, RunState.KILLED, {"sweeper.state": "interrupted"})
+        try:
+            states = self.tracker.states()
+            for number in numbers:
+                if trial_key(number) in states:
+                    self.recorder.wait(number)
+            self.recorder.reconcile(self.search.views())
+            if STUDY in states:
+                self.tracker.end(STUDY, RunState.KILLED, {"sweeper.state": "interrupted"})
+        except TrackingError as error:  # the next session catches up
+            logger.warning("the runs do not say yet that the study is interrupted: %s", error)

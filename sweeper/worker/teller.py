@@ -45,19 +45,28 @@ class Teller:
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
             self.search.remember("versions", versions.installed())
         self.recorder.open(self.search.attributes["versions"], bench.own.sha256)
+        self._follow_the_tracker()
         self.keep_best_adapters()
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
             scores = bench.score_base(bench.validation)
-            self.recorder.tracker.start(BASELINE, "baseline (untuned base)", {}, {})
-            self.recorder.tracker.log(BASELINE, scores.as_dict(), step=0)
-            self.recorder.tracker.end(BASELINE, RunState.FINISHED, {})
+            self.recorder.baseline(scores.as_dict())
             self.search.remember("baseline", scores.as_dict())
             self.events.write("baseline", **scores.as_dict())
         if "is_started" not in self.search.attributes:
             for line in self.search.enqueue_starts():
                 self.events.write("note", message=f"search.warm_start: {line}")
             self.search.remember("is_started", True)
+
+    def _follow_the_tracker(self) -> None:
+        """Where the runs go to another place than before, that place gets the whole study."""
+        place, attributes = self.recorder.tracker.place, self.search.attributes
+        if attributes.get("tracked_in", "store") != place:
+            self.search.remember("adapters", [])  # that are there
+            self.recorder.catch_up(self.search.views(), attributes.get("baseline"))
+            if test := attributes.get("test"):
+                self._log_test(test)
+        self.search.remember("tracked_in", place)
 
     def complete(self, bench: Workbench, slot: Slot) -> None:
         assert slot.best_evaluation is not None  # a trial is complete after its last evaluation
@@ -146,12 +155,7 @@ class Teller:
             bench.pack.discard(slot)
         base = bench.score_base(bench.test)
         looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
-        tracker = self.recorder.tracker
-        scores = {f"test/{name}": value for name, value in winner.as_dict().items()}
-        tracker.log(trial_key(best.number), scores, step=0)
-        tracker.log(BASELINE, {f"test/{name}": value for name, value in base.as_dict().items()}, step=0)
-        tracker.log(STUDY, {**scores, "best_value": best.value or 0.0}, step=best.number)
-        return {
+        test = {
             "trial": best.number,
             "rows": len(bench.test.rows),
             "looks": looks,
@@ -159,3 +163,12 @@ class Teller:
             "base": base.as_dict(),
             "majority": bench.score_majority(bench.test).as_dict(),
         }
+        self._log_test(test)
+        return test
+
+    def _log_test(self, test: dict[str, Any]) -> None:
+        tracker, winner = self.recorder.tracker, self._told(test["trial"])
+        scores, base = ({f"test/{name}": value for name, value in test[who].items()} for who in ("winner", "base"))
+        tracker.log(trial_key(winner.number), scores, step=0)
+        tracker.log(BASELINE, base, step=0)
+        tracker.log(STUDY, {**scores, "best_value": winner.value or 0.0}, step=winner.number)

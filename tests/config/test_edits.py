@@ -15,7 +15,7 @@ from sweeper.config.schema import Config
 
 # What is promised, written out: a mark that is changed by mistake changes this.
 FROZEN_SECTIONS = {"model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"}
-LIVE_SECTIONS = {"store", "gpu", "engine", "checkpoint"}
+LIVE_SECTIONS = {"store", "tracking", "gpu", "engine", "checkpoint"}
 FROZEN_KEYS = {
     "study.name",
     *("search.space", "search.seed", "search.enqueue", "search.deterministic"),
@@ -36,6 +36,8 @@ OTHER: dict[str, Any] = {
     "study.folder": "/elsewhere",
     "store.home": "elsewhere",
     "store.keep_adapters": 7,
+    "tracking.uri": "http://127.0.0.1:5000",
+    "tracking.experiment": "shared",
     "model.name": "other",
     "model.path": "other/model",
     "model.revision": "main",

@@ -1,29 +1,38 @@
-"""One contract, two stores: what a Tracker promises, MLflow's and the one in memory keep."""
+"""One contract, three stores: what a Tracker promises, MLflow's here and on a server and the one in memory keep."""
 
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from sweeper.paths import Home
+from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.place import Place
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState, Tracker
 from sweeper.trial import RunKind
+from tests.tracking.server import as_member
 
 TRIAL = RunKey(RunKind.TRIAL, 3)
 
 
-@pytest.fixture(params=["memory", "mlflow"])
-def reopen(request: pytest.FixtureRequest, home: Home) -> Callable[[], Tracker]:
+@pytest.fixture(params=["memory", "mlflow", "server"])
+def reopen(request: pytest.FixtureRequest, home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tracker]:
     """Opens the same store again and again."""
     if request.param == "memory":
         tracker = MemoryTracker()
         return lambda: tracker
+    if request.param == "server":
+        server = request.getfixturevalue("server")
+        as_member(monkeypatch)
+        place, study_id = Place(server.uri, request.node.name), uuid.uuid4().hex
+        return lambda: ServerTracker(home, "study", place, study_id)
     shutil.copy(request.getfixturevalue("migrated"), home.root)
     return lambda: MlflowTracker(home, "study")
 
@@ -49,34 +58,42 @@ def test_states_follow_a_trial_through_an_interruption(reopen: Callable[[], Trac
         assert tracker.states()[TRIAL] is state
 
 
-def metrics_of(tracker: Tracker, home: Home, key: RunKey) -> dict[str, list[tuple[int, float]]]:
+def metrics_of(tracker: Tracker, key: RunKey) -> dict[str, list[tuple[int, float]]]:
     """What a reader of the store sees, past the tracker."""
     if isinstance(tracker, MemoryTracker):
         return tracker.runs[key].metrics
-    client = MlflowClient(tracking_uri=home.mlflow_url)
-    run = mlflow_run(home, key)
+    client, run = mlflow_run(tracker, key)
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
     return {name: [(point.step, point.value) for point in history] for name, history in histories.items()}
 
 
-def files_of(tracker: Tracker, home: Home, key: RunKey) -> dict[str, list[str]]:
+def files_of(tracker: Tracker, key: RunKey, home: Home) -> dict[str, list[str]]:
     if isinstance(tracker, MemoryTracker):
         return tracker.runs[key].files
-    root = home.artifacts / "study" / mlflow_run(home, key).info.run_id / "artifacts"
+    client, run = mlflow_run(tracker, key)
     files: dict[str, list[str]] = {}
-    for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        files.setdefault("" if file.parent == root else str(file.parent.relative_to(root)), []).append(file.name)
+    if isinstance(tracker, ServerTracker):
+        found = client.list_artifacts(run.info.run_id)
+        found += [
+            file for folder in found if folder.is_dir for file in client.list_artifacts(run.info.run_id, folder.path)
+        ]
+        paths = sorted(PurePosixPath(file.path) for file in found if not file.is_dir)
+    else:
+        root = home.artifacts / "study" / run.info.run_id / "artifacts"
+        paths = sorted(PurePosixPath(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    for path in paths:
+        files.setdefault("" if path.parent.name == "" else str(path.parent), []).append(path.name)
     return files
 
 
-def mlflow_run(home: Home, key: RunKey) -> Any:
-    client = MlflowClient(tracking_uri=home.mlflow_url)
-    experiment = client.get_experiment_by_name("study")
-    [run] = client.search_runs([experiment.experiment_id], f"tags.`sweeper.kind` = '{key.kind.value}'")
-    return run
+def mlflow_run(tracker: Tracker, key: RunKey) -> tuple[MlflowClient, Any]:
+    assert isinstance(tracker, MlflowTracker)
+    client = tracker._client
+    [run] = client.search_runs([tracker._experiment], f"tags.`sweeper.kind` = '{key.kind.value}'")
+    return client, run
 
 
-def test_metrics_are_kept_in_order_and_past_a_batch(reopen: Callable[[], Tracker], home: Home) -> None:
+def test_metrics_are_kept_in_order_and_past_a_batch(reopen: Callable[[], Tracker]) -> None:
     tracker = reopen()
     tracker.start(STUDY, "study", {}, {})
     tracker.start(TRIAL, "t03", {}, {})
@@ -85,7 +102,7 @@ def test_metrics_are_kept_in_order_and_past_a_batch(reopen: Callable[[], Tracker
     tracker.flush()
     tracker.log(TRIAL, {"accuracy": 0.5}, 2500)
     tracker.end(TRIAL, RunState.FINISHED, {})
-    metrics = metrics_of(tracker, home, TRIAL)
+    metrics = metrics_of(tracker, TRIAL)
     assert metrics["train/loss"] == [(step, 1.0 / (step + 1)) for step in range(2500)]
     assert metrics["accuracy"] == [(2500, 0.5)]
 
@@ -99,10 +116,10 @@ def test_files_come_and_go(reopen: Callable[[], Tracker], home: Home, tmp_path: 
     (adapter / "weights").write_text("w")
     tracker.log_file(TRIAL, adapter, "adapter")
     tracker.log_file(TRIAL, adapter / "weights")
-    assert files_of(tracker, home, TRIAL) == {"adapter": ["weights"], "": ["weights"]}
+    assert files_of(tracker, TRIAL, home) == {"adapter": ["weights"], "": ["weights"]}
     tracker.drop_files(TRIAL, "adapter")
     tracker.drop_files(TRIAL, "adapter")
-    assert files_of(tracker, home, TRIAL) == {"": ["weights"]}
+    assert files_of(tracker, TRIAL, home) == {"": ["weights"]}
     with pytest.raises(OSError, match="gone"):
         tracker.log_file(TRIAL, tmp_path / "gone")
 
@@ -113,7 +130,7 @@ def test_mlflow_shows_parent_names_params_and_no_path(home: Home, migrated: Path
     tracker.start(STUDY, "study", {}, {})
     tracker.start(TRIAL, "t03 r8", {"rank": 8, "learning_rate": 0.5}, {"sweeper.state": "RUNNING"})
     tracker.end(TRIAL, RunState.FINISHED, {"sweeper.state": "COMPLETE"})
-    trial, study = mlflow_run(home, TRIAL), mlflow_run(home, STUDY)
+    (_, trial), (_, study) = mlflow_run(tracker, TRIAL), mlflow_run(tracker, STUDY)
     assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
     assert trial.info.run_name == "t03 r8"
     assert trial.data.params == {"rank": "8", "learning_rate": "0.5"}
@@ -122,3 +139,29 @@ def test_mlflow_shows_parent_names_params_and_no_path(home: Home, migrated: Path
     experiment = MlflowClient(tracking_uri=home.mlflow_url).get_experiment_by_name("study")
     assert str(home.root) not in trial.info.artifact_uri
     assert str(home.root) not in experiment.artifact_location
+
+
+def test_what_is_long_is_cut_and_no_secret_leaves(
+    home: Home, migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_PASSWORD", "kept-to-ourselves")
+    shutil.copy(migrated, home.root)
+    tracker = MlflowTracker(home, "study", "a" * 32)
+    many = {f"p{number:03d}": number for number in range(120)}  # more than one batch
+    tracker.start(
+        STUDY, "study", {**many, "long": "x" * 7000}, {"sweeper.changes": "y" * 9000, "why": "kept-to-ourselves"}
+    )
+    tracker.end(STUDY, RunState.FINISHED, {"later": "at http://me:kept-to-ourselves@host"})
+    _, run = mlflow_run(tracker, STUDY)
+    assert len(run.data.params) == 121
+    assert run.data.params["long"] == "x" * 5999 + "…"
+    assert run.data.tags["sweeper.changes"] == "y" * 7999 + "…"
+    assert run.data.tags["why"] == "[redacted]"
+    assert run.data.tags["later"] == "at http://me:[redacted]@host"
+    assert (run.data.tags["sweeper.study"], run.data.tags["sweeper.study_id"]) == ("study", "a" * 32)
+    config = tmp_path / "config.yaml"
+    config.write_text("description: kept-to-ourselves, and more")
+    tracker.log_file(STUDY, config)
+    logged = home.artifacts / "study" / run.info.run_id / "artifacts" / "config.yaml"
+    assert logged.read_text() == "description: [redacted], and more"
+    assert config.read_text() == "description: kept-to-ourselves, and more"
