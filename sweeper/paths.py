@@ -8,6 +8,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 └── studies/NAME/
     ├── config.yaml           the composed configuration
     ├── changes.yaml          what later launches changed, an entry each
+    ├── model.json            which base it is: a commit of the Hub, or what files a folder had
     ├── splits.json           which row is in which split, where the study cut them
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
@@ -142,6 +143,10 @@ class StudyPaths:
         return self.root / "changes.yaml"
 
     @property
+    def model(self) -> Path:
+        return self.root / "model.json"
+
+    @property
     def splits(self) -> Path:
         return self.root / "splits.json"
 
@@ -186,7 +191,7 @@ class StudyPaths:
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
-        others = (self.changes, self.splits, self.events, self.outcome, self.deleting, self.trials)
+        others = (self.changes, self.model, self.splits, self.events, self.outcome, self.deleting, self.trials)
         return {file.name for file in (*files, *others)}
 
     def trial(self, number: int) -> Path:

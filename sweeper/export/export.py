@@ -13,6 +13,7 @@ from typing import Any
 from sweeper import __version__
 from sweeper.config import check
 from sweeper.errors import ExportError
+from sweeper.models import origin
 from sweeper.paths import Home, write_atomically
 from sweeper.search.views import StudyView, TrialView, view
 
@@ -31,6 +32,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         The manifest.
 
     Raises:
+        ModelError: if the base is not the one that the study was begun with.
         ExportError: if there is nothing to export, or `folder` exists and `force` is not set.
     """
     seen = view(home, study)
@@ -51,6 +53,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     if folder.exists() and not is_ours:
         raise ExportError(f"--force replaces an earlier export, but {folder} has no {MANIFEST}; choose another folder")
 
+    known = origin.kept(paths)
+    section = origin.pinned(config.model, known)
     test: dict[str, Any] = seen.attributes.get("test", {})
     is_tested = test.get("trial") == trial.number
     manifest: dict[str, Any] = {
@@ -58,7 +62,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "study": study,
         "trial": trial.number,
         "params": trial.params,
-        "model": config.model.model_dump(mode="json"),
+        "model": section.model_dump(mode="json"),
+        "base": known.as_dict() if known is not None else None,
         "prompt": config.prompt.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
         "long": config.data.long,
@@ -73,7 +78,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "lora": config.trial_params(trial.params).model_dump(mode="json"),
         "versions": {name: version(name) for name in _VERSIONED},
     }
-    _write(folder, adapter, manifest, config.model.model_dump(), home)
+    _write(folder, adapter, manifest, section.model_dump(), home)
     return manifest
 
 
@@ -119,6 +124,7 @@ def _write(folder: Path, adapter: Path, manifest: dict[str, Any], model: dict[st
         # Where the base is now: the store may have moved since the adapter was trained.
         config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = source(section, home)
+        config["revision"] = section.revision
         write_atomically(temporary / CONFIG, json.dumps(config, indent=2))
         manifest["sha256"] = {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(temporary.iterdir())

@@ -29,6 +29,7 @@ from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight.model import admit
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, is_finished, study_names, view
 
@@ -72,6 +73,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         if before is None:
             data = rows.of(config, None)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
+            for line in admit(config, paths, goes_on=False):
+                announce(f"note: {line}")
         else:
             for line in resume(config, paths, before):
                 announce(line)

@@ -9,13 +9,10 @@ warning is an error here.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import re
 import warnings
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,9 @@ from transformers.utils import logging as transformers_logging
 
 from sweeper.config.schema import ModelSection
 from sweeper.errors import ModelError
+from sweeper.models import origin
 from sweeper.paths import Home
 
-BUNDLED = "bundled:"
 warnings.filterwarnings("error", message="bitsandbytes.*autograd kernel was not registered")
 
 
@@ -38,21 +35,11 @@ def source(section: ModelSection, home: Home) -> str:
     Raises:
         ModelError: if a bundled model or a folder does not exist.
     """
-    assert section.path is not None  # checked with the configuration
-    if section.path.startswith(BUNDLED):
-        name = section.path.removeprefix(BUNDLED)
-        folder = resources.files("sweeper.models") / name / "weights"
-        if not folder.is_dir():
-            raise ModelError(f"model.path: there is no bundled model {name!r}; bundled: tiny")
-        return str(folder)
-    if section.gguf_package and (file := _packaged_gguf(section.gguf_package)):
-        return str(_converted(file, home.models / section.name))
-    folder = Path(section.path).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
-    if section.path.startswith(("/", ".", "~")):
-        raise ModelError(f"model.path: there is no folder {folder}")
-    return section.path
+    found = origin.find(section)
+    if found.kind == "gguf":
+        assert found.path is not None
+        return str(_converted(found.path, home.models / section.name))
+    return str(found.path or section.path)
 
 
 def load_tokenizer(section: ModelSection, home: Home) -> Any:
@@ -85,6 +72,7 @@ def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
             source(section, home),
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
+            use_safetensors=True,  # never a pickle
             **arguments,
         )
     freeze(model)
@@ -150,22 +138,11 @@ def _without_dropout(model: Any) -> None:
                 setattr(holder, name, 0.0)
 
 
-def _packaged_gguf(package: str) -> Path | None:
-    """The GGUF file of an installed PyPI package, or None where it is not installed."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    return found[0] if found else None
-
-
 def _converted(file: Path, folder: Path) -> Path:
     """`file` as a folder of safetensors, converted once: GGUF weights would stay packed and slow."""
     if (folder / "config.json").is_file():
         return folder
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"reading {file.name} needs the package gguf: pip install 'sweeper[gguf]'")
+    origin.require_gguf(file)
     from transformers import GgufConfig
 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")

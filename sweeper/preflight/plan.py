@@ -21,7 +21,9 @@ from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
+from sweeper.preflight.disk import Room
 from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, ranks, target_choices
+from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted
 from sweeper.units import GIB
 
@@ -74,6 +76,8 @@ class Plan:
         micro_batch_rows: by rank, the most of the longest rows that go through at once.
         slots: by rank, the most trials that train together, one row at a time.
         infeasible_share: of the configurations of the space.
+        disks: what a launch writes, by file system.
+        notes: what a launch would say of the base.
     """
 
     study: str
@@ -90,9 +94,11 @@ class Plan:
     slots: dict[int, int]
     infeasible: list[Infeasible]
     infeasible_share: float
+    disks: list[Room]
+    notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "disks": [room.as_dict() for room in self.disks]}
 
 
 def plan(config: Config, home: Home) -> Plan:
@@ -137,6 +143,7 @@ def plan(config: Config, home: Home) -> Plan:
     widest = forecast.widest
     cells = [_cell(forecast, rank, count, widest) for rank in known for count in ROWS]
     infeasible, share = _infeasible(forecast, choices)
+    disks, notes = foresee(config, home)
     return Plan(
         study=config.study.name,
         model=config.model.name,
@@ -152,6 +159,8 @@ def plan(config: Config, home: Home) -> Plan:
         slots={rank: _most(lambda n, rank=rank: _fits_together(forecast, rank, n, widest), 256) for rank in known},
         infeasible=infeasible,
         infeasible_share=share,
+        disks=disks,
+        notes=notes,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sweeper.config.schema import Config
+from sweeper.config.schema import Config, ModelSection
 from sweeper.data import long, rows
 from sweeper.data.example import balanced
 from sweeper.data.prompt import Conversations, Renderer, renderer
@@ -20,7 +20,7 @@ from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner
-from sweeper.models import base
+from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
@@ -44,6 +44,7 @@ class Workbench:
     """The base with its pack, and the task to train and score on."""
 
     base_name: str
+    base_revision: str | None  # the commit, where the base is from the Hub
     pack: Pack
     task: Task
     validation: Split
@@ -92,13 +93,13 @@ def _targets(config: Config, linears: list[str]) -> list[str]:
     return [name for name in linears if name in chosen]
 
 
-def _loaded(config: Config, home: Home, guard: Guard | None) -> Any:
+def _loaded(config: Config, section: ModelSection, home: Home, guard: Guard | None) -> Any:
     """The base on its device.
 
     Raises:
         OutOfRoomError: if it does not fit there.
     """
-    loaded = attempted(lambda: base.load_base(config.model, home, base.pick_device(config.engine.device)))
+    loaded = attempted(lambda: base.load_base(section, home, base.pick_device(config.engine.device)))
     if not isinstance(loaded, Failure):
         return loaded
     raise OutOfRoomError(
@@ -117,8 +118,10 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     Raises:
         DataError, PromptError, ModelError: what is wrong, and where.
     """
-    data = rows.of(config, home.study(config.study.name).splits)
-    tokenizer = base.load_tokenizer(config.model, home)
+    paths = home.study(config.study.name)
+    section = origin.pinned(config.model, origin.kept(paths))
+    data = rows.of(config, paths.splits)
+    tokenizer = base.load_tokenizer(section, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
     data_sha256, data = data.sha256, fitted.data
@@ -131,7 +134,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
-    model = _loaded(config, home, guard)
+    model = _loaded(config, section, home, guard)
     linears = linear_names(model)
     pack = Pack(
         model,
@@ -145,7 +148,8 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     compatibility.verify(pack)
     task = task_of(rendered)
     return Workbench(
-        base_name=base.source(config.model, home),
+        base_name=base.source(section, home),
+        base_revision=section.revision,
         pack=pack,
         task=task,
         validation=validation,
