@@ -39,7 +39,8 @@ def refusal(path: str, names: Sequence[str], config: Mapping[str, Any], is_code_
         code = ", ".join(map(str, config["auto_map"].values()))
         return (
             f"model.path: {path} is made of code in its repository ({code}), which may do whatever you may; "
-            "read it, and set model.trust_remote_code=true with its commit as model.revision, or take a model that transformers knows"
+            "read it, and set model.trust_remote_code=true with its commit as model.revision, or "
+            "take a model that transformers knows"
         )
     return None
 

@@ -244,10 +244,10 @@ def _checked(section: ModelSection, found: _Found, moved: str | None) -> Snapsho
 
 def _not_here(section: ModelSection, found: _Found | None, reason: str) -> str:
     path, revision = section.path, section.revision
-    what = f"there lacks {', '.join(found.lacking)}" if found else "it is not there"
+    what = f"lacks {', '.join(found.lacking)} of it" if found else "does not have it"
     at = f" --revision {found.commit if found else revision}" if found or revision else ""
     return (
         f"model.path: {path!r} must be a folder, or a Hub id that is reachable or cached, but the Hub is not reached "
-        f"({reason}), and of its cache in {cache_folder()} {what}. Where there is a network, `hf download "
-        f"{path}{at}` fills a cache; copy its folder models--{str(path).replace('/', '--')} to this one, or set HF_HOME"
+        f"({reason}), and the cache {cache_folder()} {what}. Where there is a network, `hf download {path}{at}` fills "
+        f"one; copy its folder models--{str(path).replace('/', '--')} to here, or let HF_HOME name a copy"
     )
