@@ -26,6 +26,7 @@ from sweeper.errors import ModelError
 from sweeper.models import origin
 from sweeper.paths import Home
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 warnings.filterwarnings("error", message="bitsandbytes.*autograd kernel was not registered")
 
 
@@ -97,10 +98,34 @@ def quantization(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and float32 on a CPU, unless `model.dtype` says otherwise."""
-    if section.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[section.dtype]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    """What `model.dtype` means on a device.
+
+    Raises:
+        ModelError: if it is bfloat16, and the card does not compute in that.
+    """
+    if section.dtype == "auto":
+        return _best_dtype(device)
+    dtype = DTYPES[section.dtype]
+    if dtype is torch.bfloat16 and device.type == "cuda" and not has_bfloat16(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ModelError(
+            f"model.dtype: bfloat16 needs a card that computes in it (compute capability 8.0), but "
+            f"{torch.cuda.get_device_name(device)} has {major}.{minor} and would emulate it, slowly; "
+            "model.dtype=float16 scales losses instead, and so does auto there"
+        )
+    return dtype
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if has_bfloat16(device) else torch.float16
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA card computes in bfloat16 itself; emulated, it is slower than float32."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def pick_device(name: str) -> torch.device:

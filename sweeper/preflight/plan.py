@@ -186,9 +186,10 @@ def pick_card(config: Config) -> Card:
     return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False, section.price_usd_per_hour)
 
 
-def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16"]:
+def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16", "float16"]:
     if config.model.dtype != "auto":
         return config.model.dtype
+    # Or float16, on a card without bfloat16: as many bytes.
     return "bfloat16" if card.is_cuda else "float32"
 
 
