@@ -19,8 +19,8 @@ from sweeper.redaction import redacted, secret_keys
 
 PLAIN_TEMPLATE = "{{ text }}"
 SECRETS = (
-    "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_PASSWORD, "
-    "PostgreSQL's in ~/.pgpass"
+    "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or "
+    "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass"
 )
 Section = TypeVar("Section", ModelSection, DataSection)
 

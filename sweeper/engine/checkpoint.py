@@ -63,7 +63,7 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "duration_s": slot.duration_s,
             "evaluations": slot.evaluations,
             "best_evaluation": slot.best_evaluation,
-            "loss_scale": slot.loss_scale.model_dump() if slot.loss_scale is not None else None,
+            "loss_scale": slot.loss_scale.model_dump(),
             "company": [company.model_dump() for company in slot.company],
         }
     )
@@ -111,7 +111,6 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         (best.tensors["weight"] if kind == _BEST else state.tensors[kind])[name] = tensor
-    scale = header.get("loss_scale")  # there was none before float16
     slot = Slot(
         number=header["number"],
         params=params,
@@ -124,7 +123,7 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
         evaluations=header["evaluations"],
         best_evaluation=header["best_evaluation"],
         best_adapter=best if header["best_evaluation"] is not None else None,
-        loss_scale=LossScale.model_validate(scale) if scale is not None else None,
+        loss_scale=LossScale.model_validate(header.get("loss_scale", {})),
         company=[Company.model_validate(company) for company in header["company"]],
     )
     return slot, state

@@ -11,6 +11,8 @@ it comes for every trial of the study. AdamW alone does not count it, as its mom
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel
 
 INITIAL = 2.0**16
@@ -25,18 +27,24 @@ class LossScale(BaseModel):
     finite_steps: int = 0  # since the scale last changed
     skipped_steps: int = 0
 
-    @property
-    def is_exhausted(self) -> bool:
-        return self.value < LOWEST
+    def note(self, loss: float, grad_norm: float) -> bool:
+        """Takes in how a step went.
 
-    def note(self, is_finite: bool) -> None:
-        """Takes in whether a step's gradient was finite."""
-        if not is_finite:
+        Args:
+            loss: before it was scaled; one that is not finite has nothing to do with the scale.
+
+        Returns:
+            Whether the step was skipped for the scale alone: the trial has not diverged.
+        """
+        if not math.isfinite(loss):
+            return False
+        if not math.isfinite(grad_norm):
             self.value /= 2
             self.finite_steps = 0
             self.skipped_steps += 1
-            return
+            return self.value >= LOWEST
         self.finite_steps += 1
         if self.finite_steps == INTERVAL_STEPS:
             self.value *= 2
             self.finite_steps = 0
+        return False

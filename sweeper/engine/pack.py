@@ -57,7 +57,7 @@ class Slot:
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None
     company: list[Company] = field(default_factory=list)  # beside whom it trained
-    loss_scale: LossScale | None = None  # from its first step in float16 on
+    loss_scale: LossScale = field(default_factory=LossScale)  # read and changed in float16 alone
 
     @property
     def is_finished(self) -> bool:
@@ -85,7 +85,8 @@ class Tick:
     loss: float
     grad_norm: float
     learning_rate: float
-    is_skipped: bool = False  # only because its loss was enlarged too much; see `loss_scale`
+    loss_scale: float | None = None  # in float16
+    is_skipped: bool = False  # only because of that scale
 
     @property
     def is_finite(self) -> bool:
@@ -141,8 +142,6 @@ class Pack:
     def admit(self, slot: Slot, state: AdapterState) -> None:
         """Adds a trial, new or resumed, beside those of like rank."""
         self.slots.insert(self.stack.admit(state), slot)
-        if self.is_scaled and slot.loss_scale is None:
-            slot.loss_scale = LossScale()
         self._has_changed = True
 
     def remove(self, slot: Slot) -> AdapterState:
@@ -186,19 +185,10 @@ class Pack:
             slot.step += 1
             slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
             slot.supervised_tokens += sum(self.examples[row].supervised_tokens for row in batches[index])
-            is_skipped = self._note_scale(slot, losses[index], norms[index])
-            ticks.append(Tick(losses[index], norms[index], rates[index], is_skipped))
+            scale = slot.loss_scale.value if self.is_scaled else None
+            is_skipped = self.is_scaled and slot.loss_scale.note(losses[index], norms[index])
+            ticks.append(Tick(losses[index], norms[index], rates[index], scale, is_skipped))
         return ticks
-
-    def _note_scale(self, slot: Slot, loss: float, norm: float) -> bool:
-        """Adapts a slot's loss scale; returns whether it skipped its step for that alone.
-
-        A loss that is not finite was so before it was scaled.
-        """
-        if not self.is_scaled or slot.loss_scale is None or not math.isfinite(loss):
-            return False
-        slot.loss_scale.note(math.isfinite(norm))
-        return not math.isfinite(norm) and not slot.loss_scale.is_exhausted
 
     def rehearse(self, rows: Sequence[int]) -> None:
         """A step of every slot on these rows, for what it takes; what it does to the adapters is not kept."""
@@ -255,7 +245,7 @@ class Pack:
         device, dtype = self.stack.device, self.stack.dtype
         by = torch.tensor(divisors, device=device, dtype=dtype)
         total = torch.zeros(len(self.slots), device=device, dtype=dtype)
-        scales = torch.tensor([self._scale(slot) for slot in self.slots], device=device, dtype=dtype)
+        scales = total.new_tensor([slot.loss_scale.value for slot in self.slots]) if self.is_scaled else None
         queue = by_length(items)
         while queue:
             part = self.planner.part(
@@ -267,9 +257,7 @@ class Pack:
                 can_checkpoint=self.stack.can_checkpoint,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)
-            total += self.train_chunk(
-                new_chunk(queue[: part.rows], self.pad, device), by, scales if self.is_scaled else None
-            )
+            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), by, scales)
             queue = queue[part.rows :]
         return [float(loss) for loss in total.tolist()]
 
@@ -307,13 +295,9 @@ class Pack:
         steps = slot.rhythm.total_steps
         warmup = math.ceil(slot.params.warmup_ratio * steps)
         multiplier = optimizer.schedule_multipliers(slot.params.schedule, warmup, steps)[slot.step]
-        skipped = slot.loss_scale.skipped_steps if slot.loss_scale is not None else 0
-        return optimizer.SlotRates(
-            slot.params, slot.params.learning_rate * multiplier, slot.step + 1 - skipped, self._scale(slot)
-        )
-
-    def _scale(self, slot: Slot) -> float:
-        return slot.loss_scale.value if self.is_scaled and slot.loss_scale is not None else 1.0
+        step = slot.step + 1 - slot.loss_scale.skipped_steps
+        scale = slot.loss_scale.value if self.is_scaled else 1.0
+        return optimizer.SlotRates(slot.params, slot.params.learning_rate * multiplier, step, scale)
 
     @torch.no_grad()
     def choose_next(

@@ -104,7 +104,7 @@ def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
         ModelError: if it is bfloat16, and the card does not compute in that.
     """
     if section.dtype == "auto":
-        return _best_dtype(device)
+        return best_dtype(device)
     dtype = DTYPES[section.dtype]
     if dtype is torch.bfloat16 and device.type == "cuda" and not has_bfloat16(device):
         major, minor = torch.cuda.get_device_capability(device)
@@ -116,7 +116,8 @@ def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _best_dtype(device: torch.device) -> torch.dtype:
+def best_dtype(device: torch.device) -> torch.dtype:
+    """What `model.dtype=auto` means: bfloat16 on CUDA, float16 where a card has none, float32 on a CPU."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if has_bfloat16(device) else torch.float16
@@ -125,7 +126,7 @@ def _best_dtype(device: torch.device) -> torch.dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a CUDA card computes in bfloat16 itself; emulated, it is slower than float32."""
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def pick_device(name: str) -> torch.device:

@@ -40,6 +40,7 @@ from sweeper.memory.formula import (
 )
 from sweeper.memory.live import LiveBytes
 from sweeper.memory.planner import Load, Work
+from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
 from sweeper.preflight.case import Case, Extent, ModelShape, Peaks, Terms, hashable
 from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
