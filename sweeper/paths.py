@@ -8,6 +8,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 └── studies/NAME/
     ├── config.yaml           the composed configuration
     ├── changes.yaml          what later launches changed, an entry each
+    ├── model.json            which base it is: a commit of the Hub, or what files a folder had
     ├── splits.json           which row is in which split, where the study cut them
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
@@ -144,6 +145,10 @@ class StudyPaths:
         return self.root / "changes.yaml"
 
     @property
+    def model(self) -> Path:
+        return self.root / "model.json"
+
+    @property
     def splits(self) -> Path:
         return self.root / "splits.json"
 
@@ -199,6 +204,7 @@ class StudyPaths:
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
         others = (
             self.changes,
+            self.model,
             self.splits,
             self.code,
             self.tracking,

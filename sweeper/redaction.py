@@ -29,6 +29,10 @@ def redacted(text: str) -> str:
     """`text` without the secrets of the environment, the tokens that have a known form, and the passwords in URLs."""
     for value in sorted(_known_values(), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
+    return _without_form(text)
+
+
+def _without_form(text: str) -> str:
     return _TOKEN.sub(HIDDEN, _URL_PASSWORD.sub(rf"\g<before>{HIDDEN}", text))
 
 
@@ -44,9 +48,12 @@ def redacted_values(value: Any) -> Any:
 
 
 def secret_keys(values: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a configuration whose text has a token or a password in it."""
+    """The dotted keys of a configuration whose text has a token or a password in it, or is a secret of the environment.
+
+    It must be that as a whole: a password of the environment that is a common word may well stand in a prompt.
+    """
     if isinstance(values, str):
-        if redacted(values) != values:
+        if _without_form(values) != values or values.strip() in _known_values():
             yield prefix
     elif isinstance(values, Mapping):
         for key, item in values.items():

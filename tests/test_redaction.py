@@ -45,3 +45,9 @@ def test_values_within_values() -> None:
     values = {"model": {"path": TOKEN, "rank": 8}, "list": [1, f"a {TOKEN}"]}
     assert redacted_values(values) == {"model": {"path": HIDDEN, "rank": 8}, "list": [1, f"a {HIDDEN}"]}
     assert list(secret_keys(values)) == ["model.path", "list[1]"]
+
+
+def test_a_key_is_one_whose_whole_text_is_a_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_PASSWORD", "password")
+    values = {"prompt": "which password?", "data": {"path": "password"}, "url": "http://ann:secret@host"}
+    assert list(secret_keys(values)) == ["data.path", "url"]

@@ -89,7 +89,18 @@ def _gpu() -> Finding:
         pynvml.nvmlShutdown()
     is_ok = torch.cuda.is_available()
     cure = None if is_ok else f"torch {torch.__version__} sees no CUDA device: install its CUDA build"
-    return Finding("gpu", is_ok, f"{', '.join(cards) or 'none'}; driver {driver}", cure)
+    return Finding("gpu", is_ok, f"{', '.join(cards) or 'none'}; driver {driver}{_precision() if is_ok else ''}", cure)
+
+
+def _precision() -> str:
+    """What `model.dtype=auto` is on the first card."""
+    import torch
+
+    from sweeper.models.base import best_dtype
+
+    dtype = best_dtype(torch.device("cuda:0"))
+    why = " with a loss scale for each trial, as it has no bfloat16" if dtype is torch.float16 else ""
+    return f"; computes in {str(dtype).removeprefix('torch.')}{why}"
 
 
 def _quantised_training() -> Finding:
@@ -98,10 +109,10 @@ def _quantised_training() -> Finding:
     from bitsandbytes.nn import Linear4bit
     from torch import nn
 
-    from sweeper.models.base import guard
+    from sweeper.models.base import best_dtype, guard
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = best_dtype(torch.device(device))
     layer = Linear4bit(64, 64, bias=False, compute_dtype=dtype, quant_type="nf4").to(device)
     guard(nn.ModuleList([layer]))
     norms = []

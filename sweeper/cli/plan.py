@@ -38,7 +38,7 @@ def plan_table(plan: Plan) -> RenderableType:
         f"budget {plan.budget_gib:.2f} GiB, after a reserve of {plan.reserve_gib:g}; {context}\n"
         f"longest row {plan.longest_row_tokens} tokens, answer {plan.answer_tokens} ({measured})"
     )
-    return Group(Text(head), _peaks(plan), _terms(plan), Text(_words(plan)))
+    return Group(Text(head), _peaks(plan), _terms(plan), Text(_words(plan)), Text(_disks(plan)))
 
 
 def _peaks(plan: Plan) -> Table:
@@ -79,6 +79,10 @@ def _terms(plan: Plan) -> Table:
             table.add_row(name, *(f"{size:.3f}" if size else "–" for size in sizes))
     table.add_row("all", *(f"{cell.peak_gib:.3f}" for cell in chosen), style="bold")
     return table
+
+
+def _disks(plan: Plan) -> str:
+    return "\n".join([*(f"Disk: {room.in_words()}" for room in plan.disks), *(f"Note: {line}" for line in plan.notes)])
 
 
 def _words(plan: Plan) -> str:

@@ -16,17 +16,42 @@ from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, v
 from sweeper.config.teaching import KINDS, METRICS, CustomSection, DataSection, WrittenSection
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
+from sweeper.redaction import redacted, secret_keys
 from sweeper.trial import TARGET_PRESETS
 
 PLAIN_TEMPLATE = "{{ text }}"
+SECRETS = (
+    "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or "
+    "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass"
+)
 Section = TypeVar("Section", ModelSection, DataSection, StudySection)
 
 
 def check(values: dict[str, Any]) -> Config:
-    """Validates composed configuration values.
+    """Validates composed configuration values; one that has a secret in it would be copied to many places.
 
     Raises:
         ConfigError: with every problem that was found, not only the first.
+    """
+    problems = [
+        f"{key}: must not have a token or a password, which would be stored and shown" for key in secret_keys(values)
+    ]
+    if problems:
+        problems.append(SECRETS)
+    try:
+        config = _checked(values)
+    except ConfigError as error:
+        raise ConfigError([*problems, *map(redacted, error.problems)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _checked(values: dict[str, Any]) -> Config:
+    """The configuration that values are, whatever stands in them.
+
+    Raises:
+        ConfigError: with every problem that was found.
     """
     config: Config | None = None
     problems: list[str] = []
@@ -261,6 +286,6 @@ def load_filled(paths: StudyPaths) -> tuple[Config, list[str]]:
         )
     filled, missing = defaults.filled(values)
     try:
-        return check(filled), missing
+        return _checked(filled), missing
     except ConfigError as error:  # or they would be looked for on the command line
         raise ConfigError([*error.problems, f"these are the settings of a study that exists: {paths.config}"]) from None

@@ -60,7 +60,7 @@ class ModelSection(Section):
     revision: Frozen[str | None]
     gguf_package: Frozen[str | None]
     quant: Frozen[Literal["nf4", "none"]]
-    dtype: Frozen[Literal["auto", "float32", "bfloat16"]]
+    dtype: Frozen[Literal["auto", "float32", "bfloat16", "float16"]]
     trust_remote_code: Frozen[bool]
     config: Frozen[dict[str, Any] | None]
 

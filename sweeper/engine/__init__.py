@@ -40,6 +40,9 @@ the CPU, a tick of seven slots of rank 8 and one of 128 takes 0.47 s in place of
 in place of 212 (`tests/bench/rank_buckets.py`). In a bucket, equal rows take `bmm`; ragged rows `grouped_mm`,
 or a padded `bmm` where the format forbids it.
 
+**float16.** On cards without bfloat16, each slot's loss is enlarged by a scale of its own (`loss_scale`) and its
+gradient made smaller again before it is clipped. Where it overflows, that slot skips the step and halves its scale.
+
 **Gradient checkpointing.** transformers calls our function in place of a layer's forward. The layout (whose
 row is whose) goes into `torch.utils.checkpoint` as an argument: the recompute happens in the backward, when
 the layers' active layout may be another.

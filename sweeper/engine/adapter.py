@@ -19,13 +19,21 @@ WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 _PREFIX = "base_model.model."
 
 
-def write(folder: Path, state: AdapterState, params: TrialParams, base: str, linears: Sequence[str]) -> None:
+def write(
+    folder: Path,
+    state: AdapterState,
+    params: TrialParams,
+    base: str,
+    linears: Sequence[str],
+    revision: str | None = None,
+) -> None:
     """Writes what `PeftModel.from_pretrained` reads, at the adapter's true rank.
 
     The folder appears whole: it is written beside its place and moved there.
 
     Args:
         base: what the adapter's config names as its base model.
+        revision: of the base, where that is on the Hub.
         linears: every linear of the base, to write the targets as short as they can be.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -42,6 +50,7 @@ def write(folder: Path, state: AdapterState, params: TrialParams, base: str, lin
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
+        revision=revision,
         inference_mode=True,
     )
     config.save_pretrained(str(temporary))

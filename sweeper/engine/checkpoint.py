@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sweeper.engine.bucket import KINDS, AdapterState
+from sweeper.engine.loss_scale import LossScale
 from sweeper.engine.pack import Slot
 from sweeper.errors import CheckpointError
 from sweeper.trial import Company, Rhythm, TrialParams
@@ -62,6 +63,7 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "duration_s": slot.duration_s,
             "evaluations": slot.evaluations,
             "best_evaluation": slot.best_evaluation,
+            "loss_scale": slot.loss_scale.model_dump(),
             "company": [company.model_dump() for company in slot.company],
         }
     )
@@ -121,6 +123,7 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
         evaluations=header["evaluations"],
         best_evaluation=header["best_evaluation"],
         best_adapter=best if header["best_evaluation"] is not None else None,
+        loss_scale=LossScale.model_validate(header.get("loss_scale", {})),
         company=[Company.model_validate(company) for company in header["company"]],
     )
     return slot, state

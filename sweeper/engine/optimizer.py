@@ -25,11 +25,17 @@ BLOCK_VALUES = 2**21  # of a slot's values that are worked on at a time: 8 MiB o
 
 @dataclass(frozen=True)
 class SlotRates:
-    """One slot's values for one step; `step` counts from 1."""
+    """One slot's values for one step.
+
+    Attributes:
+        step: of AdamW, from 1.
+        loss_scale: what its loss was multiplied with.
+    """
 
     params: TrialParams
     learning_rate: float
     step: int
+    loss_scale: float = 1.0
 
 
 @lru_cache(maxsize=256)
@@ -92,6 +98,9 @@ class BucketStep:
     def __init__(self, bucket: Bucket, rates: Sequence[SlotRates]) -> None:
         self.grad, self.weight, self.moments = bucket.grad, bucket.weight, bucket.moments
         self.slots = bucket.slots
+        if any(rate.loss_scale != 1.0 for rate in rates):
+            # To the bit, but for what is too small for float32: scales are powers of two.
+            self.grad.div_(self.grad.new_tensor([[rate.loss_scale] for rate in rates]))
         self.norms: Tensor = torch.linalg.vector_norm(self.grad, dim=1)
         is_finite = torch.isfinite(self.norms)[:, None]
         self._is_skipped = ~is_finite

@@ -28,6 +28,7 @@ from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
 from sweeper.engine.lora import Layout
+from sweeper.engine.loss_scale import LossScale
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.stack import AdapterStack, initial_state
 from sweeper.memory.oom import Failure, attempted
@@ -56,6 +57,7 @@ class Slot:
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None
     company: list[Company] = field(default_factory=list)  # beside whom it trained
+    loss_scale: LossScale = field(default_factory=LossScale)  # read and changed in float16 alone
 
     @property
     def is_finished(self) -> bool:
@@ -83,10 +85,12 @@ class Tick:
     loss: float
     grad_norm: float
     learning_rate: float
+    loss_scale: float | None = None  # in float16
+    is_skipped: bool = False  # only because of that scale
 
     @property
     def is_finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+        return math.isfinite(self.loss) and (math.isfinite(self.grad_norm) or self.is_skipped)
 
 
 class Pack:
@@ -126,6 +130,7 @@ class Pack:
         self.pad = pad
         self.chunk_tokens = chunk_tokens
         self.slots: list[Slot] = []  # in the order of the stack
+        self.is_scaled = model.dtype is torch.float16  # the losses, before the backward
         self._has_changed = False  # whether slots came or went since the last tick
 
     def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm, seed: int) -> tuple[Slot, AdapterState]:
@@ -180,7 +185,9 @@ class Pack:
             slot.step += 1
             slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
             slot.supervised_tokens += sum(self.examples[row].supervised_tokens for row in batches[index])
-            ticks.append(Tick(losses[index], norms[index], rates[index]))
+            scale = slot.loss_scale.value if self.is_scaled else None
+            is_skipped = self.is_scaled and slot.loss_scale.note(losses[index], norms[index])
+            ticks.append(Tick(losses[index], norms[index], rates[index], scale, is_skipped))
         return ticks
 
     def rehearse(self, rows: Sequence[int]) -> None:
@@ -238,6 +245,7 @@ class Pack:
         device, dtype = self.stack.device, self.stack.dtype
         by = torch.tensor(divisors, device=device, dtype=dtype)
         total = torch.zeros(len(self.slots), device=device, dtype=dtype)
+        scales = total.new_tensor([slot.loss_scale.value for slot in self.slots]) if self.is_scaled else None
         queue = by_length(items)
         while queue:
             part = self.planner.part(
@@ -249,15 +257,16 @@ class Pack:
                 can_checkpoint=self.stack.can_checkpoint,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)
-            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), by)
+            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), by, scales)
             queue = queue[part.rows :]
         return [float(loss) for loss in total.tolist()]
 
-    def train_chunk(self, chunk: Chunk, divisors: torch.Tensor) -> torch.Tensor:
+    def train_chunk(self, chunk: Chunk, divisors: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
         """Adds a chunk's part to every slot's gradient.
 
         Args:
             divisors: `(K,)`: the supervised tokens of each slot's effective batch, each times its row's weight.
+            scales: `(K,)`: what each slot's loss is multiplied with for the backward.
 
         Returns:
             `(K,)`: the chunk's part of each slot's loss.
@@ -269,7 +278,7 @@ class Pack:
         if where.weights is not None:
             losses = losses * where.weights.to(divisors.dtype)
         by_slot = torch.zeros_like(divisors).index_add(0, where.slots, losses) / divisors
-        by_slot.sum().backward()  # type: ignore[no-untyped-call]
+        (by_slot if scales is None else by_slot * scales).sum().backward()  # type: ignore[no-untyped-call]
         return by_slot.detach()
 
     def _layout(self, chunk: Chunk) -> Layout:
@@ -286,7 +295,9 @@ class Pack:
         steps = slot.rhythm.total_steps
         warmup = math.ceil(slot.params.warmup_ratio * steps)
         multiplier = optimizer.schedule_multipliers(slot.params.schedule, warmup, steps)[slot.step]
-        return optimizer.SlotRates(slot.params, slot.params.learning_rate * multiplier, slot.step + 1)
+        step = slot.step + 1 - slot.loss_scale.skipped_steps
+        scale = slot.loss_scale.value if self.is_scaled else 1.0
+        return optimizer.SlotRates(slot.params, slot.params.learning_rate * multiplier, step, scale)
 
     @torch.no_grad()
     def choose_next(

@@ -16,6 +16,7 @@ from sweeper.config.teaching import CustomSection
 from sweeper.custom import own
 from sweeper.custom.sources import Sources
 from sweeper.errors import ExportError
+from sweeper.models import origin
 from sweeper.paths import Home, write_atomically
 from sweeper.search.views import StudyView, TrialView, view
 
@@ -35,6 +36,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         The manifest.
 
     Raises:
+        ModelError: if the base is not the one that the study was begun with.
         ExportError: if there is nothing to export, or `folder` exists and `force` is not set.
     """
     seen = view(home, study)
@@ -55,6 +57,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     if folder.exists() and not is_ours:
         raise ExportError(f"--force replaces an earlier export, but {folder} has no {MANIFEST}; choose another folder")
 
+    known = origin.kept(paths)
+    section = origin.pinned(config.model, known)
     test: dict[str, Any] = seen.attributes.get("test", {})
     is_tested = test.get("trial") == trial.number
     manifest: dict[str, Any] = {
@@ -62,7 +66,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "study": study,
         "trial": trial.number,
         "params": trial.params,
-        "model": config.model.model_dump(mode="json"),
+        "model": section.model_dump(mode="json"),
+        "base": known.as_dict() if known is not None else None,
         "prompt": config.prompt.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
         "long": config.data.long,
@@ -78,7 +83,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
         "versions": {name: version(name) for name in _VERSIONED},
     }
     code = own.kept(config, paths.code) if isinstance(config.task, CustomSection) else None
-    _write(folder, adapter, manifest, config.model.model_dump(), home, code)
+    _write(folder, adapter, manifest, section.model_dump(), home, code)
     return manifest
 
 
@@ -131,6 +136,7 @@ def _write(
         # Where the base is now: the store may have moved since the adapter was trained.
         config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = source(section, home)
+        config["revision"] = section.revision
         write_atomically(temporary / CONFIG, json.dumps(config, indent=2))
         if code is not None:
             code.keep(temporary / CODE)

@@ -23,7 +23,7 @@ from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError, PromptError
 from sweeper.export.export import CODE, MANIFEST
-from sweeper.models import base
+from sweeper.models import base, origin
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
 from sweeper.tasks.task import Task, task_of
@@ -63,6 +63,7 @@ class Predictor:
 
         Raises:
             ExportError: if the folder is not an export, or has code that is not trusted.
+            ModelError: if its base is not there, or is another one.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -73,6 +74,7 @@ class Predictor:
             ) from None
         try:
             section = ModelSection.model_validate(manifest["model"])
+            known = origin.Origin(**manifest["base"]) if manifest.get("base") else None
             params = TrialParams.model_validate(manifest["lora"])
             prompt = PromptSection.model_validate(manifest["prompt"])
             task: Any = TypeAdapter(TaskSection).validate_python(manifest["task"])
@@ -83,9 +85,10 @@ class Predictor:
                     f"the files of {folder} must be as they were exported, but changed: {', '.join(changed)}"
                 )
             weights = adapter.read(folder, params)
-        except (KeyError, ValueError, OSError, SafetensorError) as error:
+        except (KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
             raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
         brought = _own_task(folder, task, trusts_code)
+        section = origin.pinned(section, known)
         tokenizer: Any = base.load_tokenizer(section, home)
         rendered: Renderer | Conversations = Renderer(tokenizer, prompt, labels)
         if isinstance(task, WrittenSection):

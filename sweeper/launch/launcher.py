@@ -31,6 +31,7 @@ from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight.model import admit
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, is_finished, study_names, view
 from sweeper.search.warm_start import starts
@@ -78,6 +79,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
             brought.keep(paths.code)
+            for line in admit(config, paths, goes_on=False):
+                announce(f"note: {line}")
         else:
             for line in resume(config, paths, before):
                 announce(line)

@@ -16,7 +16,8 @@ from sweeper.custom import own
 from sweeper.data import rows
 from sweeper.errors import ConfigError, CustomCodeError, DataError
 from sweeper.paths import StudyPaths
-from sweeper.search.views import StudyView
+from sweeper.preflight.model import admit
+from sweeper.search.views import StudyView, is_finished
 
 CODE_REASON = "what it scores would not be comparable; it may change where an error of its own stopped the study"
 
@@ -25,13 +26,14 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     """Admits the settings of a launch to a study that exists, and records what they change.
 
     Returns:
-        Lines for the person: what is live and has changed, which settings the study did not have yet, and which
-        libraries have other versions than at its first launch.
+        Lines for the person: what is live and has changed, which settings the study did not have yet, what there is
+        to know of its base, and which libraries have other versions than at its first launch.
 
     Raises:
         ConfigError: with everything that is frozen and differs.
         DataError: if the rows cannot be read.
         CustomCodeError: if the study's own code cannot be imported.
+        ModelError: if the base cannot be had, or is not the one that the study was begun with.
     """
     stored, missing = check.load_filled(paths)
     changed = edits(stored, config)
@@ -42,6 +44,8 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     if brought is not None and known not in (None, brought.sha256):
         changed.append(Edit("code", _short(known), _short(brought.sha256), not _has_code_failed(paths), CODE_REASON))
     _refuse(changed, config, paths, before, brought)
+    # A study that is complete loads nothing.
+    of_base = [] if is_finished(before, config) else admit(config, paths, goes_on=True)
     now = versions.installed()
     libraries = versions.changes(before.attributes.get("versions", now), now)  # an old study does not know
     unset = [key for key in missing if marks()[key].is_frozen]
@@ -51,6 +55,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
         brought.keep(paths.code)
     lines = [f"note: {edit}" for edit in changed]
     lines += [f"note: {key}: the study was begun before there was this setting, and has its default" for key in unset]
+    lines += [f"note: {line}" for line in of_base]
     if libraries:
         lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
     return lines

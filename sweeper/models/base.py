@@ -9,13 +9,10 @@ warning is an error here.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import re
 import warnings
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,10 @@ from transformers.utils import logging as transformers_logging
 
 from sweeper.config.schema import ModelSection
 from sweeper.errors import ModelError
+from sweeper.models import origin
 from sweeper.paths import Home
 
-BUNDLED = "bundled:"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 warnings.filterwarnings("error", message="bitsandbytes.*autograd kernel was not registered")
 
 
@@ -38,21 +36,11 @@ def source(section: ModelSection, home: Home) -> str:
     Raises:
         ModelError: if a bundled model or a folder does not exist.
     """
-    assert section.path is not None  # checked with the configuration
-    if section.path.startswith(BUNDLED):
-        name = section.path.removeprefix(BUNDLED)
-        folder = resources.files("sweeper.models") / name / "weights"
-        if not folder.is_dir():
-            raise ModelError(f"model.path: there is no bundled model {name!r}; bundled: tiny")
-        return str(folder)
-    if section.gguf_package and (file := _packaged_gguf(section.gguf_package)):
-        return str(_converted(file, home.models / section.name))
-    folder = Path(section.path).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
-    if section.path.startswith(("/", ".", "~")):
-        raise ModelError(f"model.path: there is no folder {folder}")
-    return section.path
+    found = origin.find(section)
+    if found.kind == "gguf":
+        assert found.path is not None
+        return str(_converted(found.path, home.models / section.name))
+    return str(found.path or section.path)
 
 
 def load_tokenizer(section: ModelSection, home: Home) -> Any:
@@ -85,6 +73,7 @@ def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
             source(section, home),
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
+            use_safetensors=True,  # never a pickle
             **arguments,
         )
     freeze(model)
@@ -109,10 +98,35 @@ def quantization(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and float32 on a CPU, unless `model.dtype` says otherwise."""
-    if section.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[section.dtype]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    """What `model.dtype` means on a device.
+
+    Raises:
+        ModelError: if it is bfloat16, and the card does not compute in that.
+    """
+    if section.dtype == "auto":
+        return best_dtype(device)
+    dtype = DTYPES[section.dtype]
+    if dtype is torch.bfloat16 and device.type == "cuda" and not has_bfloat16(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ModelError(
+            f"model.dtype: bfloat16 needs a card that computes in it (compute capability 8.0), but "
+            f"{torch.cuda.get_device_name(device)} has {major}.{minor} and would emulate it, slowly; "
+            "model.dtype=float16 scales losses instead, and so does auto there"
+        )
+    return dtype
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """What `model.dtype=auto` means: bfloat16 on CUDA, float16 where a card has none, float32 on a CPU."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if has_bfloat16(device) else torch.float16
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA card computes in bfloat16 itself; emulated, it is slower than float32."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def pick_device(name: str) -> torch.device:
@@ -150,22 +164,11 @@ def _without_dropout(model: Any) -> None:
                 setattr(holder, name, 0.0)
 
 
-def _packaged_gguf(package: str) -> Path | None:
-    """The GGUF file of an installed PyPI package, or None where it is not installed."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    return found[0] if found else None
-
-
 def _converted(file: Path, folder: Path) -> Path:
     """`file` as a folder of safetensors, converted once: GGUF weights would stay packed and slow."""
     if (folder / "config.json").is_file():
         return folder
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"reading {file.name} needs the package gguf: pip install 'sweeper[gguf]'")
+    origin.require_gguf(file)
     from transformers import GgufConfig
 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")

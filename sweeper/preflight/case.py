@@ -25,7 +25,7 @@ class ModelShape:
     """
 
     config: Mapping[str, Any]
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "bfloat16", "float16"]
     quant: Literal["nf4", "none"]
     targets: tuple[Any, ...] = ("all-linear",)
 

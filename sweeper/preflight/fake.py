@@ -15,8 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sweeper.models import base
 from sweeper.preflight.case import ModelShape
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """A configuration with fewer layers; what it lists for each layer is cut too."""
@@ -28,7 +26,7 @@ def with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
 def fake_base(shape: ModelShape, config: Mapping[str, Any]) -> Any:
     """A frozen model of fake tensors, as `models.base.load_base` makes a real one."""
     values = dict(config)
-    dtype = DTYPES[shape.dtype]
+    dtype = base.DTYPES[shape.dtype]
     made = AutoConfig.for_model(values.pop("model_type"), **values)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

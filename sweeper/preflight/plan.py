@@ -22,7 +22,9 @@ from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
+from sweeper.preflight.disk import Room
 from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, ranks, target_choices
+from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted
 from sweeper.units import GIB
 
@@ -75,6 +77,8 @@ class Plan:
         micro_batch_rows: by rank, the most of the longest rows that go through at once.
         slots: by rank, the most trials that train together, one row at a time.
         infeasible_share: of the configurations of the space.
+        disks: what a launch writes, by file system.
+        notes: what a launch would say of the base.
     """
 
     study: str
@@ -91,9 +95,11 @@ class Plan:
     slots: dict[int, int]
     infeasible: list[Infeasible]
     infeasible_share: float
+    disks: list[Room]
+    notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "disks": [room.as_dict() for room in self.disks]}
 
 
 def plan(config: Config, home: Home) -> Plan:
@@ -138,6 +144,7 @@ def plan(config: Config, home: Home) -> Plan:
     widest = forecast.widest
     cells = [_cell(forecast, rank, count, widest) for rank in known for count in ROWS]
     infeasible, share = _infeasible(forecast, choices)
+    disks, notes = foresee(config, home)
     return Plan(
         study=config.study.name,
         model=config.model.name,
@@ -153,6 +160,8 @@ def plan(config: Config, home: Home) -> Plan:
         slots={rank: _most(lambda n, rank=rank: _fits_together(forecast, rank, n, widest), 256) for rank in known},
         infeasible=infeasible,
         infeasible_share=share,
+        disks=disks,
+        notes=notes,
     )
 
 
@@ -178,9 +187,10 @@ def pick_card(config: Config) -> Card:
     return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False, section.price_usd_per_hour)
 
 
-def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16"]:
+def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16", "float16"]:
     if config.model.dtype != "auto":
         return config.model.dtype
+    # Or float16, on a card without bfloat16: as many bytes.
     return "bfloat16" if card.is_cuda else "float32"
 
 

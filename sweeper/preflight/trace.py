@@ -40,10 +40,11 @@ from sweeper.memory.formula import (
 )
 from sweeper.memory.live import LiveBytes
 from sweeper.memory.planner import Load, Work
+from sweeper.models import base
 from sweeper.models.targets import linear_names, resolve
 from sweeper.preflight.case import Case, Extent, ModelShape, Peaks, Terms, hashable
 from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
-from sweeper.preflight.fake import DTYPES, fake_base, with_layers, without_initialisation
+from sweeper.preflight.fake import fake_base, with_layers, without_initialisation
 from sweeper.trial import Rhythm, TrialParams
 
 SHALLOW = 2
@@ -204,7 +205,8 @@ class FakeBases:
 
     def dimensions(self, has_dropout: bool) -> Dimensions:
         found = [
-            dimensions_of(model, self.shape.targets, DTYPES[self.shape.dtype], has_dropout) for model in self.models
+            dimensions_of(model, self.shape.targets, base.DTYPES[self.shape.dtype], has_dropout)
+            for model in self.models
         ]
         if len(found) == 1:
             return found[0]

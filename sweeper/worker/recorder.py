@@ -159,6 +159,8 @@ class Recorder:
                 "train/supervised_tokens": slot.supervised_tokens,
                 **memory.metrics(),
             }
+            if tick.loss_scale is not None:
+                metrics["train/loss_scale"] = tick.loss_scale
             self.tracker.log(trial_key(slot.number), metrics, slot.examples_seen)
         self.events.write(
             "tick",

@@ -142,7 +142,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
         folder = paths.adapter(number)
         # An export says the scores that were recorded: they must be this adapter's.
         if trial.state == "COMPLETE" and result.is_same and slot.best_adapter is not None and not folder.is_dir():
-            adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears)
+            adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears, bench.base_revision)
             result = replace(result, adapter=str(folder))
     return result
 

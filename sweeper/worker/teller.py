@@ -11,6 +11,7 @@ from sweeper.engine import adapter
 from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
 from sweeper.memory.oom import patiently
+from sweeper.models import origin
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import TrialView, best_of
@@ -41,6 +42,8 @@ class Teller:
         self.search.remember("long_rows", bench.long_rows)
         self.search.remember("labels", bench.task.labels)
         self.search.remember("code_sha256", bench.own.sha256)
+        if (known := origin.kept(self.paths)) is not None:
+            self.search.remember("model", known.as_dict())
         attributes = self.search.attributes
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
             self.search.remember("versions", versions.installed())
@@ -74,7 +77,8 @@ class Teller:
         self.search.confirm(slot.number)  # or the folder is another worker's
         folder = self.paths.adapter(slot.number)
         best = slot.best_adapter
-        patiently(lambda: adapter.write(folder, best, slot.params, bench.base_name, bench.linears))
+        base = bench.base_name, bench.linears, bench.base_revision
+        patiently(lambda: adapter.write(folder, best, slot.params, *base))
         value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
         self.search.complete(slot.number, value, self._record(slot), self.constraints[slot.number])
         self.recorder.end(self._told(slot.number))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sweeper.config.schema import Config
+from sweeper.config.schema import Config, ModelSection
 from sweeper.custom import own
 from sweeper.custom.own import Own
 from sweeper.data import long, rows
@@ -22,7 +22,7 @@ from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner
-from sweeper.models import base
+from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
@@ -51,6 +51,7 @@ class Workbench:
     """The base with its pack, and the task to train and score on."""
 
     base_name: str
+    base_revision: str | None  # the commit, where the base is from the Hub
     pack: Pack
     task: Task
     validation: Split
@@ -114,13 +115,13 @@ def _targets(config: Config, linears: list[str]) -> list[str]:
     return [name for name in linears if name in chosen]
 
 
-def _loaded(config: Config, home: Home, guard: Guard | None) -> Any:
+def _loaded(config: Config, section: ModelSection, home: Home, guard: Guard | None) -> Any:
     """The base on its device.
 
     Raises:
         OutOfRoomError: if it does not fit there.
     """
-    loaded = attempted(lambda: base.load_base(config.model, home, base.pick_device(config.engine.device)))
+    loaded = attempted(lambda: base.load_base(section, home, base.pick_device(config.engine.device)))
     if not isinstance(loaded, Failure):
         return loaded
     raise OutOfRoomError(
@@ -141,8 +142,9 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     """
     paths = home.study(config.study.name)
     brought = own.load(config, paths.code)
+    section = origin.pinned(config.model, origin.kept(paths))
     data = rows.of(config, paths.splits, brought)
-    tokenizer = base.load_tokenizer(config.model, home)
+    tokenizer = base.load_tokenizer(section, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
     data_sha256, data = data.sha256, fitted.data
@@ -155,7 +157,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
-    model = _loaded(config, home, guard)
+    model = _loaded(config, section, home, guard)
     linears = linear_names(model)
     pack = Pack(
         model,
@@ -168,7 +170,8 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     )
     compatibility.verify(pack)
     return Workbench(
-        base_name=base.source(config.model, home),
+        base_name=base.source(section, home),
+        base_revision=section.revision,
         pack=pack,
         task=task_of(rendered, brought.task, brought.metric, config.data.columns.label),
         validation=validation,

@@ -173,6 +173,7 @@ WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=l
         (["memory.margin=1.5"], "memory.margin: .*less than or equal to 1, but got 1.5"),
         (["memory.watch_s=0"], "memory.watch_s: .*greater than 0, but got 0"),
         (["memory.wait_s=-1"], "memory.wait_s: .*greater than or equal to 0, but got -1"),
+        (["model.dtype=int8"], "model.dtype: .*'bfloat16' or 'float16', but got 'int8'"),
         (["memory.rehearse=often"], "memory.rehearse: .*but got 'often'"),
         (
             ["~search.space.rank", "~search.space.alpha_ratio", "~search.space.learning_rate"],
@@ -184,6 +185,33 @@ def test_a_wrong_value_is_named(composed: Callable[..., Config], overrides: list
     with pytest.raises(ConfigError) as caught:
         composed("study=demo", *overrides)
     assert re.search(expected, str(caught.value)), str(caught.value)
+
+
+def test_a_secret_is_refused_and_not_shown(composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "hf_" + "Ab1" * 11
+    monkeypatch.setenv("SOME_PASSWORD", "correct horse")
+    given = [f"model.dtype={token}", "study.description=correct horse", f"+prompt.chat_template_kwargs.key={token}",
+             "data.path='postgresql://ann:pa55word@db/x'", "prompt.system='say correct horse to them'"]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        composed("study=demo", *given)
+    *named, advice, dtype = caught.value.problems
+    assert {problem.partition(":")[0] for problem in named} == {
+        *("model.dtype", "study.description", "prompt.chat_template_kwargs.key", "data.path")
+    }
+    assert all("must not have a token or a password" in problem for problem in named)
+    assert "HF_TOKEN or `hf auth login`" in advice
+    assert dtype.startswith("model.dtype: ")
+    assert not any(secret in str(caught.value) for secret in (token, "correct horse", "pa55word"))
+
+
+def test_a_study_is_read_whatever_the_environment_has_become(
+    composed: Callable[..., Config], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, paths = composed("study=demo", "study.description=correct horse"), home.study("demo")
+    paths.create()
+    check.save(config, paths)
+    monkeypatch.setenv("SOME_PASSWORD", "correct horse")
+    assert check.load(paths) == config
 
 
 def test_all_problems_come_in_one_message(composed: Callable[..., Config]) -> None:
@@ -299,7 +327,7 @@ READERS = {
     "data": ["data/files.py", "data/rows.py", "data/kinds.py", "data/splits.py"],
     "task": ["preflight/plan.py", "data/prompt.py"],
     "prompt": ["data/prompt.py", "data/chat.py"],
-    "model": ["models/base.py"],
+    "model": ["models/base.py", "models/origin.py"],
     "gpu": ["preflight/plan.py"],
     "lora": [],
     "train": [],

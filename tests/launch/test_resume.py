@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import yaml
 from sweeper import versions
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
-from sweeper.errors import ConfigError, DataError
+from sweeper.errors import ConfigError, DataError, ModelError
 from sweeper.launch import launcher
 from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.study import Search
 from sweeper.search.views import view
+from sweeper.worker import workbench
 from tests.config.test_edits import BEGUN_WITH, FROZEN_KEYS, FROZEN_SECTIONS, OTHER, edited
 
 FROZEN = [key for key in OTHER if key in FROZEN_KEYS or key.partition(".")[0] in FROZEN_SECTIONS]
@@ -166,6 +168,21 @@ def test_rows_that_are_gone_are_missed_before_anything_is_applied(begun: Begun, 
         begun.launch(begun.composed(*files, "search.trials=99"))
     assert check.load(begun.paths) == before
     assert begun.record == []
+
+
+def test_another_base_under_the_same_name_is_refused(begun: Begun, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(str(resources.files("sweeper.models") / "tiny" / "weights"), folder)
+    config = begun.with_settings(begun.composed("study=demo", "model=hub", f"model.path={folder}"))
+    begun.launch(config)  # it is kept from now on
+    assert begun.paths.model.is_file()
+    (folder / "generation_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"differs in generation_config\.json \(195 bytes, now 2\)"):
+        begun.launch(edited(config, "search.trials", 99))
+    assert begun.record == []
+    assert check.load(begun.paths) == config
+    with pytest.raises(ModelError, match="the base must be the one that the study was begun with"):
+        workbench.set_up(config, begun.home)  # what a worker and `rerun` begin with
 
 
 def test_a_study_from_before_a_setting_goes_on(begun: Begun) -> None:

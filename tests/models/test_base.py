@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.conftest import small_model
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
+CARD = torch.device("cuda:0")
 
 
 def section(composed: Compose, *overrides: str) -> ModelSection:
@@ -65,11 +67,32 @@ def test_a_model_that_is_not_there(composed: Compose, home: Home, path: str, exp
 def test_dtype_and_device(composed: Compose) -> None:
     auto = section(composed)
     assert base.compute_dtype(auto, CPU) is torch.float32
-    assert base.compute_dtype(auto, torch.device("cuda:0")) is torch.bfloat16
-    assert base.compute_dtype(section(composed, "model.dtype=float32"), torch.device("cuda:0")) is torch.float32
+    assert base.compute_dtype(section(composed, "model.dtype=float32"), CARD) is torch.float32
     assert base.pick_device("cpu") == CPU
     with pytest.raises(ModelError, match="cuda:99 is not there"):
         base.pick_device("cuda:99")
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_card_without_bfloat16_computes_in_float16(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: asked.append(including_emulation) or has_bfloat16
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    auto, explicit = section(composed), section(composed, "model.dtype=bfloat16")
+    assert base.compute_dtype(auto, CARD) is (torch.bfloat16 if has_bfloat16 else torch.float16)
+    assert base.compute_dtype(explicit, CPU) is torch.bfloat16
+    if has_bfloat16:
+        assert base.compute_dtype(explicit, CARD) is torch.bfloat16
+    else:
+        with pytest.raises(ModelError, match=r"Tesla T4 has 7\.5 and would emulate it, slowly; model\.dtype=float16"):
+            base.compute_dtype(explicit, CARD)
+    assert set(asked) == {False}  # an emulated one does not count
 
 
 def test_targets() -> None:

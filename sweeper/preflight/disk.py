@@ -1,0 +1,139 @@
+"""What a study will write, by place, against what is free there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.schema import Config
+from sweeper.config.space import bounds, condition_of
+from sweeper.errors import StoreError
+from sweeper.paths import Home
+from sweeper.units import GIB, size_text
+
+NEARLY_BYTES = GIB  # less than this left over is said
+WEIGHT_BYTES = 4  # of an adapter's value: float32
+MOMENTS_BYTES = 8  # AdamW's two
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that will be written.
+
+    Attributes:
+        folder: where; it need not be there yet.
+        remedy: how to have it elsewhere, or less of it.
+    """
+
+    what: str
+    folder: Path
+    size_bytes: int
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """A file system, and what will be written to it."""
+
+    folder: Path  # the first place on it
+    free_bytes: int
+    needs: tuple[Need, ...]
+
+    @property
+    def needed_bytes(self) -> int:
+        return sum(need.size_bytes for need in self.needs)
+
+    def in_words(self) -> str:
+        parts = "; ".join(f"{size_text(need.size_bytes)} {need.what} in {need.folder}" for need in self.needs)
+        return f"{size_text(self.free_bytes)} free for {size_text(self.needed_bytes)}: {parts}"
+
+    def as_dict(self) -> dict[str, Any]:
+        needs = [{**asdict(need), "folder": str(need.folder)} for need in self.needs]
+        return {"folder": str(self.folder), "free_bytes": self.free_bytes, "needs": needs}
+
+
+def rooms(needs: Sequence[Need]) -> list[Room]:
+    """The file systems of the places that are written to; places on the same one share it."""
+    found: dict[int, list[Need]] = {}
+    for need in needs:
+        if need.size_bytes > 0:
+            found.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
+    return [
+        Room(shared[0].folder, shutil.disk_usage(_existing(shared[0].folder)).free, tuple(shared))
+        for shared in found.values()
+    ]
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def check(found: Sequence[Room]) -> list[str]:
+    """What a person should know of disks that will be nearly full.
+
+    Raises:
+        StoreError: if one would be full.
+    """
+    full = [room for room in found if room.free_bytes < room.needed_bytes]
+    if full:
+        remedies = dict.fromkeys(need.remedy for room in full for need in room.needs)
+        raise StoreError(
+            f"the disk must have room for what will be written, but has {'; and '.join(r.in_words() for r in full)}. "
+            f"Free {size_text(sum(room.needed_bytes - room.free_bytes for room in full))}, or {', or '.join(remedies)}"
+        )
+    nearly = [room for room in found if room.free_bytes - room.needed_bytes < NEARLY_BYTES]
+    return [f"the disk will be nearly full: {room.in_words()}" for room in nearly]
+
+
+def of_study(config: Config, home: Home, model: Mapping[str, Any] | None) -> list[Need]:
+    """What the trials of a study write to its store, beyond what lies there already; an upper bound.
+
+    Args:
+        model: the configuration of transformers; None: it is not known yet, and so is what an adapter takes.
+    """
+    if model is None:
+        return []
+    values = adapter_values(config, model)
+    paths = home.study(config.study.name)
+    # A slot with its best adapter; and the new file of one of them beside the old one.
+    one = values * (2 * WEIGHT_BYTES + MOMENTS_BYTES)
+    checkpoints = min((config.engine.slots + 1) * one, int(config.checkpoint.max_gib * GIB))
+    adapters = min(config.store.keep_adapters, config.search.trials) * values * WEIGHT_BYTES
+    there = sum(file.stat().st_size for file in paths.trials.glob("*/adapter/*.safetensors"))
+    elsewhere = "have the store elsewhere (store.home=DIR)"
+    return [
+        Need("checkpoints", home.studies, max(0, checkpoints - paths.checkpoints_bytes()),
+             f"{elsewhere}, or lower checkpoint.max_gib or engine.slots"),
+        Need("adapters that are kept", home.studies, max(0, adapters - there), "lower store.keep_adapters"),
+        Need("the same in MLflow", home.artifacts, max(0, adapters - there), "lower store.keep_adapters"),
+    ]  # fmt: skip
+
+
+def adapter_values(config: Config, model: Mapping[str, Any]) -> int:
+    """The values of the largest adapter that a study may train, by Llama's shapes.
+
+    Other architectures are taken for it; where they have no key of that name, for one that is not smaller.
+    """
+    model = model.get("text_config", model)
+    hidden = int(model.get("hidden_size") or model.get("n_embd") or model.get("d_model") or 0)
+    layers = int(model.get("num_hidden_layers") or model.get("n_layer") or 0)
+    heads = int(model.get("num_attention_heads") or model.get("n_head") or 1)
+    head = int(model.get("head_dim") or hidden // heads)
+    wide = int(model.get("intermediate_size") or 4 * hidden)
+    attention = 2 * (hidden + heads * head) + 2 * (hidden + head * int(model.get("num_key_value_heads") or heads))
+    mlp = 3 * (hidden + wide)
+    widths = {"attention": attention, "mlp": mlp}
+    chosen = {config.lora.target_modules} if "target_modules" not in config.search.space else {"all-linear"}
+    most = max(widths.get(str(choice), attention + mlp) for choice in chosen)
+    return _highest_rank(config) * layers * most
+
+
+def _highest_rank(config: Config) -> int:
+    searched = config.search.space.get("rank")
+    if searched is None:
+        return config.lora.rank
+    highest = int(bounds(searched)[1])
+    return max(highest, config.lora.rank) if condition_of(searched) else highest
