@@ -6,7 +6,7 @@ Pure: no torch, no Optuna, no MLflow.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -98,6 +98,18 @@ def run_name(number: int, params: dict[str, object]) -> str:
             text = f"{value:.3g}"
         words.append(SHORT_NAMES.get(name, f"{name}=") + text)
     return " ".join(words)
+
+
+class Prediction(NamedTuple):
+    """What was predicted for one row: a label or a written answer, and the probability that the model gave it.
+
+    Attributes:
+        confidence: of a label, among the labels; of a written answer, the geometric mean over its tokens; None where
+            the task knows none.
+    """
+
+    text: str
+    confidence: float | None = None
 
 
 class Company(BaseModel):

@@ -232,6 +232,10 @@ class CheckpointSection(Section):
     max_gib: Live[Annotated[float, Field(ge=0)]]
 
 
+class TrackingSection(Section):
+    log_text: Live[bool]
+
+
 class Config(Section):
     """One study, whole."""
 
@@ -253,6 +257,7 @@ class Config(Section):
     optimizer: OptimizerSection
     memory: MemorySection
     checkpoint: CheckpointSection
+    tracking: TrackingSection
 
     def trial_params(self, sampled: dict[str, object]) -> TrialParams:
         """The fixed values of `lora` and `train` with the sampled ones in their place.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.config.teaching import ColumnsSection
+from sweeper.data.quoting import kind_of, name_of
 from sweeper.data.row import Row
 from sweeper.errors import DataError, unknown
 
@@ -23,7 +24,7 @@ def check_columns(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -
     """
     for key, column in columns.named().items():
         if column not in raw:
-            raise DataError(f"{place}: data.columns.{key}: {unknown('column', column, raw)}")
+            raise DataError(f"{place}: data.columns.{key}: {unknown('column', column, map(name_of, raw))}")
 
 
 def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
@@ -80,7 +81,7 @@ def conversation(columns: ColumnsSection, raw: Mapping[str, Any]) -> Messages:
 def _text(raw: Mapping[str, Any], column: str) -> str:
     value = raw.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{column}` must be text, but got {value!r:.60}")
+        raise ValueError(f"`{column}` must be text, but got {kind_of(value)}")
     return value
 
 
@@ -89,7 +90,7 @@ def _label(raw: Mapping[str, Any], column: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{column}` must be text or a whole number, but got {raw[column]!r:.60}")
+        raise ValueError(f"`{column}` must be text or a whole number, but got {kind_of(raw[column])}")
     return value
 
 
@@ -105,7 +106,7 @@ def _answers(value: Any, column: str) -> tuple[str, ...]:
         or not all(isinstance(a, str) and a.strip() for a in answers)
     ):
         raise ValueError(
-            f"`{column}` must be a text, a list of texts, or have them under `text`, but got {value!r:.60}"
+            f"`{column}` must be a text, a list of texts, or have them under `text`, but got {kind_of(value)}"
         )
     return tuple(answers)
 
@@ -115,20 +116,20 @@ def _messages(value: Any, column: str, least: int = 2) -> Messages:
     value = _parsed(value, ("[",))
     if not isinstance(value, list | tuple) or len(value) < least:
         raise ValueError(
-            f"`{column}` must be a list of at least {least} message{'s' if least > 1 else ''}, but got {value!r:.60}"
+            f"`{column}` must be a list of at least {least} message{'s' if least > 1 else ''}, but got {kind_of(value)}"
         )
     messages = []
     for number, message in enumerate(value, start=1):
         where = f"`{column}`, message {number}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ValueError(f"{where}: must have `role` and `content`, but got {message!r:.60}")
+            raise ValueError(f"{where}: must have `role` and `content`, but got {kind_of(message)}")
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            raise ValueError(f"{where}: {unknown('role', str(role), ROLES)}")
+            raise ValueError(f"{where}: {unknown('role', name_of(role), ROLES)}")
         if role == "system" and number > 1:
             raise ValueError(f"{where}: a system message must be the first, but is not")
         if not isinstance(content, str) or not content.strip():
-            raise ValueError(f"{where}: `content` must be text, but got {content!r:.60}")
+            raise ValueError(f"{where}: `content` must be text, but got {kind_of(content)}")
         messages.append((role, content))
     return tuple(messages)
 

@@ -15,11 +15,11 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.data.example import Example
 from sweeper.engine import optimizer
@@ -33,7 +33,7 @@ from sweeper.engine.stack import AdapterStack, initial_state
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner, Work
 from sweeper.models.targets import resolve
-from sweeper.trial import Company, Rhythm, TrialParams
+from sweeper.trial import Company, Prediction, Rhythm, TrialParams
 
 Answer = TypeVar("Answer")
 # The gradients are slices of one flat buffer; autograd would like each in a tensor of its own.
@@ -55,6 +55,7 @@ class Slot:
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None
+    best_predictions: list[Prediction] | None = None  # of the validation rows, in their order
     company: list[Company] = field(default_factory=list)  # beside whom it trained
 
     @property
@@ -87,6 +88,43 @@ class Tick:
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Choice(NamedTuple):
+    """A token out of those that were allowed, and the logarithm of its probability among them."""
+
+    token: int
+    log_probability: float
+
+
+class Written(NamedTuple):
+    """A continuation, and the mean logarithm of its tokens' probabilities, that which ended it included."""
+
+    tokens: tuple[int, ...]
+    log_probability: float
+
+
+class _Likelihoods(LogitsProcessor):  # type: ignore[misc]
+    """Notes at each step of `generate` what the token that is chosen greedily had; keeps a number for each row.
+
+    `output_scores` would keep the logits of the whole vocabulary, for each row and step.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.steps.append(scores.amax(1) - scores.logsumexp(1))
+        return scores
+
+    def mean(self, row: int, steps: int) -> float:
+        """Of a row's first so many tokens."""
+        return float(self.by_row[row][:steps].mean())
+
+    @cached_property
+    def by_row(self) -> torch.Tensor:
+        """`(rows, steps)`, in host memory."""
+        return torch.stack(self.steps, 1).cpu()
 
 
 class Pack:
@@ -291,34 +329,38 @@ class Pack:
     @torch.no_grad()
     def choose_next(
         self, items: Sequence[Item], candidates: Sequence[Sequence[int]], with_adapters: bool = True
-    ) -> list[int]:
+    ) -> list[Choice]:
         """The likeliest of each item's candidate tokens behind it.
 
         An item's slot says whose adapter reads it; without adapters the base alone does. The
         items of all slots go through the base together.
         """
 
-        def choose(chunk: Chunk) -> list[int]:
-            best: list[int] = self.best_of(chunk, [list(candidates[item.key]) for item in chunk.items]).tolist()
-            return best
+        def choose(chunk: Chunk) -> list[Choice]:
+            tokens, likelihoods = self.best_of(chunk, [list(candidates[item.key]) for item in chunk.items])
+            return list(map(Choice, tokens.tolist(), likelihoods.tolist()))
 
         return self._in_parts(items, Work.SCORE, choose, with_adapters)
 
-    def best_of(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> torch.Tensor:
-        """`(rows,)`: of each row's allowed tokens, the likeliest behind it."""
+    def best_of(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each row's allowed tokens the likeliest behind it, and its log-probability among them: `(rows,)` each."""
         hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
         last = chunk.attention_mask.sum(1) - 1
         logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
         width = max(map(len, allowed))
-        # Padded with the first candidate, so that a padded place is a valid choice too.
+        # Padded with the first candidate, so that a padded place is a valid choice too; it is no likelihood of its own.
         index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed])
-        index = index.to(logits.device)
-        return index.gather(1, logits.gather(1, index).argmax(1, keepdim=True))[:, 0]
+        is_padded = torch.tensor([[place >= len(tokens) for place in range(width)] for tokens in allowed])
+        index, is_padded = index.to(logits.device), is_padded.to(logits.device)
+        among = logits.gather(1, index)
+        best = among.argmax(1, keepdim=True)
+        likelihood = among.gather(1, best)[:, 0] - among.masked_fill(is_padded, -math.inf).logsumexp(1)
+        return index.gather(1, best)[:, 0], likelihood
 
     @torch.no_grad()
     def generate(
         self, items: Sequence[Item], max_new_tokens: int, end_tokens: Sequence[int], with_adapters: bool = True
-    ) -> list[tuple[int, ...]]:
+    ) -> list[Written]:
         """The greedy continuation of each item, with a key-value cache; the items of all slots go together.
 
         An item's slot says whose adapter writes; without adapters the base alone does.
@@ -330,11 +372,13 @@ class Pack:
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(end_tokens) or None, pad_token_id=self.pad
         )
 
-        def write(chunk: Chunk) -> list[tuple[int, ...]]:
+        def write(chunk: Chunk) -> list[Written]:
+            likelihoods = _Likelihoods()
             written = []
-            for tokens in self.greedy(chunk, settings)[:, chunk.tokens.shape[1] :].tolist():
+            answers = self.greedy(chunk, settings, likelihoods)[:, chunk.tokens.shape[1] :].tolist()
+            for row, tokens in enumerate(answers):
                 end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
-                written.append(tuple(tokens[:end]))
+                written.append(Written(tuple(tokens[:end]), likelihoods.mean(row, end + 1)))
             return written
 
         return self._in_parts(items, Work.GENERATE, write, with_adapters, room_tokens=max_new_tokens)
@@ -372,12 +416,17 @@ class Pack:
         with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
             return dict(zip([item.key for item in chunk.items], answer(chunk), strict=True))
 
-    def greedy(self, chunk: Chunk, settings: GenerationConfig) -> Any:
+    def greedy(self, chunk: Chunk, settings: GenerationConfig, watched_by: LogitsProcessor | None = None) -> Any:
         """transformers' `generate` with `settings` alone."""
         own = self.model.generation_config
         # What is not set would come from the model's own settings: penalties, sampling, an end token.
         self.model.generation_config = settings
         try:
-            return self.model.generate(chunk.tokens, attention_mask=chunk.attention_mask, generation_config=settings)
+            return self.model.generate(
+                chunk.tokens,
+                attention_mask=chunk.attention_mask,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([watched_by] if watched_by is not None else []),
+            )
         finally:
             self.model.generation_config = own

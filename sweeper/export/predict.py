@@ -16,6 +16,7 @@ from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import ColumnsSection, GenerationSection, PromptSection, TaskSection
 from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
+from sweeper.data.quoting import kind_of
 from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
@@ -102,7 +103,7 @@ class Predictor:
             except PromptError as error:
                 raise PromptError(f"row {number}: {error}") from None
         [predicted] = self.task.predict(self.pack, [0], prompts)
-        return predicted
+        return [prediction.text for prediction in predicted]
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
         if self.columns.messages is not None:
@@ -134,7 +135,10 @@ def read_jsonl(lines: Iterable[bytes], column: str) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
             raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get(column), str | list):
-            raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line[:80]!r}")
+        value = row.get(column) if isinstance(row, dict) else row
+        if not isinstance(row, dict) or not isinstance(value, str | list):
+            raise DataError(
+                f"standard input, line {number}: must have the text field `{column}`, but has {kind_of(value)}"
+            )
         rows.append(row)
     return rows

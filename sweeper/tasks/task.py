@@ -15,6 +15,7 @@ from sweeper.data.prompt import Conversations, Renderer
 from sweeper.engine.pack import Pack
 from sweeper.tasks.classification import Classification
 from sweeper.tasks.generation import Generation
+from sweeper.trial import Prediction
 
 
 class Scores(Protocol):
@@ -37,11 +38,14 @@ class Task(Protocol):
 
     def predict(
         self, pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
-    ) -> list[list[str]]:
+    ) -> list[list[Prediction]]:
         """For each of `slots`, a prediction for each prompt; all slots share each forward."""
 
     def score(self, truth: Sequence[Any], predictions: Sequence[str]) -> Scores:
         """Compares predictions with the rows' `truth`."""
+
+    def judged(self, truth: Any, prediction: str) -> dict[str, Any]:
+        """What is kept of a row beside its prediction, without its text: `is_correct`, and `truth` or `token_f1`."""
 
 
 def task_of(rendered: Renderer | Conversations) -> Task:

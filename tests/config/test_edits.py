@@ -15,7 +15,7 @@ from sweeper.config.schema import Config
 
 # What is promised, written out: a mark that is changed by mistake changes this.
 FROZEN_SECTIONS = {"model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"}
-LIVE_SECTIONS = {"store", "gpu", "engine", "checkpoint"}
+LIVE_SECTIONS = {"store", "gpu", "engine", "checkpoint", "tracking"}
 FROZEN_KEYS = {
     "study.name",
     *("search.space", "search.seed", "search.enqueue", "search.deterministic"),
@@ -133,6 +133,7 @@ OTHER: dict[str, Any] = {
     "memory.rehearse": True,
     "checkpoint.every_s": 5.0,
     "checkpoint.max_gib": 5.0,
+    "tracking.log_text": True,
 }
 # What is another value too, so that the whole is a study.
 WITH_IT = {"data.source": {"data.path"}, "task.name": {"task.max_new_tokens", "data.columns", "objective.metric"}}
