@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import StoreError
+from sweeper.redaction import redacted_values
 
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -234,4 +235,4 @@ class StudyPaths:
         return self.trial(number) / "adapter"
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
-        write_atomically(self.outcome, json.dumps(outcome, indent=2))
+        write_atomically(self.outcome, json.dumps(redacted_values(outcome), indent=2))

@@ -15,8 +15,8 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -27,6 +27,7 @@ from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
+from sweeper.engine.likelihood import Choice, Likelihoods, Written
 from sweeper.engine.lora import Layout
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.stack import AdapterStack, initial_state
@@ -88,43 +89,6 @@ class Tick:
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
-
-
-class Choice(NamedTuple):
-    """A token out of those that were allowed, and the logarithm of its probability among them."""
-
-    token: int
-    log_probability: float
-
-
-class Written(NamedTuple):
-    """A continuation, and the mean logarithm of its tokens' probabilities, that which ended it included."""
-
-    tokens: tuple[int, ...]
-    log_probability: float
-
-
-class _Likelihoods(LogitsProcessor):  # type: ignore[misc]
-    """Notes at each step of `generate` what the token that is chosen greedily had; keeps a number for each row.
-
-    `output_scores` would keep the logits of the whole vocabulary, for each row and step.
-    """
-
-    def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.steps.append(scores.amax(1) - scores.logsumexp(1))
-        return scores
-
-    def mean(self, row: int, steps: int) -> float:
-        """Of a row's first so many tokens."""
-        return float(self.by_row[row][:steps].mean())
-
-    @cached_property
-    def by_row(self) -> torch.Tensor:
-        """`(rows, steps)`, in host memory."""
-        return torch.stack(self.steps, 1).cpu()
 
 
 class Pack:
@@ -373,7 +337,7 @@ class Pack:
         )
 
         def write(chunk: Chunk) -> list[Written]:
-            likelihoods = _Likelihoods()
+            likelihoods = Likelihoods()
             written = []
             answers = self.greedy(chunk, settings, likelihoods)[:, chunk.tokens.shape[1] :].tolist()
             for row, tokens in enumerate(answers):

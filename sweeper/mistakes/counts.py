@@ -36,10 +36,6 @@ class Bucket:
     rows: int
     wrong: int
 
-    @property
-    def wrong_share(self) -> float:
-        return self.wrong / self.rows
-
 
 def confusions(joined: Joined) -> list[Confusion]:
     """The pairs of labels that are taken for each other, the most frequent first; none where answers are written."""

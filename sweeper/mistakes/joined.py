@@ -121,7 +121,9 @@ def _missing(seen: StudyView, number: int | None, split: str) -> str:
     """Why nothing is kept."""
     if split != VALIDATION:
         test = seen.attributes.get("test", {})
-        tested = f"so far trial {test['trial']} was" if "trial" in test else "none was yet"
+        tested = (
+            f"the last winner that was scored is trial {test['trial']}" if "trial" in test else "none was scored yet"
+        )
         who = "the untuned base" if number is None else f"trial {number}"
         return (
             f"predictions of the {split} split are of the winner and the untuned base, once the study is finished, but "

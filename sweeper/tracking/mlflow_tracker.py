@@ -21,6 +21,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from sweeper.paths import Home
+from sweeper.redaction import redacted, redacted_values
 from sweeper.tracking.tracker import STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind
 
@@ -50,16 +51,16 @@ class MlflowTracker(Tracker):
         if key in self._runs:
             run_id = self._runs[key]
             self._client.update_run(run_id, status=RunState.RUNNING.value)
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+            self._client.log_batch(run_id, tags=_tags(tags))
             return
         own = {KIND_TAG: key.kind.value, "mlflow.runName": name, "mlflow.source.name": "sweeper"}
         if key.number is not None:
             own[NUMBER_TAG] = str(key.number)
         if key != STUDY:
             own["mlflow.parentRunId"] = self._runs[STUDY]
-        run = self._client.create_run(self._experiment, run_name=name, tags={**own, **tags})
+        run = self._client.create_run(self._experiment, run_name=name, tags={**own, **redacted_values(tags)})
         self._runs[key] = run.info.run_id
-        self._client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self._client.log_batch(run.info.run_id, params=[Param(k, redacted(str(v))) for k, v in params.items()])
 
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
         now_ms = int(time.time() * 1000)
@@ -80,7 +81,7 @@ class MlflowTracker(Tracker):
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
         self._write(key)
         run_id = self._runs[key]
-        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._client.log_batch(run_id, tags=_tags(tags))
         if state is RunState.SCHEDULED:  # not an end: MLflow must not note an end time
             self._client.update_run(run_id, status=state.value)
         else:
@@ -124,3 +125,7 @@ class MlflowTracker(Tracker):
 
     def _repository(self, key: RunKey) -> LocalArtifactRepository:
         return LocalArtifactRepository(self._folder(key).as_uri())
+
+
+def _tags(tags: dict[str, str]) -> list[RunTag]:
+    return [RunTag(name, redacted(value)) for name, value in tags.items()]

@@ -6,6 +6,7 @@ learns that the launcher is gone, however that ended. It always writes an outcom
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -21,12 +22,16 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from sweeper.paths import Home
+from sweeper.redaction import RedactedStream
 
 HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to checkpoint
 
 
 def main() -> None:
     paths = Home.from_environment().study(sys.argv[1])
+    log = RedactedStream(sys.stderr)
+    sys.stdout = sys.stderr = log
+    atexit.register(log.finish)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping = threading.Event()
 
