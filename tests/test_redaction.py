@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from sweeper.redaction import HIDDEN, redacted, redacted_values, secret_keys
+from sweeper.redaction import HIDDEN, RedactedStream, redacted, redacted_values, secret_keys
 
 TOKEN = "hf_" + "Ab1" * 11
 
@@ -45,3 +46,15 @@ def test_values_within_values() -> None:
     values = {"model": {"path": TOKEN, "rank": 8}, "list": [1, f"a {TOKEN}"]}
     assert redacted_values(values) == {"model": {"path": HIDDEN, "rank": 8}, "list": [1, f"a {HIDDEN}"]}
     assert list(secret_keys(values)) == ["model.path", "list[1]"]
+
+
+def test_a_secret_that_is_written_in_pieces_is_redacted() -> None:
+    out = io.StringIO()
+    stream = RedactedStream(out)
+    for piece in ("one ", TOKEN[:9], TOKEN[9:], " two\nthree ", TOKEN[:20]):
+        stream.write(piece)
+        stream.flush()
+    assert out.getvalue() == f"one {HIDDEN} two\n"
+    stream.write(TOKEN[20:])
+    stream.finish()
+    assert out.getvalue() == f"one {HIDDEN} two\nthree {HIDDEN}\n"

@@ -3,10 +3,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -38,6 +40,27 @@ def test_jsonl_csv_and_parquet_give_the_same_rows(ticket_files: Path, tmp_path: 
         loaded = rows.load(section(ticket_files, train=name))
         assert [(row.text, row.label) for row in loaded.train] == [(row.text, row.label) for row in expected.train]
         assert loaded.sha256 == expected.sha256
+
+
+@pytest.mark.parametrize("source", ["files", "hub"])
+def test_local_files_leave_no_copy_in_the_users_cache(
+    ticket_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    expected = rows.load(section(ticket_files))
+    for split in rows.SPLITS:
+        file = ticket_files / f"{split}.jsonl"
+        Dataset.from_list([json.loads(line) for line in file.read_text().splitlines()]).to_parquet(
+            str(file.with_suffix(".parquet"))
+        )
+        file.unlink()
+    found = rows.load(section(ticket_files).model_copy(update={"source": source}))
+    assert [row.text for row in found.test] == [row.text for row in expected.test]
+    assert list(temporary.rglob("*")) == []
+    assert not any(b"order" in file.read_bytes() for file in cache.rglob("*") if file.is_file())
 
 
 def test_other_column_names_and_numbers_as_labels(ticket_files: Path) -> None:
