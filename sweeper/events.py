@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sweeper.redaction import redacted_values
+
 
 class EventLog:
     """Appends events to a file; one writer."""
@@ -16,7 +18,7 @@ class EventLog:
         self._file = file.open("a", encoding="utf-8")
 
     def write(self, event: str, **fields: Any) -> None:
-        self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+        self._file.write(json.dumps({"event": event, "time": time.time(), **redacted_values(fields)}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

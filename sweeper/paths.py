@@ -18,7 +18,9 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
     ├── deleting              only while the study is being deleted, or where that was interrupted
-    └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept
+    ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl
+    └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
+                              predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import StoreError
+from sweeper.redaction import redacted_values
 
+VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -199,6 +203,11 @@ class StudyPaths:
         return self.root / "trials"
 
     @property
+    def base(self) -> Path:
+        """What is kept of the untuned base."""
+        return self.root / "base"
+
+    @property
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
@@ -211,12 +220,22 @@ class StudyPaths:
             self.events,
             self.outcome,
             self.deleting,
+            self.base,
             self.trials,
         )
         return {file.name for file in (*files, *others)}
 
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:04d}"
+
+    def predictions(self, number: int | None, split: str = VALIDATION) -> Path:
+        """What a trial predicted for the rows of a split, or without a number the untuned base."""
+        folder = self.base if number is None else self.trial(number)
+        return folder / ("predictions.jsonl" if split == VALIDATION else f"predictions-{split}.jsonl")
+
+    def wrong_rows(self, number: int | None, split: str = VALIDATION) -> Path:
+        """The wrong ones of these with their text, where `tracking.log_text` asks for that."""
+        return self.predictions(number, split).with_name(f"wrong_rows-{split}.csv")
 
     def trial_config(self, number: int) -> Path:
         return self.trial(number) / "config.yaml"
@@ -243,4 +262,4 @@ class StudyPaths:
         return self.trial(number) / "adapter"
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
-        write_atomically(self.outcome, json.dumps(outcome, indent=2))
+        write_atomically(self.outcome, json.dumps(redacted_values(outcome), indent=2))

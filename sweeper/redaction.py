@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 HIDDEN = "[redacted]"
 _MIN_LENGTH = 6  # of a secret that is looked for by its value; a shorter one would be found everywhere
@@ -45,6 +46,31 @@ def redacted_values(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [redacted_values(item) for item in value]
     return value
+
+
+class RedactedStream:
+    """A text stream that redacts what goes to another one, a line at a time: a secret may be written in pieces."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._line = ""
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            whole = self._line + text
+            end = max(whole.rfind("\n"), whole.rfind("\r")) + 1
+            self._line = whole[end:]
+            self._stream.write(redacted(whole[:end]))
+        return len(text)
+
+    def finish(self) -> None:
+        """Writes the last line, where that has no end."""
+        self.write("\n" if self._line else "")
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def secret_keys(values: Any, prefix: str = "") -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -118,6 +118,18 @@ def run_name(number: int, params: dict[str, object]) -> str:
             text = f"{value:.3g}"
         words.append(SHORT_NAMES.get(name, f"{name}=") + text)
     return " ".join(words)
+
+
+class Prediction(NamedTuple):
+    """What was predicted for one row: a label or a written answer, and the probability that the model gave it.
+
+    Attributes:
+        confidence: of a label, among the labels; of a written answer, the geometric mean over its tokens; None where
+            the task knows none.
+    """
+
+    text: str
+    confidence: float | None = None
 
 
 class Company(BaseModel):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from sweeper.redaction import HIDDEN, redacted, redacted_values, secret_keys
+from sweeper.redaction import HIDDEN, RedactedStream, redacted, redacted_values, secret_keys
 
 TOKEN = "hf_" + "Ab1" * 11
 
@@ -51,3 +52,15 @@ def test_a_key_is_one_whose_whole_text_is_a_secret_of_the_environment(monkeypatc
     monkeypatch.setenv("SOME_PASSWORD", "password")
     values = {"prompt": "which password?", "data": {"path": "password"}, "url": "http://ann:secret@host"}
     assert list(secret_keys(values)) == ["data.path", "url"]
+
+
+def test_a_secret_that_is_written_in_pieces_is_redacted() -> None:
+    out = io.StringIO()
+    stream = RedactedStream(out)
+    for piece in ("one ", TOKEN[:9], TOKEN[9:], " two\nthree ", TOKEN[:20]):
+        stream.write(piece)
+        stream.flush()
+    assert out.getvalue() == f"one {HIDDEN} two\n"
+    stream.write(TOKEN[20:])
+    stream.finish()
+    assert out.getvalue() == f"one {HIDDEN} two\nthree {HIDDEN}\n"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec
 
 import click
@@ -14,6 +16,7 @@ import click
 from sweeper import __version__
 from sweeper.errors import SweeperError
 from sweeper.paths import Home
+from sweeper.redaction import redacted
 
 if TYPE_CHECKING:
     from sweeper.config.schema import Config
@@ -31,11 +34,15 @@ def _plainly(command: Callable[Parameters, int | None]) -> Callable[Parameters, 
         try:
             code = command(*args, **kwargs)
         except SweeperError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {redacted(str(error))}", err=True)
             sys.exit(USAGE_ERROR)
         sys.exit(code or 0)
 
     return wrapped
+
+
+def _redacted_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    click.echo(redacted("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +52,7 @@ def main() -> None:
 
     The store is the folder SWEEPER_HOME (default ./sweeps).
     """
+    sys.excepthook = _redacted_trace
 
 
 @main.command(
@@ -200,6 +208,40 @@ def best(study: str, as_json: bool) -> None:
         click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
     else:
         Console().print(answer(seen, config))
+
+
+@main.command()
+@click.argument("study")
+@click.option("--trial", "number", type=int, help="Another trial than the winner.")
+@click.option("--base", "is_base", is_flag=True, help="The untuned base.")
+@click.option("--split", type=click.Choice(("validation", "test")), default="validation", show_default=True)
+@click.option(
+    "--by", type=click.Choice(("confusion", "length", "confidence")), help="This alone, and rows in its order."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Rows and pairs of labels that are shown; 10, in JSON all.")
+@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all wrong rows there.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def errors(
+    study: str,
+    number: int | None,
+    is_base: bool,
+    split: str,
+    by: str | None,
+    limit: int | None,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what a trial gets wrong, with the text of the rows.
+
+    The predictions of the trial's best evaluation, kept in the study's folder without text, are joined to the rows
+    where the study's data lies. Nothing of it leaves this machine.
+    """
+    from sweeper.cli.mistakes import Asked, show
+
+    if is_base and number is not None:
+        raise click.UsageError("--base and --trial exclude each other")
+    show(Home.from_environment(), study, Asked(number, is_base, split, by, limit, file, as_json))
 
 
 @main.command()

@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 
 from sweeper.config.teaching import PromptSection
 from sweeper.data.example import Example
+from sweeper.data.quoting import quoted, without_texts
 from sweeper.errors import PromptError
 
 Message = dict[str, str]  # role, content
@@ -84,7 +85,7 @@ class Chat:
         probe = [{"role": "user", "content": "Is this a probe?"}, {"role": "assistant", "content": "It is."}]
         messages = self.opened(probe)
         prompt, whole = self.render(messages[:-1], True), self.render(messages, False)
-        self.lead, end = self._turn(prompt, whole, "It is.")
+        self.lead, end = self._turn(prompt, whole, "It is.", texts=())
         self.end = int(tokenizer.convert_tokens_to_ids(end))
         self._check_contents(messages, whole)
 
@@ -117,7 +118,8 @@ class Chat:
                 list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=is_open
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise PromptError(f"the model's chat template refuses the conversation: {error}") from error
+            reason = without_texts(error, [message["content"] for message in messages])
+            raise PromptError(f"the model's chat template refuses the conversation: {reason}") from None
         return str(text)
 
     def tokens(self, text: str) -> tuple[int, ...]:
@@ -175,13 +177,14 @@ class Chat:
         """The whole up to where an assistant's turn begins, and up to behind its end-of-turn token."""
         prompt, closed = self.render(messages[:turn], True), self.render(messages[: turn + 1], False)
         content = messages[turn]["content"]
-        lead, end = self._turn(prompt, closed, content)
+        texts = [message["content"] for message in messages]
+        lead, end = self._turn(prompt, closed, content, texts)
         closed = closed[: closed.index(end, len(prompt) + len(lead) + len(content.strip())) + len(end)]
         for name, prefix in (("generation prompt", prompt), ("end", closed)):
             if not whole.startswith(prefix):
                 raise PromptError(
                     f"the whole conversation must begin with what is rendered up to the {name} of turn {turn + 1}, but "
-                    f"the chat template changes {_first_difference(prefix, whole)}. Set data.loss=last, or a "
+                    f"the chat template changes {_first_difference(prefix, whole, texts)}. Set data.loss=last, or a "
                     "prompt.chat_template that writes earlier turns as they were"
                 )
         return prompt, closed
@@ -203,26 +206,30 @@ class Chat:
             )
         return Example(tokens, answer)
 
-    def _behind(self, prompt: str, closed: str, content: str) -> str:
+    def _behind(self, prompt: str, closed: str, content: str, texts: Sequence[str]) -> str:
         """What the template writes behind the prompt: white space, and the answer."""
         behind = closed.removeprefix(prompt)
         if not closed.startswith(prompt) or not content.strip() or not behind.lstrip().startswith(content.strip()):
             raise PromptError(
                 "the chat template must put the answer unchanged behind the prompt, but a conversation with an "
-                f"answer is rendered otherwise: {_first_difference(prompt + content.strip(), closed)}"
+                f"answer is rendered otherwise: {_first_difference(prompt + content.strip(), closed, texts)}"
             )
         return behind
 
-    def _turn(self, prompt: str, closed: str, content: str) -> tuple[str, str]:
-        """What the template writes around an answer: the white space before it, and the token that ends the turn."""
-        behind, content = self._behind(prompt, closed, content), content.strip()
+    def _turn(self, prompt: str, closed: str, content: str, texts: Sequence[str]) -> tuple[str, str]:
+        """What the template writes around an answer: the white space before it, and the token that ends the turn.
+
+        Args:
+            texts: of the row, which an error does not quote.
+        """
+        behind, content = self._behind(prompt, closed, content, texts), content.strip()
         lead = behind[: behind.index(content)]
         rest = behind[len(lead) + len(content) :].lstrip()
         found = [special for special in self.specials if rest.startswith(special)]
         if not found:
             raise PromptError(
                 "the chat template must end an assistant's turn with a special token, or no answer would end, but "
-                f"behind the answer it writes {rest[:40]!r}. Set a prompt.chat_template that writes "
+                f"behind the answer it writes {quoted(rest[:40], texts)}. Set a prompt.chat_template that writes "
                 "{{ eos_token }} there"
             )
         return lead, max(found, key=len)
@@ -258,9 +265,10 @@ class Chat:
                 )
 
 
-def _first_difference(expected: str, text: str) -> str:
-    """Where two texts part, in words, without more of the row's text than that needs."""
+def _first_difference(expected: str, text: str, texts: Sequence[str]) -> str:
+    """Where two renderings part, in words, without the texts of the row."""
     place = next(
         (n for n, (a, b) in enumerate(zip(expected, text, strict=False)) if a != b), min(map(len, (expected, text)))
     )
-    return f"{expected[place : place + 20]!r} to {text[place : place + 20]!r} at character {place + 1}"
+    before, after = (quoted(rendering[place : place + 20], texts) for rendering in (expected, text))
+    return f"{before} to {after} at character {place + 1}"

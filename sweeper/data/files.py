@@ -6,8 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sweeper.config.teaching import DataSection
@@ -103,25 +105,30 @@ def _read_csv(file: Path) -> Iterator[Raw]:
 
 def _read_parquet(file: Path) -> Iterator[Raw]:
     from datasets import Dataset
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
 
     try:
-        dataset = Dataset.from_parquet(str(file), keep_in_memory=True)
-    except (OSError, ValueError) as error:
+        with ParquetFile(file) as opened:
+            table = opened.read()
+    except (OSError, ArrowException) as error:
         raise DataError(f"{file}: must be a Parquet file, but {error}") from error
-    yield from _named(dataset, file.name)
+    yield from _named(Dataset(table), file.name)  # `Dataset.from_parquet` would leave a copy in the user's cache
 
 
 def _read_hub(path: str, split: str) -> list[Raw]:
     import datasets
 
-    try:
-        dataset = datasets.load_dataset(path, split=split)
-    except Exception as error:  # the library raises many kinds, for a name, a network, a script
-        raise DataError(
-            f"data.path must name a dataset of the Hub with the split `{split}`, but {path} could not be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return list(_named(dataset, f"{path}[{split}]"))
+    # What comes from the Hub is in the user's cache; what is converted of a local folder must not stay there.
+    with TemporaryDirectory(prefix="sweeper-") if Path(path).is_dir() else nullcontext() as cache:
+        try:
+            dataset = datasets.load_dataset(path, split=split, cache_dir=cache, keep_in_memory=cache is not None)
+        except Exception as error:  # the library raises many kinds, for a name, a network, a script
+            raise DataError(
+                f"data.path must name a dataset of the Hub with the split `{split}`, but {path} could not be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return list(_named(dataset, f"{path}[{split}]"))
 
 
 def _named(dataset: Any, name: str) -> Iterator[Raw]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.config.teaching import ColumnsSection
 from sweeper.custom.own import OwnTask
+from sweeper.data.quoting import kind_of, name_of
 from sweeper.data.row import Row
 from sweeper.errors import DataError, unknown
 
@@ -24,7 +25,7 @@ def check_columns(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -
     """
     for key, column in columns.named().items():
         if column not in raw:
-            raise DataError(f"{place}: data.columns.{key}: {unknown('column', column, raw)}")
+            raise DataError(f"{place}: data.columns.{key}: {unknown('column', column, map(name_of, raw))}")
 
 
 def row_of(columns: ColumnsSection, raw: Mapping[str, Any], place: str) -> Row:
@@ -107,7 +108,7 @@ def conversation(columns: ColumnsSection, raw: Mapping[str, Any]) -> Messages:
 def _text(raw: Mapping[str, Any], column: str) -> str:
     value = raw.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{column}` must be text, but got {value!r:.60}")
+        raise ValueError(f"`{column}` must be text, but got {kind_of(value)}")
     return value
 
 
@@ -116,7 +117,7 @@ def _label(raw: Mapping[str, Any], column: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{column}` must be text or a whole number, but got {raw[column]!r:.60}")
+        raise ValueError(f"`{column}` must be text or a whole number, but got {kind_of(raw[column])}")
     return value
 
 
@@ -135,7 +136,7 @@ def _checked_answers(value: Any, what: str, otherwise: str = "") -> tuple[str, .
         or not answers
         or not all(isinstance(a, str) and a.strip() for a in answers)
     ):
-        raise ValueError(f"{what} must be a text or a list of texts{otherwise}, but got {value!r:.60}")
+        raise ValueError(f"{what} must be a text or a list of texts{otherwise}, but got {kind_of(value)}")
     return tuple(answers)
 
 
@@ -144,20 +145,20 @@ def read_messages(value: Any, what: str, least: int = 2) -> Messages:
     value = _parsed(value, ("[",))
     if not isinstance(value, list | tuple) or len(value) < least:
         raise ValueError(
-            f"{what} must be a list of at least {least} message{'s' if least > 1 else ''}, but got {value!r:.60}"
+            f"{what} must be a list of at least {least} message{'s' if least > 1 else ''}, but got {kind_of(value)}"
         )
     messages = []
     for number, message in enumerate(value, start=1):
         where = f"{what}, message {number}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ValueError(f"{where}: must have `role` and `content`, but got {message!r:.60}")
+            raise ValueError(f"{where}: must have `role` and `content`, but got {kind_of(message)}")
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            raise ValueError(f"{where}: {unknown('role', str(role), ROLES)}")
+            raise ValueError(f"{where}: {unknown('role', name_of(role), ROLES)}")
         if role == "system" and number > 1:
             raise ValueError(f"{where}: a system message must be the first, but is not")
         if not isinstance(content, str) or not content.strip():
-            raise ValueError(f"{where}: `content` must be text, but got {content!r:.60}")
+            raise ValueError(f"{where}: `content` must be text, but got {kind_of(content)}")
         messages.append((role, content))
     return tuple(messages)
 

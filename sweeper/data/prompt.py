@@ -16,6 +16,7 @@ from sweeper.config.schema import Config
 from sweeper.config.teaching import PromptSection, WrittenSection
 from sweeper.data.chat import Chat, Message
 from sweeper.data.example import Example
+from sweeper.data.quoting import name_of
 from sweeper.data.row import Row
 from sweeper.data.template import RowTemplate
 from sweeper.errors import PromptError
@@ -144,7 +145,8 @@ class Renderer(_RowRenderer):
         for label, tokens in self._answers.items():
             if tokens in owners:
                 raise PromptError(
-                    f"each label must have its own tokens, but {label!r} and {owners[tokens]!r} have the same"
+                    f"each label must have its own tokens, but `{name_of(label)}` and `{name_of(owners[tokens])}` have "
+                    "the same"
                 )
             owners[tokens] = label
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,3 +43,8 @@ class Row:
         kept = (whole[:characters] if is_from_begin else whole[len(whole) - characters :]).strip()
         text = kept + self.text[len(whole) :]
         return replace(self, text=text, columns={**self.columns, self.source: kept})
+
+    @property
+    def sha256(self) -> str:
+        """A hash over what is asked and what is right: it says whether a row is the one that it was."""
+        return hashlib.sha256(json.dumps([self.text, self.label, self.answers, self.messages]).encode()).hexdigest()

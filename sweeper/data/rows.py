@@ -19,6 +19,7 @@ from sweeper.config.schema import Config
 from sweeper.config.teaching import DataSection
 from sweeper.custom.own import Own, OwnTask
 from sweeper.data import files, kinds, splits
+from sweeper.data.quoting import name_of
 from sweeper.data.row import Row
 from sweeper.data.template import ROW, columns_read
 from sweeper.errors import DataError, unknown
@@ -138,7 +139,7 @@ def _rows(raw: list[files.Raw], section: DataSection, split: str, own: OwnTask |
     for place, columns in raw:
         kinds.check_columns(section.columns, columns, place)
         if section.group is not None and section.group not in columns:
-            raise DataError(f"{place}: data.group: {unknown('column', section.group, columns)}")
+            raise DataError(f"{place}: data.group: {unknown('column', section.group, map(name_of, columns))}")
         try:
             row = kinds.own_row(own, columns, place) if own else kinds.row_of(section.columns, columns, place)
             rows.append(row)
@@ -152,15 +153,21 @@ def _rows(raw: list[files.Raw], section: DataSection, split: str, own: OwnTask |
 def _check_labels(data: TaskData) -> None:
     labels = set(data.labels)
     if len(labels) < 2:
-        raise DataError(f"classification needs at least two labels, but the training split has only {data.labels}")
+        raise DataError(
+            f"classification needs at least two labels, but the training split has only {_names(data.labels)}"
+        )
     for split in ("validation", "test"):
         strange = [row for row in getattr(data, split) if row.label not in labels]
         if strange:
             raise DataError(
                 f"each label of `{split}` must occur in the training split, but {len(strange)} rows have another:\n"
-                + _listed([f"{row.place}: {row.label!r}" for row in strange])
-                + f"\nLabels of the training split: {', '.join(data.labels)}"
+                + _listed([f"{row.place}: `{name_of(row.label)}`" for row in strange])
+                + f"\nLabels of the training split: {_names(data.labels)}"
             )
+
+
+def _names(labels: list[str]) -> str:
+    return ", ".join(map(name_of, labels)) or "none"
 
 
 def _listed(lines: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from sweeper.data.quoting import name_of, without_texts
 from sweeper.errors import PromptError
 
 TEXT, LABELS, ROW = "text", "labels", "row"  # beside the columns under their own names
@@ -57,9 +58,10 @@ class RowTemplate:
         try:
             return self._template.render(known)
         except Exception as error:  # the template is the user's code, and may raise anything
-            names = ", ".join(f"`{name}`" for name in sorted(known))
+            names = ", ".join(f"`{name_of(name)}`" for name in sorted(known))
+            reason = without_texts(error, [text, columns])
             raise PromptError(
-                f"prompt.template could not be rendered: {type(error).__name__}: {error}; it knows {names}"
+                f"prompt.template could not be rendered: {type(error).__name__}: {reason}; it knows {names}"
             ) from None
 
     def check_bodies(self, texts: Sequence[str], bodies: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from sweeper.engine.bucket import KINDS, AdapterState
 from sweeper.engine.loss_scale import LossScale
 from sweeper.engine.pack import Slot
 from sweeper.errors import CheckpointError
-from sweeper.trial import Company, Rhythm, TrialParams
+from sweeper.trial import Company, Prediction, Rhythm, TrialParams
 from sweeper.units import GIB
 
 _BEST = "best"
@@ -64,6 +64,7 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "evaluations": slot.evaluations,
             "best_evaluation": slot.best_evaluation,
             "loss_scale": slot.loss_scale.model_dump(),
+            "best_predictions": slot.best_predictions,
             "company": [company.model_dump() for company in slot.company],
         }
     )
@@ -111,6 +112,7 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         (best.tensors["weight"] if kind == _BEST else state.tensors[kind])[name] = tensor
+    predictions = header.get("best_predictions")  # a checkpoint from before they were kept is as good
     slot = Slot(
         number=header["number"],
         params=params,
@@ -124,6 +126,7 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
         best_evaluation=header["best_evaluation"],
         best_adapter=best if header["best_evaluation"] is not None else None,
         loss_scale=LossScale.model_validate(header.get("loss_scale", {})),
+        best_predictions=[Prediction(*item) for item in predictions] if predictions is not None else None,
         company=[Company.model_validate(company) for company in header["company"]],
     )
     return slot, state

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.data.example import Example
 from sweeper.engine import optimizer
@@ -27,6 +27,7 @@ from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
+from sweeper.engine.likelihood import Choice, Likelihoods, Written
 from sweeper.engine.lora import Layout
 from sweeper.engine.loss_scale import LossScale
 from sweeper.engine.moments import OptimizerState
@@ -34,7 +35,7 @@ from sweeper.engine.stack import AdapterStack, initial_state
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner, Work
 from sweeper.models.targets import resolve
-from sweeper.trial import Company, Rhythm, TrialParams
+from sweeper.trial import Company, Prediction, Rhythm, TrialParams
 
 Answer = TypeVar("Answer")
 # The gradients are slices of one flat buffer; autograd would like each in a tensor of its own.
@@ -56,6 +57,7 @@ class Slot:
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None
+    best_predictions: list[Prediction] | None = None  # of the validation rows, in their order
     company: list[Company] = field(default_factory=list)  # beside whom it trained
     loss_scale: LossScale = field(default_factory=LossScale)  # read and changed in float16 alone
 
@@ -302,34 +304,38 @@ class Pack:
     @torch.no_grad()
     def choose_next(
         self, items: Sequence[Item], candidates: Sequence[Sequence[int]], with_adapters: bool = True
-    ) -> list[int]:
+    ) -> list[Choice]:
         """The likeliest of each item's candidate tokens behind it.
 
         An item's slot says whose adapter reads it; without adapters the base alone does. The
         items of all slots go through the base together.
         """
 
-        def choose(chunk: Chunk) -> list[int]:
-            best: list[int] = self.best_of(chunk, [list(candidates[item.key]) for item in chunk.items]).tolist()
-            return best
+        def choose(chunk: Chunk) -> list[Choice]:
+            tokens, likelihoods = self.best_of(chunk, [list(candidates[item.key]) for item in chunk.items])
+            return list(map(Choice, tokens.tolist(), likelihoods.tolist()))
 
         return self._in_parts(items, Work.SCORE, choose, with_adapters)
 
-    def best_of(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> torch.Tensor:
-        """`(rows,)`: of each row's allowed tokens, the likeliest behind it."""
+    def best_of(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each row's allowed tokens the likeliest behind it, and its log-probability among them: `(rows,)` each."""
         hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
         last = chunk.attention_mask.sum(1) - 1
         logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
         width = max(map(len, allowed))
-        # Padded with the first candidate, so that a padded place is a valid choice too.
+        # Padded with the first candidate, so that a padded place is a valid choice too; it is no likelihood of its own.
         index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed])
-        index = index.to(logits.device)
-        return index.gather(1, logits.gather(1, index).argmax(1, keepdim=True))[:, 0]
+        is_padded = torch.tensor([[place >= len(tokens) for place in range(width)] for tokens in allowed])
+        index, is_padded = index.to(logits.device), is_padded.to(logits.device)
+        among = logits.gather(1, index)
+        best = among.argmax(1, keepdim=True)
+        likelihood = among.gather(1, best)[:, 0] - among.masked_fill(is_padded, -math.inf).logsumexp(1)
+        return index.gather(1, best)[:, 0], likelihood
 
     @torch.no_grad()
     def generate(
         self, items: Sequence[Item], max_new_tokens: int, end_tokens: Sequence[int], with_adapters: bool = True
-    ) -> list[tuple[int, ...]]:
+    ) -> list[Written]:
         """The greedy continuation of each item, with a key-value cache; the items of all slots go together.
 
         An item's slot says whose adapter writes; without adapters the base alone does.
@@ -341,11 +347,13 @@ class Pack:
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(end_tokens) or None, pad_token_id=self.pad
         )
 
-        def write(chunk: Chunk) -> list[tuple[int, ...]]:
+        def write(chunk: Chunk) -> list[Written]:
+            likelihoods = Likelihoods()
             written = []
-            for tokens in self.greedy(chunk, settings)[:, chunk.tokens.shape[1] :].tolist():
+            answers = self.greedy(chunk, settings, likelihoods)[:, chunk.tokens.shape[1] :].tolist()
+            for row, tokens in enumerate(answers):
                 end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
-                written.append(tuple(tokens[:end]))
+                written.append(Written(tuple(tokens[:end]), likelihoods.mean(row, end + 1)))
             return written
 
         return self._in_parts(items, Work.GENERATE, write, with_adapters, room_tokens=max_new_tokens)
@@ -383,12 +391,17 @@ class Pack:
         with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
             return dict(zip([item.key for item in chunk.items], answer(chunk), strict=True))
 
-    def greedy(self, chunk: Chunk, settings: GenerationConfig) -> Any:
+    def greedy(self, chunk: Chunk, settings: GenerationConfig, watched_by: LogitsProcessor | None = None) -> Any:
         """transformers' `generate` with `settings` alone."""
         own = self.model.generation_config
         # What is not set would come from the model's own settings: penalties, sampling, an end token.
         self.model.generation_config = settings
         try:
-            return self.model.generate(chunk.tokens, attention_mask=chunk.attention_mask, generation_config=settings)
+            return self.model.generate(
+                chunk.tokens,
+                attention_mask=chunk.attention_mask,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([watched_by] if watched_by is not None else []),
+            )
         finally:
             self.model.generation_config = own

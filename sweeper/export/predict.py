@@ -18,6 +18,7 @@ from sweeper.custom import own
 from sweeper.custom.own import OwnTask
 from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
+from sweeper.data.quoting import kind_of
 from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
@@ -114,7 +115,7 @@ class Predictor:
             except PromptError as error:
                 raise PromptError(f"row {number}: {error}") from None
         [predicted] = self.task.predict(self.pack, [0], prompts)
-        return predicted
+        return [prediction.text for prediction in predicted]
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
         if self.own is not None:
@@ -163,9 +164,12 @@ def read_jsonl(lines: Iterable[bytes], column: str | None) -> list[dict[str, Any
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
             raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
-        if column is None and not isinstance(row, dict):
-            raise DataError(f"standard input, line {number}: must be one JSON object, but is {line[:80]!r}")
-        if column is not None and (not isinstance(row, dict) or not isinstance(row.get(column), str | list)):
-            raise DataError(f"standard input, line {number}: must have the text field `{column}`, but is {line[:80]!r}")
+        if not isinstance(row, dict):
+            raise DataError(f"standard input, line {number}: must be one JSON object, but is {kind_of(row)}")
+        value = row.get(column) if column is not None else ""
+        if not isinstance(value, str | list):
+            raise DataError(
+                f"standard input, line {number}: must have the text field `{column}`, but has {kind_of(value)}"
+            )
         rows.append(row)
     return rows

@@ -41,7 +41,9 @@ class Kind(StrEnum):
 
 USUAL = (Kind.ADAPTERS, Kind.CHECKPOINTS, Kind.TEMPORARY, Kind.DELETED)  # caches would be made again
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
-    r"\.code\.tmp|\.(config\.yaml|(launcher|worker|outcome|splits|tracking|memory|runtime|formula-\w+|calibration-\w+)\.json)\.[a-z0-9_]{8}"
+    r"\.code\.tmp|"
+    r"\.(config\.yaml|(launcher|worker|outcome|splits|tracking|model|memory|runtime|formula-\w+|calibration-\w+)\.json|"
+    r"predictions(-test)?\.jsonl|wrong_rows-\w+\.csv)\.[a-z0-9_]{8}"
 )
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it
@@ -141,7 +143,7 @@ class Cleaner:
 
     def _of_study(self, paths: StudyPaths, kinds: Sequence[Kind]) -> Iterator[Item]:
         if Kind.TEMPORARY in kinds:
-            for folder in (paths.root, *_trial_folders(paths).values()):
+            for folder in (paths.root, paths.base, *_trial_folders(paths).values()):
                 yield from self._half_written(folder)
         seen = read(self._storage, paths.name) if self._storage is not None and paths.name in self._asked else None
         if seen is not None and seen.trials:  # else nothing could be told apart

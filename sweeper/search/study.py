@@ -26,6 +26,7 @@ from sweeper.config.schema import Config, GPSection
 from sweeper.config.space import exists, in_order
 from sweeper.errors import ConfigError, LeaseLostError
 from sweeper.paths import Home
+from sweeper.redaction import redacted
 from sweeper.search.leases import Holder, Leases, renewing
 from sweeper.search.pruners import pruner, should_prune
 from sweeper.search.samplers import distributions, sampler
@@ -345,7 +346,8 @@ class Search:
         trial = self._running[number]
         self._confirm(trial)
         # What an earlier attempt may have left is overwritten: its worker was killed before it told.
-        for key, item in {"reason": None, "detail": None, "same_as": None, **record}.items():
+        detail = {"detail": redacted(record["detail"])} if "detail" in record else {}
+        for key, item in {"reason": None, "detail": None, "same_as": None, **record, **detail}.items():
             trial.set_user_attr(key, item)
         known = trial.constraints
         for key, item in constraints.items():

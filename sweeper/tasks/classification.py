@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
+from sweeper.trial import Prediction
 
 _DRAWS = 400  # of the bootstrap: the standard error is then known to 4 %
 
@@ -56,21 +58,25 @@ class LabelTrie:
 
 def predict(
     pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], trie: LabelTrie, with_adapters: bool = True
-) -> list[list[str]]:
+) -> list[list[Prediction]]:
     """Labels every prompt once for each slot; all slots share each forward.
 
     Returns:
-        For each of `slots`, a label for each prompt.
+        For each of `slots`, a label for each prompt, and its probability: at each branch of the trie that of the token
+        that was chosen among those that may follow, multiplied.
     """
     paths = {(slot, row): trie.follow(()) for slot in slots for row in range(len(prompts))}
+    likelihoods = dict.fromkeys(paths, 0.0)
     pending = [key for key, path in paths.items() if trie.label(path) is None]
     while pending:
         items = [Item(slot, prompts[row] + paths[slot, row]) for slot, row in pending]
         choices = pack.choose_next(items, [trie.children(paths[key]) for key in pending], with_adapters)
         for key, choice in zip(pending, choices, strict=True):
-            paths[key] = trie.follow((*paths[key], choice))
+            paths[key] = trie.follow((*paths[key], choice.token))
+            likelihoods[key] += choice.log_probability
         pending = [key for key in pending if trie.label(paths[key]) is None]
-    return [[str(trie.label(paths[slot, row])) for row in range(len(prompts))] for slot in slots]
+    found = {key: Prediction(str(trie.label(path)), math.exp(likelihoods[key])) for key, path in paths.items()}
+    return [[found[slot, row] for row in range(len(prompts))] for slot in slots]
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,15 @@ class Classification:
 
     def predict(
         self, pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
-    ) -> list[list[str]]:
+    ) -> list[list[Prediction]]:
         """For each of `slots`, a label for each prompt."""
         return predict(pack, slots, prompts, self.trie, with_adapters)
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
         return Scores.of([row.label for row in rows], predictions)
+
+    def judged(self, row: Row, prediction: str) -> dict[str, Any]:
+        return {"truth": row.label, "is_correct": row.label == prediction}
 
 
 def _accuracy_error(accuracy: float, rows: int) -> float:

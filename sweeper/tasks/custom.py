@@ -13,6 +13,7 @@ from sweeper.data.row import Row
 from sweeper.engine.pack import Pack
 from sweeper.errors import CustomCodeError
 from sweeper.tasks.generation import Generation
+from sweeper.trial import Prediction
 
 if TYPE_CHECKING:
     from sweeper.tasks.task import Scores, Task
@@ -59,8 +60,11 @@ class WithMetric:
 
     def predict(
         self, pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
-    ) -> list[list[str]]:
+    ) -> list[list[Prediction]]:
         return self._task.predict(pack, slots, prompts, with_adapters)
+
+    def judged(self, row: Row, prediction: str) -> dict[str, Any]:
+        return self._task.judged(row, prediction)
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
         """The task's scores and the function's.

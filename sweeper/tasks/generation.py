@@ -12,7 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
+from sweeper.trial import Prediction
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -40,6 +41,12 @@ def token_f1(reference: str, prediction: str) -> float:
     return 2 * common / (len(wanted) + len(given))
 
 
+def row_scores(references: Sequence[str], text: str) -> tuple[float, float]:
+    """Exact match and token F1 of one written answer, with the reference that fits best."""
+    exact = any(normalised(reference) == normalised(text) for reference in references)
+    return float(exact), max(token_f1(reference, text) for reference in references)
+
+
 @dataclass(frozen=True)
 class GenerationScores:
     """How written answers compare with the reference answers; each metric with its standard error.
@@ -55,12 +62,8 @@ class GenerationScores:
 
     @classmethod
     def of(cls, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> GenerationScores:
-        rows = list(zip(truth, predictions, strict=True))
-        exact = [
-            float(any(normalised(reference) == normalised(text) for reference in references))
-            for references, text in rows
-        ]
-        f1 = [max(token_f1(reference, text) for reference in references) for references, text in rows]
+        rows = [row_scores(references, text) for references, text in zip(truth, predictions, strict=True)]
+        exact, f1 = [row[0] for row in rows], [row[1] for row in rows]
         return cls(float(np.mean(exact)), float(np.mean(f1)), _mean_error(exact), _mean_error(f1))
 
     def as_dict(self) -> dict[str, float]:
@@ -90,12 +93,16 @@ class Generation:
 
     def predict(
         self, pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
-    ) -> list[list[str]]:
+    ) -> list[list[Prediction]]:
         """For each of `slots`, a text for each prompt; all slots share each forward."""
         items = [Item(slot, prompt) for slot in slots for prompt in prompts]
         written = pack.generate(items, self.room_tokens or 1, [self._end], with_adapters)
-        texts = [self._answer(tokens) for tokens in written]
+        texts = [Prediction(self._answer(tokens), math.exp(likelihood)) for tokens, likelihood in written]
         return [texts[place * len(prompts) : (place + 1) * len(prompts)] for place in range(len(slots))]
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
         return GenerationScores.of([row.answers for row in rows], predictions)
+
+    def judged(self, row: Row, prediction: str) -> dict[str, Any]:
+        exact, f1 = row_scores(row.answers, prediction)
+        return {"is_correct": bool(exact), "token_f1": round(f1, 6)}

@@ -12,7 +12,7 @@ The user's own metric comes beside the scores of any of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sweeper.custom.own import OwnTask, Scorer
 from sweeper.data.prompt import Conversations, Renderer
@@ -21,6 +21,7 @@ from sweeper.engine.pack import Pack
 from sweeper.tasks.classification import Classification
 from sweeper.tasks.custom import Custom, WithMetric
 from sweeper.tasks.generation import Generation
+from sweeper.trial import Prediction
 
 
 class Scores(Protocol):
@@ -43,11 +44,14 @@ class Task(Protocol):
 
     def predict(
         self, pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
-    ) -> list[list[str]]:
+    ) -> list[list[Prediction]]:
         """For each of `slots`, a prediction for each prompt; all slots share each forward."""
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
         """Compares predictions with what is true of their rows."""
+
+    def judged(self, row: Row, prediction: str) -> dict[str, Any]:
+        """What is kept of a row beside its prediction, without its text: `is_correct`, and `truth` or `token_f1`."""
 
 
 def task_of(

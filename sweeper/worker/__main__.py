@@ -6,6 +6,7 @@ learns that the launcher is gone, however that ended. It always writes an outcom
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from sweeper.paths import Home, StudyPaths
+from sweeper.redaction import RedactedStream
 
 if TYPE_CHECKING:
     from sweeper.tracking.tracker import Tracker
@@ -31,6 +33,9 @@ HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to 
 
 def main() -> None:
     paths = Home.from_environment().study(sys.argv[1])
+    log = RedactedStream(sys.stderr)
+    sys.stdout = sys.stderr = log
+    atexit.register(log.finish)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping = threading.Event()
 

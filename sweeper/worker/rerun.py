@@ -139,6 +139,9 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
             diverged_at_step=diverged_at_step,
             adapter=None,
         )
+        file = paths.predictions(number)
+        if result.is_same and trial.same_as is None and slot.best_predictions is not None and not file.is_file():
+            bench.keep(file, bench.validation, slot.best_predictions)  # of a trial that ended before they were kept
         folder = paths.adapter(number)
         # An export says the scores that were recorded: they must be this adapter's.
         if trial.state == "COMPLETE" and result.is_same and slot.best_adapter is not None and not folder.is_dir():

@@ -11,10 +11,12 @@ from sweeper.engine import adapter
 from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
 from sweeper.memory.oom import patiently
+from sweeper.mistakes.joined import joined
+from sweeper.mistakes.table import write_csv
 from sweeper.models import origin
-from sweeper.paths import StudyPaths, write_atomically
+from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import TrialView, best_of
+from sweeper.search.views import StudyView, TrialView, best_of
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
 from sweeper.worker.recorder import Recorder, curve, trial_key
@@ -35,9 +37,11 @@ class Teller:
         self.recorder = recorder
         self.events = events
         self.constraints: dict[int, dict[str, float]] = {}
+        self._bench: Workbench  # from when the study is open
 
     def open(self, bench: Workbench) -> None:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
+        self._bench = bench
         self.search.remember("data_sha256", bench.data_sha256)
         self.search.remember("long_rows", bench.long_rows)
         self.search.remember("labels", bench.task.labels)
@@ -52,7 +56,9 @@ class Teller:
         self.keep_best_adapters()
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
-            scores = bench.score_base(bench.validation)
+            base = bench.score_base(bench.validation)
+            bench.keep(self.paths.predictions(None), bench.validation, base.predictions)
+            scores = base.scores
             self.recorder.baseline(scores.as_dict())
             self.search.remember("baseline", scores.as_dict())
             self.events.write("baseline", **scores.as_dict())
@@ -79,6 +85,7 @@ class Teller:
         best = slot.best_adapter
         base = bench.base_name, bench.linears, bench.base_revision
         patiently(lambda: adapter.write(folder, best, slot.params, *base))
+        self._keep_predictions(slot)
         value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
         self.search.complete(slot.number, value, self._record(slot), self.constraints[slot.number])
         self.recorder.end(self._told(slot.number))
@@ -91,6 +98,8 @@ class Teller:
             detail: what happened, in words.
             readings: of the memory, around it.
         """
+        self.search.confirm(slot.number)
+        self._keep_predictions(slot)
         record = self._record(slot) | ({"detail": detail} if detail else {})
         self.search.prune(slot.number, reason, record, self.constraints[slot.number])
         if readings:
@@ -131,6 +140,11 @@ class Teller:
             "company": [company.model_dump() for company in slot.company],
         }
 
+    def _keep_predictions(self, slot: Slot) -> None:
+        """Before the trial is told: whoever is killed in between does it again, from the checkpoint."""
+        if slot.best_predictions is not None:
+            self._bench.keep(self.paths.predictions(slot.number), self._bench.validation, slot.best_predictions)
+
     def keep_best_adapters(self) -> None:
         kept = self.recorder.keep_best_adapters(self.search.views(), self.search.attributes.get("adapters", []))
         self.search.remember("adapters", kept)
@@ -142,6 +156,8 @@ class Teller:
         test = None
         if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
             test = self._test(bench, best)
+        if best is not None and self.config.tracking.log_text:
+            self._log_wrong_rows(best)
         tracker.flush()
         tracker.end(STUDY, RunState.FINISHED, {"sweeper.state": "finished"})
         if test is not None:  # last: it is what makes the study finished for the launcher
@@ -158,13 +174,15 @@ class Teller:
         finally:
             bench.pack.discard(slot)
         base = bench.score_base(bench.test)
+        for number, scored in ((best.number, winner), (None, base)):
+            bench.keep(self.paths.predictions(number, TEST), bench.test, scored.predictions)
         looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
         test = {
             "trial": best.number,
             "rows": len(bench.test.rows),
             "looks": looks,
-            "winner": winner.as_dict(),
-            "base": base.as_dict(),
+            "winner": winner.scores.as_dict(),
+            "base": base.scores.as_dict(),
             "majority": bench.score_majority(bench.test).as_dict(),
         }
         self._log_test(test)
@@ -176,3 +194,13 @@ class Teller:
         tracker.log(trial_key(winner.number), scores, step=0)
         tracker.log(BASELINE, base, step=0)
         tracker.log(STUDY, {**scores, "best_value": winner.value or 0.0}, step=winner.number)
+
+    def _log_wrong_rows(self, best: TrialView) -> None:
+        """The wrong rows of winner and base with their text, on their runs."""
+        seen = StudyView(self.paths.name, self.search.views(), self.search.attributes)
+        for number, key in ((best.number, trial_key(best.number)), (None, BASELINE)):
+            for split in (VALIDATION, TEST):
+                if self.paths.predictions(number, split).is_file():
+                    file = self.paths.wrong_rows(number, split)
+                    write_csv(joined(seen, self.paths, number, split), file)
+                    self.recorder.tracker.log_file(key, file)

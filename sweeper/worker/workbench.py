@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,28 +24,47 @@ from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner
+from sweeper.mistakes import kept
+from sweeper.mistakes.kept import Kept
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
 from sweeper.tasks.task import Scores, Task, task_of
+from sweeper.trial import Prediction
 
 TRIED_ROWS = 3
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to score, and their prompts."""
+    """Rows to score, and their prompts.
+
+    Attributes:
+        ids: the place and the hash of each.
+    """
 
     prompts: list[tuple[int, ...]]
     rows: list[Row]
+    ids: list[tuple[str, str]]
 
     @classmethod
-    def of(cls, rendered: Renderer | Conversations, selected: list[Row]) -> Split:
-        return cls(prompts=rendered.prompts(selected), rows=selected)
+    def of(cls, rendered: Renderer | Conversations, selected: list[Row], hashes: Mapping[str, str]) -> Split:
+        """Of rows, and the hashes by their places: those of the rows as they were before they were cut."""
+        ids = [(row.place, hashes[row.place]) for row in selected]
+        return cls(prompts=rendered.prompts(selected), rows=selected, ids=ids)
 
     def first(self, count: int) -> Split:
-        return Split(self.prompts[:count], self.rows[:count])
+        """The first rows alone."""
+        return Split(self.prompts[:count], self.rows[:count], self.ids[:count])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was predicted for the rows of a split, and how that compares with the truth."""
+
+    scores: Scores
+    predictions: list[Prediction]
 
 
 @dataclass
@@ -63,36 +84,40 @@ class Workbench:
     long_rows: long.Counts  # what became of rows that were too long
     notes: list[str]  # on the data, for whoever watches
 
-    def score(self, split: Split, slots: list[int]) -> list[Scores]:
+    def score(self, split: Split, slots: list[int]) -> list[Scored]:
         """Scores the adapters of `slots`, all in the same forwards."""
-        predictions = self.task.predict(self.pack, slots, split.prompts)
-        return [self.task.score(split.rows, predicted) for predicted in predictions]
+        return [self._scored(split, found) for found in self.task.predict(self.pack, slots, split.prompts)]
+
+    def _scored(self, split: Split, predictions: list[Prediction]) -> Scored:
+        return Scored(self.task.score(split.rows, [prediction.text for prediction in predictions]), predictions)
 
     def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int]) -> None:
         """Scores prompts without their truth, for what that takes."""
         self.task.predict(self.pack, slots, prompts)
 
     def evaluate(self, slots: list[Slot], config: Config) -> None:
-        """Scores slots on the validation split, together, and keeps the adapter of each one's best evaluation.
+        """Scores slots on the validation split, together, and keeps the best evaluation's adapter and predictions.
 
         Where memory runs out, nothing has changed.
         """
         objective, metric = config.objective, config.objective.metric_name
-        scores = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
-        found: list[tuple[Slot, dict[str, float], AdapterState | None]] = []
-        for slot, values in zip(slots, [score.as_dict() for score in scores], strict=True):
+        scored = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
+        found: list[tuple[Slot, dict[str, float], AdapterState | None, list[Prediction]]] = []
+        for slot, one in zip(slots, scored, strict=True):
+            values = one.scores.as_dict()
             best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
             is_better = best is None or objective.value == "last" or objective.is_better(values[metric], best)
-            found.append((slot, values, self.pack.weights(slot) if is_better else None))
-        for slot, values, weights in found:
+            found.append((slot, values, self.pack.weights(slot) if is_better else None, one.predictions))
+        for slot, values, weights, predictions in found:
             slot.evaluations.append(values)
             if weights is not None:
                 slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, weights
+                slot.best_predictions = predictions
 
-    def score_base(self, split: Split) -> Scores:
+    def score_base(self, split: Split) -> Scored:
         """Scores the base without any adapter."""
-        [predicted] = self.task.predict(self.pack, [0], split.prompts, with_adapters=False)
-        return self.task.score(split.rows, predicted)
+        [predictions] = self.task.predict(self.pack, [0], split.prompts, with_adapters=False)
+        return self._scored(split, predictions)
 
     def score_majority(self, split: Split) -> Scores:
         """Scores what most training rows have, as the answer to every row."""
@@ -107,6 +132,25 @@ class Workbench:
         few = self.validation.first(TRIED_ROWS)
         self.score_base(few)
         self.score_majority(few)
+
+    def keep(self, file: Path, split: Split, predictions: Sequence[Prediction]) -> None:
+        """Writes predictions for the rows of a split, without their text."""
+        kept.write(
+            file,
+            [
+                Kept(
+                    row=place,
+                    sha256=sha256,
+                    tokens=len(prompt),
+                    prediction=text,
+                    confidence=confidence if confidence is not None and math.isfinite(confidence) else None,
+                    **self.task.judged(row, text),
+                )
+                for (place, sha256), prompt, row, (text, confidence) in zip(
+                    split.ids, split.prompts, split.rows, predictions, strict=True
+                )
+            ],
+        )
 
 
 def _targets(config: Config, linears: list[str]) -> list[str]:
@@ -147,12 +191,13 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     tokenizer = base.load_tokenizer(section, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
+    hashes = {row.place: row.sha256 for row in (*data.validation, *data.test)}
     data_sha256, data = data.sha256, fitted.data
     examples = rendered.examples(data.train)
     if config.data.class_weight == "balanced":
         examples = balanced(examples, [row.label for row in data.train])
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
-    validation, test = Split.of(rendered, selected), Split.of(rendered, data.test)
+    validation, test = (Split.of(rendered, chosen, hashes) for chosen in (selected, data.test))
 
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:

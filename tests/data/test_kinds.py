@@ -115,12 +115,16 @@ def test_the_forms_of_reference_answers(study: Load, answers: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "expected"),
     [
-        ("prompt", {"say": " "}, r"train.jsonl:1: `say` must be text, but got ' '"),
-        ("prompt", {"ask": None}, r"train.jsonl:1: `ask` must be text, but got None"),
-        ("question", {"c": 3}, r"`c` must be text, but got 3"),
-        ("question", {"a": []}, r"`a` must be a text, a list of texts, or have them under `text`, but got \[\]"),
+        ("prompt", {"say": " "}, r"train.jsonl:1: `say` must be text, but got an empty text"),
+        ("prompt", {"ask": None}, r"train.jsonl:1: `ask` must be text, but got the value None"),
+        ("question", {"c": 3}, r"`c` must be text, but got a number"),
+        ("question", {"a": []}, r"`a` must be a text, a list of texts, or have them under `text`, but got a list of 0"),
         ("question", {"a": ["x", ""]}, r"`a` must be a text, a list of texts"),
-        ("messages", {"chat": "hello"}, r"`chat` must be a list of at least 2 messages, but got 'hello'"),
+        (
+            "messages",
+            {"chat": "hello"},
+            r"`chat` must be a list of at least 2 messages, but got a text of 5 characters",
+        ),
         ("messages", {"chat": CHAT[:1]}, r"`chat` must be a list of at least 2 messages"),
         ("messages", {"chat": CHAT[:2]}, r"`chat` must end with the assistant's turn, but does with user's"),
         ("messages", {"chat": [{"from": "human", "value": "x"}] * 2}, r"message 1: must have `role` and `content`"),

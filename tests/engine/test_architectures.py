@@ -110,7 +110,7 @@ def test_an_architecture_generates_packed_as_peft_does_alone(kind: str) -> None:
     prompts = [example.prompt for example in examples[:6]]
     # All adapters over the same rows, in one call.
     items = [Item(pack.slots.index(slot), prompt) for slot in slots for prompt in prompts]
-    written = pack.generate(items, max_new_tokens=6, end_tokens=[])
+    written = [tokens for tokens, _ in pack.generate(items, max_new_tokens=6, end_tokens=[])]
     for number, slot in enumerate(slots):
         alone, _ = with_peft(deepcopy(model), slot.params.model_copy(update={"dropout": 0.0}), pack.state(slot))
         alone.eval()

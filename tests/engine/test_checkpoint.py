@@ -13,6 +13,7 @@ import torch
 
 from sweeper.engine import checkpoint
 from sweeper.errors import CheckpointError
+from sweeper.trial import Prediction
 from tests.conftest import random_examples, small_model
 from tests.engine.checkpoint_writer import made
 from tests.engine.oracle import STEPS, TRIALS, admit, largest_difference, new_pack
@@ -25,18 +26,21 @@ def test_a_trial_goes_on_from_its_file_as_if_nothing_had_happened(tmp_path: Path
     whole, broken = (new_pack(small_model(), examples) for _ in range(2))
     params = TRIALS[2].model_copy(update={"dropout": 0.2})
     slot, reference = admit(broken, 4, params), admit(whole, 4, params)
+    predictions = [Prediction("a label", 0.75), Prediction("größer", None)]
     for _ in range(STEPS):
         whole.tick()
     for step in range(STEPS):
         if step == 7:
             slot.evaluations.append({"accuracy": 0.5, "macro_f1": 0.25})
             slot.best_evaluation, slot.best_adapter = 0, broken.weights(slot)
+            slot.best_predictions = predictions
             before = broken.remove(slot)
             checkpoint.save(tmp_path / "new" / "c.safetensors", slot, before)
             best = slot.best_adapter
             slot, state = checkpoint.load(tmp_path / "new" / "c.safetensors")
             assert slot.evaluations == [{"accuracy": 0.5, "macro_f1": 0.25}]
             assert slot.best_adapter is not None
+            assert slot.best_predictions == predictions
             assert best is not None
             assert largest_difference(slot.best_adapter.tensors["weight"], best.tensors["weight"]) == 0.0
             broken = new_pack(small_model(), examples)  # another worker, another place in the pack

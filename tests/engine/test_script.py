@@ -61,7 +61,7 @@ def evaluate(pack: Pack, slots: list[Slot]) -> None:
     choices = pack.choose_next(items, [range(2, 96)] * len(items))
     for place, slot in enumerate(slots):
         chosen = choices[place * len(PROMPTS) : (place + 1) * len(PROMPTS)]
-        slot.evaluations.append({str(index): float(choice) for index, choice in enumerate(chosen)})
+        slot.evaluations.append({str(index): float(choice.token) for index, choice in enumerate(chosen)})
         slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, pack.weights(slot)
 
 

@@ -199,7 +199,7 @@ class Rig:
             self.is_ticking = False
             assert all(tick.is_finite for tick in ticks)
             items = [Item(index, prompt) for index in range(len(pack.slots)) for prompt in PROMPTS]
-            choices = pack.choose_next(items, [range(2, 96)] * len(items))
+            choices = [choice.token for choice in pack.choose_next(items, [range(2, 96)] * len(items))]
             self.save()
         order = sorted(pack.slots, key=lambda slot: slot.number)
         weights = [tensor for slot in order for tensor in pack.state(slot).tensors["weight"].values()]

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from sweeper.engine.pack import Pack
 from sweeper.models.targets import linear_names
 from sweeper.tasks.classification import LabelTrie, Scores, predict
-from sweeper.trial import Rhythm
+from sweeper.trial import Prediction, Rhythm
 from tests.conftest import random_examples, small_model, trial_params
 
 END = 1
@@ -25,6 +25,10 @@ ANSWERS = {
     "cheque": (13, 15, END),
     "refund": (16, 17, 18, END),
 }
+
+
+def texts(predictions: list[list[Prediction]]) -> list[list[str]]:
+    return [[text for text, _ in of_slot] for of_slot in predictions]
 
 
 def test_forced_tokens_are_skipped() -> None:
@@ -70,8 +74,8 @@ def test_predictions_equal_constrained_generation() -> None:
         expected.append(by_tokens[tuple(generated[0, len(prompt) :].tolist())])
     pack = Pack(model, linear_names(model), [], pad=0, chunk_tokens=200)
     [labels] = predict(pack, [0], prompts, trie, with_adapters=False)
-    assert labels == expected
-    assert len(set(labels)) > 2  # or it would be a weak comparison
+    assert [text for text, _ in labels] == expected
+    assert len(set(expected)) > 2  # or it would be a weak comparison
 
 
 def test_packed_predictions_equal_those_of_each_adapter_alone() -> None:
@@ -92,9 +96,38 @@ def test_packed_predictions_equal_those_of_each_adapter_alone() -> None:
         pack.remove(slot)
     for slot, state in states:
         pack.admit(slot, state)
-    assert predict(pack, [0, 1, 2], prompts, trie) == alone
-    assert predict(pack, [2], prompts, trie) == alone[2:]
-    assert alone[0] != alone[1]
+    together = predict(pack, [0, 1, 2], prompts, trie)
+    assert texts(together) == texts(alone)
+    assert texts(predict(pack, [2], prompts, trie)) == texts(alone[2:])
+    assert texts(alone)[0] != texts(alone)[1]
+    for packed, own in zip(together, alone, strict=True):
+        assert [one.confidence for one in packed] == pytest.approx([one.confidence for one in own], rel=1e-4)
+
+
+def test_the_confidence_is_the_product_over_the_branches() -> None:
+    model = small_model(torch.float64)
+    prompt = (5, 6, 7)
+
+    def shares(path: tuple[int, ...], tokens: tuple[int, ...]) -> dict[int, float]:
+        logits = model(input_ids=torch.tensor([[*prompt, *path]])).logits[0, -1, list(tokens)]
+        return dict(zip(tokens, logits.softmax(0).tolist(), strict=True))
+
+    first = shares((), (10, 13, 16))
+    card, cash = shares((10,), (END, 11)), shares((13,), (14, 15))
+    fee = shares((10, 11), (END, 12))
+    expected = {
+        "card": first[10] * card[END],
+        "card payment": first[10] * card[11] * fee[END],
+        "card payment fee": first[10] * card[11] * fee[12],
+        "cash": first[13] * cash[14],
+        "cheque": first[13] * cash[15],
+        "refund": first[16],  # what follows is forced
+    }
+    assert sum(expected.values()) == pytest.approx(1.0)
+    pack = Pack(model, linear_names(model), [], pad=0, chunk_tokens=200)
+    # Beside another prompt, whose node has another number of branches.
+    [[found, *_]] = predict(pack, [0], [prompt, (8, 9, 10, 11)], LabelTrie(ANSWERS), with_adapters=False)
+    assert found.confidence == pytest.approx(expected[found.text])
 
 
 def test_scores() -> None:

@@ -43,10 +43,15 @@ def test_answers_are_written_packed_and_end_at_the_turns_end() -> None:
         pack.tick()
     prompts = [example.prompt for example in random_examples(9, seed=3)]
     [first] = Generation(lambda tokens: str(tokens[0]), 1, end=-1).predict(pack, [0], prompts)
-    end = int(first[0])  # what the first slot writes first behind the first prompt
+    end = int(first[0].text)  # what the first slot writes first behind the first prompt
     task = Generation(lambda tokens: " ".join(map(str, tokens)), 8, end)
-    together = task.predict(pack, [0, 1], prompts)
-    assert together == [task.predict(pack, [slot], prompts)[0] for slot in (0, 1)]
+    packed = task.predict(pack, [0, 1], prompts)
+    together = [[text for text, _ in texts] for texts in packed]
+    for slot in (0, 1):
+        [alone] = task.predict(pack, [slot], prompts)
+        assert together[slot] == [text for text, _ in alone]
+        assert [one.confidence for one in packed[slot]] == pytest.approx([one.confidence for one in alone])
+        assert all(0 < (one.confidence or 0) < 1 for one in alone)
     assert together[0][0] == ""
     assert together[0] != together[1]
     assert all(len(text.split()) <= 8 and str(end) not in text.split() for texts in together for text in texts)

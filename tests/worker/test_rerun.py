@@ -12,12 +12,11 @@ from sweeper.engine.pack import Tick
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.views import view
-from sweeper.tasks.classification import Scores
 from sweeper.tracking.tracker import MemoryTracker
 from sweeper.trial import TrialParams
 from sweeper.worker.rerun import Rerun, rerun
 from sweeper.worker.session import Session
-from sweeper.worker.workbench import Split, Workbench
+from sweeper.worker.workbench import Scored, Split, Workbench
 from tests.worker.conftest import Prepare
 
 SPACE = (
@@ -74,8 +73,9 @@ def test_a_trial_that_goes_another_way_is_said_and_brings_no_adapter(
     [dropped] = [number for number in (0, 1) if not paths.adapter(number).is_dir()]
     score = Workbench.score
 
-    def wrong(bench: Workbench, split: Split, slots: list[int]) -> list[Scores]:
-        return [replace(scores, accuracy=scores.accuracy + 0.5) for scores in score(bench, split, slots)]
+    def wrong(bench: Workbench, split: Split, slots: list[int]) -> list[Scored]:
+        found = score(bench, split, slots)
+        return [replace(one, scores=replace(one.scores, accuracy=one.scores.accuracy + 0.5)) for one in found]
 
     monkeypatch.setattr(Workbench, "score", wrong)
     result = again(home, dropped)

@@ -57,7 +57,7 @@ def test_a_study_of_written_answers(prepare: Prepare, home: Home, tmp_path: Path
     answers = predictor.predict(rows)
     assert len(answers) == 3
     assert answers == [predictor.predict([row])[0] for row in rows]
-    with pytest.raises(DataError, match=r"row 2: `text` must be text, but got ' '"):
+    with pytest.raises(DataError, match=r"row 2: `text` must be text, but got an empty text"):
         predictor.predict([rows[0], {"text": " "}])
 
 
