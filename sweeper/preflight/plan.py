@@ -19,6 +19,7 @@ from sweeper.memory.nvml import NvmlUnavailable, card_at
 from sweeper.memory.planner import Load, Work
 from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
+from sweeper.models import hub
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.disk import Room
@@ -228,17 +229,10 @@ def model_folder(config: Config, home: Home) -> Path | None:
 
 
 def _from_hub(config: Config) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
     try:
-        file = hf_hub_download(str(config.model.path), "config.json", revision=config.model.revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model.path: {config.model.path!r} must be a folder, or a Hub id that is reachable or cached "
-            f"({type(error).__name__}); or give its transformers configuration as model.config"
-        ) from error
-    values: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
-    return values
+        return dict(hub.snapshot(config.model).config)
+    except ModelError as error:
+        raise ModelError(f"{error}; or give its transformers configuration as model.config") from None
 
 
 def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:

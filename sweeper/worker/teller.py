@@ -44,6 +44,13 @@ class Teller:
         if (known := origin.kept(self.paths)) is not None:
             self.search.remember("model", known.as_dict())
         attributes = self.search.attributes
+        dtype = str(bench.pack.model.dtype).removeprefix("torch.")
+        if (was := attributes.get("dtype", dtype)) != dtype:  # model.dtype=auto on another device
+            message = (
+                f"the study has computed in {was}, and here does in {dtype}; model.dtype={was} would go on in that"
+            )
+            self.events.write("note", message=message)
+        self.search.remember("dtype", was)
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
             self.search.remember("versions", versions.installed())
         self.recorder.open(self.search.attributes["versions"])
