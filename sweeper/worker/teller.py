@@ -45,10 +45,9 @@ class Teller:
             self.search.remember("model", known.as_dict())
         attributes = self.search.attributes
         dtype = str(bench.pack.model.dtype).removeprefix("torch.")
-        if (was := attributes.get("dtype", dtype)) != dtype:  # model.dtype=auto on another device
-            message = (
-                f"the study has computed in {was}, and here does in {dtype}; model.dtype={was} would go on in that"
-            )
+        was = attributes.get("dtype", dtype) if "baseline" in attributes else dtype
+        if was != dtype:  # model.dtype=auto, on another device
+            message = f"the study has computed in {was}, and here does in {dtype}: results may differ from those before"
             self.events.write("note", message=message)
         self.search.remember("dtype", was)
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
