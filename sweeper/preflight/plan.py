@@ -20,6 +20,7 @@ from sweeper.memory.planner import Load, Work
 from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
 from sweeper.models import hub
+from sweeper.models.origin import BUNDLED
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.disk import Room
@@ -31,7 +32,6 @@ from sweeper.units import GIB
 ROWS = (1, 2, 4, 8, 16, 32)
 MOST_RANKS = 5
 SAMPLES = 64  # of a range, for its infeasible share
-BUNDLED = "bundled:"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
