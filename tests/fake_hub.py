@@ -42,7 +42,8 @@ class FakeHub:
         if token not in (None, TOKEN):
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"", None
         is_api = path.startswith("/api/models/")
-        organisation, name, *rest = path.removeprefix("/api/models" if is_api else "").strip("/").split("/")
+        parts = path.removeprefix("/api/models" if is_api else "").strip("/").split("/")
+        organisation, name, *rest = parts if len(parts) > 1 else ["", *parts]  # a few old models have no organisation
         model = self.models.get(f"{organisation}/{name}")
         if model is None or (model.is_private and token is None):
             return (404 if token else 401), {"X-Error-Code": "RepoNotFound"}, b"", None

@@ -109,7 +109,7 @@ def _online(path: str, revision: str | None) -> _Found:
         # What stands at the gate of a gated model is its files; this is the smallest of those that are needed.
         file = Path(hf_hub_download(path, CONFIG, revision=info.sha))
     except HFValidationError as error:
-        raise ModelError(f"model.path: must be a folder, or ORGANISATION/MODEL on the Hub, but {error}") from None
+        raise ModelError(f"model.path: must be a folder, or ORGANISATION/MODEL on the Hub, but is {path!r}") from error
     except (LocalEntryNotFoundError, ConnectionError) as error:  # the second where HF_HUB_OFFLINE is set
         raise _UnreachableError(_reason(error)) from None
     except HTTPError as error:
@@ -139,11 +139,12 @@ def _refusal(path: str, revision: str | None, error: Exception) -> str:
     if code is None or code >= 500 or code == 429:
         raise _UnreachableError(_reason(error)) from None
     if isinstance(error, GatedRepoError):
-        done = "the token that is set has no access to it: accept" if has_token else f"{LOGIN}, and accept"
-        return (
-            f"model.path: {path} is gated, and may be read by whom its owner lets; {done} its licence at {page} with "
-            "the account of that token"
-        )
+        if has_token:
+            return (
+                f"model.path: {path} is gated, and the account of the token that is set has no access to it; accept "
+                f"its licence at {page}, or {LOGIN} with an account that has"
+            )
+        return f"model.path: {path} is gated; accept its licence at {page}, and {LOGIN} with the account that did"
     if isinstance(error, RevisionNotFoundError):
         return f"model.revision: {path} has no revision {revision!r}; it has {_refs(path)}"
     if isinstance(error, RepositoryNotFoundError) and not (has_token and code == 401):
@@ -151,7 +152,7 @@ def _refusal(path: str, revision: str | None, error: Exception) -> str:
         return f"model.path: there is no model {path} at {constants.ENDPOINT}, or {whose}"
     if code == 401:
         return (
-            f"model.path: the Hub's token must be valid, but {constants.ENDPOINT} refuses it for {path}; {LOGIN} again"
+            f"model.path: the Hub's token must be valid, but {constants.ENDPOINT} refuses it for {path}; {LOGIN} anew"
         )
     return f"model.path: {page} may not be read with the token that is set ({code}); {LOGIN} with one that may"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Room:
     """A file system, and what will be written to it."""
 
     folder: Path  # the first place on it
-    free_bytes: int
+    free_bytes: int = field(compare=False)  # others write there too
     needs: tuple[Need, ...]
 
     @property

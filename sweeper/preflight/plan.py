@@ -20,6 +20,8 @@ from sweeper.memory.nvml import NvmlUnavailable, card_at
 from sweeper.memory.planner import Load, Work
 from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
+from sweeper.models import hub
+from sweeper.models.origin import BUNDLED
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.disk import Room
@@ -31,7 +33,6 @@ from sweeper.units import GIB
 ROWS = (1, 2, 4, 8, 16, 32)
 MOST_RANKS = 5
 SAMPLES = 64  # of a range, for its infeasible share
-BUNDLED = "bundled:"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -229,17 +230,10 @@ def model_folder(config: Config, home: Home) -> Path | None:
 
 
 def _from_hub(config: Config) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
     try:
-        file = hf_hub_download(str(config.model.path), "config.json", revision=config.model.revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model.path: {config.model.path!r} must be a folder, or a Hub id that is reachable or cached "
-            f"({type(error).__name__}); or give its transformers configuration as model.config"
-        ) from error
-    values: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
-    return values
+        return dict(hub.snapshot(config.model).config)
+    except ModelError as error:
+        raise ModelError(f"{error}; or give its transformers configuration as model.config") from None
 
 
 def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:

@@ -161,8 +161,16 @@ def test_the_revisions_that_there_are_are_named(here: FakeHub, composed: Callabl
 @pytest.mark.parametrize(
     ("change", "token", "expected"),
     [
-        ({"is_gated": True}, None, r"acme/tiny is gated.*set HF_TOKEN.*accept its licence at http://127.*/acme/tiny"),
-        ({"is_gated": True}, TOKEN, r"is gated.*the token that is set has no access to it: accept its licence at"),
+        (
+            {"is_gated": True},
+            None,
+            r"acme/tiny is gated; accept its licence at http://127.*/acme/tiny, and set HF_TOKEN, or log in with",
+        ),
+        (
+            {"is_gated": True},
+            TOKEN,
+            r"is gated, and the account of the token that is set has no access to it; accept its licence at",
+        ),
         ({"is_private": True}, None, r"there is no model acme/tiny at http.*, or it is private: then set HF_TOKEN"),
         ({}, "hf_other", r"the Hub's token must be valid, but .* refuses it for acme/tiny"),
     ],
