@@ -80,7 +80,7 @@ def landscape(bench: Workbench, split: Split, slots: list[int]) -> list[Scored]:
         distance = abs(math.log10(slot.params.learning_rate / 1e-2))
         progress = (slot.examples_seen or 32) / 32
         accuracy = 0.9 * math.exp(-distance) * progress ** (0.3 + distance) - slot.params.dropout
-        predictions = [Prediction(bench.task.labels[0])] * len(split.truth)
+        predictions = [Prediction(bench.task.labels[0])] * len(split.rows)
         found.append(Scored(Scores(max(accuracy, 0.0), 0.0, 0.02, 0.02), predictions))
     return found
 
