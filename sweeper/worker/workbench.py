@@ -76,12 +76,13 @@ class Workbench:
 
         Where memory runs out, nothing has changed.
         """
-        objective, metric = config.objective, config.objective.metric_name
+        metric = config.objective.metric_name
         scores = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
         found: list[tuple[Slot, dict[str, float], AdapterState | None]] = []
         for slot, values in zip(slots, [score.as_dict() for score in scores], strict=True):
             best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
-            is_better = best is None or objective.value == "last" or objective.is_better(values[metric], best)
+            is_last = config.objective.value == "last"
+            is_better = best is None or is_last or config.objective.is_better(values[metric], best)
             found.append((slot, values, self.pack.weights(slot) if is_better else None))
         for slot, values, weights in found:
             slot.evaluations.append(values)

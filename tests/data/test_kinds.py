@@ -80,7 +80,7 @@ def test_what_a_kind_asks_and_answers(
     assert decode(example.prompt) == decode(asked) == prompt
     assert decode(example.answer) == answer
     assert rendered.answer(example.answer) == references[0]
-    assert (data.test[0].truth, data.labels, data.most_common) == (references, [], references[0])
+    assert (data.test[0].answers, data.labels, data.most_common) == (references, [], references[0])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_turns_of_a_conversation(study: Load, home: Home, loss: str, supervi
     system = "<|system|>\nBe kind.<|end|>\n"
     earlier = f"{system}{user('where is it?')}on its way<|end|>\n"
     assert rendered.tokenizer.decode(asked) == earlier + user("and the other?")
-    assert data.validation[0].truth == ("lost",)
+    assert data.validation[0].answers == ("lost",)
 
 
 def test_texts_of_a_csv_are_read_as_json(study: Load, tmp_path: Path) -> None:
