@@ -58,7 +58,9 @@ def own_row(own: OwnTask, raw: Mapping[str, Any], place: str) -> Row:
         CustomCodeError: if the user's code raises.
     """
     asked = own_asking(own, raw, f" at {place}")
-    answers = _checked_answers(own.answer(raw, f" at {place}"), f"answer of {own.what}")
+    answers = _checked_answers(
+        own.answer(raw, f" at {place}"), f"answer of {own.what} must be a text or a list of texts"
+    )
     messages = (*asked.messages, ("assistant", answers[0])) if asked.messages else ()
     return replace(asked, place=place, answers=answers, messages=messages)
 
@@ -126,17 +128,17 @@ def read_answers(value: Any, column: str) -> tuple[str, ...]:
     value = _parsed(value, ("[", "{"))
     if isinstance(value, Mapping):
         value = value.get("text")
-    return _checked_answers(value, f"`{column}`", ", or have them under `text`")
+    return _checked_answers(value, f"`{column}` must be a text, a list of texts, or have them under `text`")
 
 
-def _checked_answers(value: Any, what: str, otherwise: str = "") -> tuple[str, ...]:
+def _checked_answers(value: Any, rule: str) -> tuple[str, ...]:
     answers = [value] if isinstance(value, str) else value
     if (
         not isinstance(answers, list | tuple)
         or not answers
         or not all(isinstance(a, str) and a.strip() for a in answers)
     ):
-        raise ValueError(f"{what} must be a text or a list of texts{otherwise}, but got {kind_of(value)}")
+        raise ValueError(f"{rule}, but got {kind_of(value)}")
     return tuple(answers)
 
 

@@ -143,7 +143,9 @@ def plus_minus(scores: dict[str, float], metric: str) -> str:
 
 def score(value: float) -> str:
     """A value of a metric, which may be of any size."""
-    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3g}"
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.3f}"
+    return f"{value:.6g}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _counts(study: StudyView, config: Config) -> str:

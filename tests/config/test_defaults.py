@@ -18,7 +18,10 @@ from tests.config.test_edits import BEGUN_WITH
 
 # What a study must say for itself: without it there is no valid default.
 NO_DEFAULT = {"study.name": "study.name: is required", "search.space": "search.space: .*at least 1"}
+# And what has another value where the study is a folder, or is only there with a value.
+NOT_LACKED = {"sampler.name", "pruner.name", "task.name", "study.folder", "task._target_"}
 OPTIONS = {
+    "task.arguments": BEGUN_WITH["task.arguments"],
     "task.max_new_tokens": ["task=generation", "data.columns.prompt=prompt", "data.columns.answer=answer"],
     **{key: options for key, options in BEGUN_WITH.items() if key.startswith(("sampler.", "pruner."))},
     "sampler.points": ["sampler=grid", "search.trials=2"],
@@ -53,7 +56,7 @@ def without(values: dict[str, Any], key: str) -> dict[str, Any]:
     return {**values, name: without(values[name], rest)}
 
 
-@pytest.mark.parametrize("key", sorted(set(marks()) - set(NO_DEFAULT) - {"sampler.name", "pruner.name", "task.name"}))
+@pytest.mark.parametrize("key", sorted(set(marks()) - set(NO_DEFAULT) - NOT_LACKED))
 def test_a_key_that_a_study_lacks_has_todays_default(plain: Callable[..., Config], home: Home, key: str) -> None:
     config = plain(*OPTIONS.get(key, []))
     paths = stored(home, without(config.model_dump(mode="json"), key))

@@ -12,6 +12,8 @@ import optuna
 import pytest
 import yaml
 
+from sweeper.errors import ExportError
+from sweeper.export.predict import Predictor
 from sweeper.paths import Home
 from sweeper.search.views import view
 from tests.conftest import SHORT
@@ -87,19 +89,16 @@ def test_a_task_is_exported_with_its_code(examples: Path, home: Home, few_ticket
     assert done.returncode == 0, done.stderr
     assert f"try it: sweeper predict {out} --trust-code < ROWS.jsonl" in done.stdout
     assert (out / "code/slot_filling.py").is_file()
-    rows = json.dumps({"text": "where is my parcel", "number": 7})  # there is no answer in it
-    refused = sweeper(home, "predict", str(out), stdin=rows)
-    assert refused.returncode == 2
-    assert f"slot_filling.Slots of {out / 'code'} is needed to write prompts; look at it, and say --trust-code" in (
-        refused.stderr
-    )
-    done = sweeper(home, "predict", str(out), "--trust-code", stdin=rows)
+    row = json.dumps({"text": "where is my parcel", "number": 7})  # there is no answer in it
+    with pytest.raises(ExportError, match=r"slot_filling\.Slots of .*out/code is needed .* say --trust-code"):
+        Predictor.load(out, home)
+    done = sweeper(home, "predict", str(out), "--trust-code", stdin=row)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["number"], type(answer["prediction"])) == (7, str)
-    assert "reads rows, not texts" in sweeper(home, "predict", str(out), "--trust-code", "a text").stderr
     (out / "code/slot_filling.py").write_text("raise SystemExit")
-    assert "changed: code/slot_filling.py" in sweeper(home, "predict", str(out), "--trust-code", stdin=rows).stderr
+    with pytest.raises(ExportError, match=r"changed: code/slot_filling\.py"):
+        Predictor.load(out, home, trusts_code=True)
 
 
 def test_what_is_wrong_with_code_is_said_in_a_moment(examples: Path, home: Home, few_tickets: Path) -> None:

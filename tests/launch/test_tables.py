@@ -101,3 +101,19 @@ def test_status_as_json(composed: Callable[..., Config]) -> None:
     assert said["trials"][5]["same_as"] == 1
     assert said["trials"][6]["is_feasible"] is False
     assert said["trials"][0]["curve"] == [{"examples": 16.0, **scored(0.79)}]
+
+
+def test_where_less_is_better_the_lowest_is_first_and_ties_are_above_it() -> None:
+    values = {0: 0.79, 1: 0.80, 2: 0.77, 3: 0.90}
+    seen = StudyView("demo", [trial(number, value, is_minimized=True) for number, value in values.items()], {})
+    assert seen.best is not None
+    assert seen.best.number == 2
+    assert [tie.number for tie in seen.ties("accuracy")] == [0]  # 0.02 above; 0.03 is more than both errors
+    bare = [replace(t, metrics={"accuracy": values[t.number]}) for t in seen.trials]
+    assert StudyView("demo", bare, {}).ties("accuracy") == []
+
+
+def test_a_score_of_any_size_with_or_without_its_error() -> None:
+    assert plus_minus({"cost": 1234.5}, "cost") == "1234.5"
+    assert plus_minus({"cost": 0.00012, "cost_se": 0.00001}, "cost") == "0.00012 ± 1e-05"
+    assert plus_minus({"cost": 0.0, "cost_se": 0.0}, "cost") == "0.000 ± 0.000"

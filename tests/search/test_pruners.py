@@ -7,7 +7,7 @@ import pytest
 from sweeper.config.schema import Config
 from sweeper.paths import Home
 from sweeper.search.study import Search
-from sweeper.search.views import view
+from sweeper.search.views import ranked, view
 from sweeper.trial import Reason
 from tests.search.conftest import RECORD, ask, complete, curve
 
@@ -146,3 +146,51 @@ def test_the_start_up_counts_trials_that_came_to_their_end(composed: Compose, ho
     search.report(number, curve(0.9), may_prune=False)
     search.complete(number, 0.9, RECORD, {"vram": -1.0})
     assert decisions(search, 0.1) == [False]
+
+
+LOW = ("objective.metric={_target_: scoring.cost, name: accuracy_lost}", "objective.direction=minimize")
+
+
+def lost(*values: float) -> list[dict[str, float]]:
+    return [{"examples": 10.0 * index, "accuracy_lost": value} for index, value in enumerate(values, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "values", "expected"),
+    [
+        ("median", (0.76,), [True]),  # the mirror image of the tests above
+        ("median", (0.74, 0.70, 0.56), [False, True, True]),
+        ("percentile", (0.68,), [True]),
+        ("percentile", (0.67,), [False]),
+        ("patient", (0.99, 0.98, 0.97), [False, False, False]),
+        ("patient", (0.97, 0.98, 0.99), [False, False, True]),
+    ],
+)
+def test_where_less_is_better_the_highest_are_pruned(
+    composed: Compose, home: Home, pruner: str, values: tuple[float, ...], expected: list[bool]
+) -> None:
+    overrides = [f"pruner={pruner}", *LOW]
+    search = Search(home, composed("study=demo", "search.trials=30", "evaluation.count=4", *overrides))
+    for last in (0.6, 0.5, 0.4, 0.3):
+        number, course = ask(search).number, lost(last + 0.3, last + 0.2, last + 0.1, last)
+        for count in range(1, 5):
+            search.report(number, course[:count], may_prune=False)
+        search.complete(number, last, {**RECORD, "metrics": course[-1], "curve": course}, {})
+    number = ask(search).number
+    assert [
+        search.report(number, lost(*values[: index + 1]), may_prune=True) for index in range(len(values))
+    ] == expected
+
+
+def test_where_less_is_better_the_gaussian_process_is_told_the_highest(composed: Compose, home: Home) -> None:
+    search = Search(home, composed("study=demo", "sampler=gp", *LOW))
+    for value in (0.4, 0.9, 0.6):
+        number = ask(search).number
+        search.report(number, lost(value), may_prune=False)
+        search.complete(number, value, {**RECORD, "metrics": lost(value)[0], "curve": lost(value)}, {})
+    number = ask(search).number
+    search.prune(number, Reason.DIVERGED, {**RECORD, "curve": []}, {})
+    assert search._study.get_trials(deepcopy=False)[number].value == 0.9
+    seen = view(home, "demo")
+    assert seen.best is not None
+    assert (seen.best.value, [trial.value for trial in ranked(seen.trials)]) == (0.4, [0.4, 0.6, 0.9])
