@@ -98,7 +98,7 @@ def _online(path: str, revision: str | None) -> _Found:
         ModelError: if it says no.
         _UnreachableError: if it says nothing.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     try:
@@ -106,7 +106,8 @@ def _online(path: str, revision: str | None) -> _Found:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if CONFIG not in sizes:
             raise ModelError(contents.refusal(path, list(sizes), {}) or "")
-        # What stands at the gate of a gated model is its files; this is the smallest of those that are needed.
+        for name in weights_of(sizes)[:1]:  # a gated model's listing is open, and its configuration may be cached
+            get_hf_file_metadata(hf_hub_url(path, name, revision=info.sha), timeout=TIMEOUT_S)
         file = Path(hf_hub_download(path, CONFIG, revision=info.sha))
     except HFValidationError as error:
         raise ModelError(f"model.path: must be a folder, or ORGANISATION/MODEL on the Hub, but is {path!r}") from error

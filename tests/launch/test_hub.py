@@ -192,6 +192,15 @@ def test_why_a_model_may_not_be_had(
     assert token is None or token not in str(caught.value)
 
 
+def test_a_gate_that_was_closed_after_the_configuration_was_downloaded(
+    here: FakeHub, composed: Callable[..., Config]
+) -> None:
+    hub.snapshot(model_of(composed))
+    here.models["acme/tiny"].is_gated = True
+    with pytest.raises(ModelError, match="acme/tiny is gated"):
+        hub.snapshot(model_of(composed))
+
+
 def test_a_private_model_with_a_token(
     here: FakeHub, composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
