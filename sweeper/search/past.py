@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from sweeper.config.outside import CsvSource, StorageSource, StudySource, source_of
 from sweeper.config.schema import Config
@@ -106,8 +107,9 @@ def _of_storage(storage: str, study: str) -> list[TrialView]:
 
 def _opened(storage: str) -> BaseStorage:
     """A storage, for reading alone."""
-    file = Path(storage.removeprefix("sqlite:///").partition("?")[0])
-    if storage.startswith("sqlite:") or "://" not in storage:
+    is_sqlite = storage.startswith("sqlite:")
+    if is_sqlite or "://" not in storage:
+        file = Path(storage.removeprefix("sqlite:///").partition("?")[0] if is_sqlite else storage)
         if not file.is_file():
             raise ConfigError(f"{_WHERE}: must be a file that is there, but there is none at {file}")
         with file.open("rb") as opened:
@@ -117,7 +119,7 @@ def _opened(storage: str) -> BaseStorage:
             is_closed = header[18] == 2 and not file.with_name(f"{file.name}-wal").exists()
             immutable = "&immutable=1" if is_closed else ""
             return _rdb(f"sqlite:///{file.absolute().as_uri()}?mode=ro{immutable}&uri=true", {})
-        if storage.startswith("sqlite:"):
+        if is_sqlite:
             raise ConfigError(f"{_WHERE}: must be an SQLite database, but {file} is none")
         return JournalStorage(JournalFileBackend(str(file)))
     database = make_url(storage).get_backend_name()
@@ -131,7 +133,10 @@ def _opened(storage: str) -> BaseStorage:
 
 def _rdb(url: str, connect: dict[str, str]) -> BaseStorage:
     return RDBStorage(
-        url, engine_kwargs={"connect_args": connect}, skip_compatibility_check=True, skip_table_creation=True
+        url,
+        engine_kwargs={"connect_args": connect, "poolclass": NullPool},  # no connection outlives what it is for
+        skip_compatibility_check=True,
+        skip_table_creation=True,
     )
 
 
@@ -222,15 +227,17 @@ def _value(row: dict[str | Any, str | Any], width: int) -> float | None:
 def _param(name: str, text: str, parameter: Parameter) -> Any:
     """A cell as the parameter has its values: a choice's own value, or a number."""
     number = _number(text)
-    if not isinstance(parameter, Range):
-        for value in values_of(parameter) or []:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if (number == value) if is_number else (text.lower() == str(value).lower()):
-                return value
-        return text if number is None else number
-    if number is None or not math.isfinite(number):
-        raise ValueError(f"{name}: must be a number, but got {text!r}")
-    return int(number) if name in INTEGERS and number.is_integer() else number
+    if number is not None and name in INTEGERS and number.is_integer():
+        number = int(number)  # pandas writes whole numbers as 8.0 where some are missing
+    if isinstance(parameter, Range):
+        if number is None or not math.isfinite(number):
+            raise ValueError(f"{name}: must be a number, but got {text!r}")
+        return number
+    for value in values_of(parameter) or []:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (number == value) if is_number else (text.lower() == str(value).lower()):
+            return value
+    return text if number is None else number
 
 
 def _number(text: str) -> float | None:

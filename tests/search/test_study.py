@@ -208,7 +208,7 @@ def test_a_warm_start_tries_another_studys_best_first(composed: Compose, home: H
     if old[3]["rank"] == old[1]["rank"]:
         assert left_out == []
     else:
-        assert left_out == [f"before's trial 3: rank={old[3]['rank']} is outside search.space"]
+        assert left_out == [f"before, trial 3: rank={old[3]['rank']} is outside search.space"]
     assert view(home, "demo").trials[0].start == "before, trial 1"
 
 

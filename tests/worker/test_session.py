@@ -18,14 +18,14 @@ from sweeper.config import check
 from sweeper.engine import checkpoint
 from sweeper.engine.pack import Pack
 from sweeper.engine.stack import AdapterStack
-from sweeper.errors import DataError
+from sweeper.errors import DataError, TrackingError
 from sweeper.models import base
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import VRAM
 from sweeper.search.leases import Holder
 from sweeper.search.study import Search
 from sweeper.search.views import StudyView, view
-from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunState
+from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import TrialParams
 from sweeper.units import GIB
 from sweeper.worker import session
@@ -512,3 +512,66 @@ def test_a_study_whose_space_does_not_fit_says_so(prepare: Prepare, home: Home) 
     seen = view(home, "demo")
     assert (seen.counts(), seen.rejections) == ({"PRUNED": 6}, 6)
     assert seen.trials[0].detail == "not trained: vram is +0.5 above its limit"
+
+
+class Elsewhere(MemoryTracker):
+    """Another place for runs."""
+
+    @property
+    def place(self) -> str:
+        return "elsewhere"
+
+
+def test_a_study_that_goes_on_elsewhere_has_all_its_runs_there(prepare: Prepare, home: Home) -> None:
+    before = MemoryTracker()
+    assert run(prepare("search.trials=2"), before) == {"status": "finished"}
+    tracker = Elsewhere()
+    assert run(prepare("search.trials=3"), tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert_stores_agree(seen, tracker)
+    assert set(tracker.runs) == {STUDY, BASELINE, *(trial_key(number) for number in range(3))}
+    for number in (0, 1):
+        old, new = before.runs[trial_key(number)], tracker.runs[trial_key(number)]
+        assert (new.name, new.params) == (old.name, old.params)
+        for name in ("accuracy", "macro_f1_se", "constraint/vram", "best_value", "duration_s"):
+            assert new.metrics.get(name) == old.metrics.get(name), name
+        assert "train/loss" not in new.metrics
+    assert tracker.runs[BASELINE].metrics["accuracy"] == before.runs[BASELINE].metrics["accuracy"]
+    best = seen.best
+    assert best is not None
+    assert "test/accuracy" in tracker.runs[trial_key(best.number)].metrics
+    kept = [number for number in range(3) if "adapter" in tracker.runs[trial_key(number)].files]
+    assert kept == [number for number in range(3) if home.study("demo").adapter(number).is_dir()]
+
+
+class Failing(MemoryTracker):
+    """A server that does not answer from the n-th flush on."""
+
+    left = 3
+
+    def flush(self) -> None:
+        self._answer(1)
+
+    def states(self) -> dict[RunKey, RunState]:
+        self._answer(0)
+        return super().states()
+
+    def _answer(self, counts: int) -> None:
+        self.left -= counts
+        if self.left < 0:
+            raise TrackingError("a tracking server must be reachable, but it is not")
+
+
+def test_a_tracking_server_that_fails_costs_no_trial(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("checkpoint.every_s=0.01"), Failing()
+    outcome = run(paths, tracker)
+    assert (outcome["status"], outcome["kind"], outcome["trace"]) == ("error", "TrackingError", None)
+    trials = view(home, "demo").trials
+    assert {trial.state for trial in trials} == {"WAITING"}
+    tracker.left = 1000
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert seen.counts() == {"COMPLETE": 3}
+    assert_stores_agree(seen, tracker)
+    assert all("crashes" not in trial.user_attrs for trial in optuna.load_study(
+        study_name="demo", storage=home.optuna_url).trials)  # fmt: skip
