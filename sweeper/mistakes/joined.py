@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sweeper.config import check
 from sweeper.config.schema import Config
+from sweeper.custom import own
 from sweeper.data import rows
 from sweeper.data.row import Row
 from sweeper.errors import StoreError, SweeperError
@@ -146,7 +147,7 @@ def _missing(seen: StudyView, number: int | None, split: str) -> str:
 def _rows(config: Config, paths: StudyPaths, split: str) -> tuple[dict[str, Row], list[str]]:
     """The rows of a split by their hash; none where the data cannot be read, and why."""
     try:
-        data = rows.of(config, paths.splits)
+        data = rows.of(config, paths.splits, own.load(config, paths.code))
     except SweeperError as error:
         return {}, [f"rows are shown without their text, since the data of the study cannot be read: {error}"]
     return {row.sha256: row for row in getattr(data, split)}, []

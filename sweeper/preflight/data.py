@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweeper.config.schema import Config
+from sweeper.custom import own
 from sweeper.data import long, rows
 from sweeper.data.example import Example
 from sweeper.data.prompt import renderer
@@ -59,9 +60,9 @@ def check_data(config: Config, home: Home) -> DataReport:
     """Reads, renders and masks every row.
 
     Raises:
-        DataError, PromptError, ModelError: what makes rows unusable, and where.
+        DataError, PromptError, ModelError, CustomCodeError: what makes rows unusable, and where.
     """
-    data = rows.of(config, home.study(config.study.name).splits)
+    data = rows.of(config, home.study(config.study.name).splits, own.load(config))
     tokenizer = base.load_tokenizer(config.model, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
