@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from sweeper.config.schema import ModelSection
@@ -78,6 +78,18 @@ def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
         )
     freeze(model)
     return model
+
+
+def skeleton(section: ModelSection, home: Home) -> Any:
+    """The base without its weights, for which none are downloaded: its modules under their names.
+
+    Raises:
+        ModelError: if its configuration cannot be found, or is of no model that transformers knows.
+    """
+    arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+    with _mapped(section), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source(section, home), revision=section.revision, **arguments)
+        return AutoModelForCausalLM.from_config(config, **arguments)
 
 
 def freeze(model: Any) -> None:

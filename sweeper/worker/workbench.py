@@ -202,6 +202,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
+    _targets(config, linear_names(base.skeleton(section, home)))  # refuses unknown ones before any weights are loaded
     model = _loaded(config, section, home, guard)
     linears = linear_names(model)
     pack = Pack(

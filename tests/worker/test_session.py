@@ -192,7 +192,10 @@ def test_orphans_of_a_kill_agree_even_if_the_next_session_ends_while_loading(pre
     assert len(view(home, "demo").trials) == 3
 
 
-def test_an_unknown_module_is_found_before_anything_is_measured(prepare: Prepare, home: Home) -> None:
+def test_an_unknown_module_is_found_before_any_weights_are_loaded(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "load_base", None)
     outcome = run(prepare("+search.space.target_modules=[attention,bogus]"), MemoryTracker())
     assert outcome["kind"] == "ModelError"
     assert "unknown module `bogus`. Known: all-linear, attention, down_proj" in outcome["message"]
