@@ -18,11 +18,15 @@ from sweeper.custom.sources import Sources
 from sweeper.errors import ExportError
 from sweeper.models import origin
 from sweeper.paths import Home, write_atomically
+from sweeper.preflight import disk
+from sweeper.preflight.disk import Need
 from sweeper.search.views import StudyView, TrialView, view
+from sweeper.units import MIB
 
 MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
 CODE = "code"  # of a task of the study's own
+TOKENIZER_BYTES = 32 * MIB  # more than the largest ones take
 _VERSIONED = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -38,6 +42,7 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     Raises:
         ModelError: if the base is not the one that the study was begun with.
         ExportError: if there is nothing to export, or `folder` exists and `force` is not set.
+        StoreError: if there is no room for it.
     """
     seen = view(home, study)
     paths = home.study(study)
@@ -117,6 +122,10 @@ def _write(
     from sweeper.data.chat import Chat
     from sweeper.models.base import load_tokenizer, source
 
+    taken = sum(file.stat().st_size for file in adapter.iterdir()) + TOKENIZER_BYTES
+    disk.check(
+        disk.rooms([Need("the adapter and its tokenizer", folder.parent, taken, "export to another disk (--to)")])
+    )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)

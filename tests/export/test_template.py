@@ -1,8 +1,9 @@
-"""The chat template that a study was trained with travels with its export."""
+"""What an export has beside its adapter: the chat template of the study, and room to lie in."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sweeper.config.schema import Config
+from sweeper.errors import StoreError
 from sweeper.export import export
 from sweeper.paths import Home
 
@@ -38,3 +40,18 @@ def test_the_template_travels(composed: Callable[..., Config], home: Home, tmp_p
     assert text == (own if is_own else "<|user|>\nhi<|end|>\n<|assistant|>\n")
     written = json.loads((tmp_path / "out" / export.MANIFEST).read_text())
     assert written["prompt"]["chat_template"] == (OWN if is_own else None)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    composed: Callable[..., Config], home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, adapter = composed("study=demo"), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(bytes(1000))
+    usage = shutil.disk_usage(tmp_path)._replace(free=export.TOKENIZER_BYTES + 999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(
+        StoreError, match=r"must have room .* the adapter and its tokenizer in .*export to another disk"
+    ):
+        export._write(tmp_path / "out", adapter, {}, config.model.model_dump(), home)
+    assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == []
