@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import StoreError
-from sweeper.redaction import redacted_values
+from sweeper.redaction import redacted
 
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -262,4 +262,6 @@ class StudyPaths:
         return self.trial(number) / "adapter"
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
-        write_atomically(self.outcome, json.dumps(redacted_values(outcome), indent=2))
+        """Writes how a worker ended, what is said of that without secrets."""
+        said = {name: redacted(outcome[name]) for name in ("message", "trace") if outcome.get(name) is not None}
+        write_atomically(self.outcome, json.dumps({**outcome, **said}, indent=2))

@@ -25,6 +25,8 @@ _TOKEN = re.compile(
 # The password of `scheme://user:password@host`; it may have an @ that was not escaped.
 _URL_PASSWORD = re.compile(r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?P<password>[^\s/]+)(?=@[^\s@/]+)")
 
+_URL_USER = re.compile(r"://(?P<user>[^\s/:@]+)@")
+
 
 def redacted(text: str) -> str:
     """`text` without the secrets of the environment, the tokens that have a known form, and the passwords in URLs."""
@@ -95,6 +97,8 @@ def _known_values() -> set[str]:
     for variable in ("MLFLOW_TRACKING_URI", "DATABASE_URL"):
         if match := _URL_PASSWORD.search(os.environ.get(variable, "")):
             values.add(match["password"])
+    if match := _URL_USER.search(os.environ.get("MLFLOW_TRACKING_URI", "")):  # a token may stand for name and password
+        values.add(match["user"])
     if token := _login_token():
         values.add(token)
     return {value for value in values if len(value) >= _MIN_LENGTH and not _NO_SECRET.fullmatch(value)}

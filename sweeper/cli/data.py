@@ -56,7 +56,7 @@ def data_check(arguments: list[str], as_json: bool) -> None:
     home = Home.from_environment()
     if len(arguments) == 1 and "=" not in arguments[0] and not arguments[0].startswith("-"):
         made = drafts.draft(Path(arguments[0]), None, {}, drafts.SMALL, None, None, home)
-        _show(check_data(drafts.composed(made), home), as_json)
+        _show(check_data(drafts.composed(made), home, is_launched=False), as_json)
     else:
         compose.main(arguments, lambda config: _check(config, as_json))
 

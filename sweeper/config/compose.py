@@ -20,15 +20,18 @@ import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from sweeper.config.check import check, known_keys
+from sweeper.config.check import SECRETS, check, known_keys
 from sweeper.config.schema import Config
 from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
+from sweeper.redaction import secret_keys
 
 GROUPS = ("study", "model", "data", "task", "gpu", "sampler", "pruner")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
@@ -144,13 +147,16 @@ def _own_study(argument: str) -> str:
     except yaml.YAMLError as error:
         raise ConfigError(f"study: {folder / 'config.yaml'} must be YAML, but {error}") from None
     _own_folders[folder.name] = folder
-    return f"study={folder.name}"
+    escaped = folder.name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"study='{escaped}'"  # or 2024 and true would be no names
 
 
 def _refuse(arguments: list[str]) -> None:
     """Says what Hydra would not say well: unknown keys, and why -m is not ours."""
     problems = []
     for argument in arguments:
+        if not _is_override(argument) and list(secret_keys(argument.partition("=")[2])):  # Hydra would repeat it
+            problems.append(f"{argument.partition('=')[0]}: must not have a token or a password in it; {SECRETS}")
         if argument in {"-m", "--multirun"}:
             problems.append(
                 f"{argument}: sweeper searches by itself, packing many trials over one model; "
@@ -161,6 +167,14 @@ def _refuse(arguments: list[str]) -> None:
             problems += _unknown_key(match[1])
     if problems:
         raise ConfigError(problems)
+
+
+def _is_override(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def _unknown_key(key: str) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from sweeper.custom.sources import Sources, is_installed, module_paths
 from sweeper.errors import CustomCodeError, unknown
+from sweeper.quoting import without_texts
 
 Result = TypeVar("Result")
 CURE = "Mend it, and run the same command again"
@@ -36,6 +37,10 @@ class _Loader(SourceLoader):
     def path(self, module: str) -> str | None:
         """The file of a module, relative to the folder."""
         return next((path for path in module_paths(module) if path in self._sources.files), None)
+
+    def is_elsewhere(self, module: str) -> bool:
+        """Whether an installed package has the module."""
+        return is_installed(module.partition(".")[0], self._sources.folder)
 
     def get_filename(self, fullname: str) -> str:
         return str(self._sources.folder / str(self.path(fullname)))
@@ -53,7 +58,7 @@ class _Finder(MetaPathFinder):
         self._loader = loader
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        if self._loader.path(fullname) is None or is_installed(fullname.partition(".")[0]):
+        if self._loader.path(fullname) is None or self._loader.is_elsewhere(fullname):
             return None
         found: ModuleSpec | None = spec_from_file_location(
             fullname, self._loader.get_filename(fullname), loader=self._loader
@@ -95,7 +100,7 @@ class Code:
             try:
                 return function(*arguments, **named)
             except (Exception, SystemExit) as error:  # the user's code may raise anything
-                raise CustomCodeError(f"{failing}:\n{self._trace(error)}\n{CURE}") from error
+                raise CustomCodeError(f"{failing}:\n{self._trace(error, [arguments, named])}\n{CURE}") from error
 
     @contextmanager
     def _importable(self) -> Iterator[None]:
@@ -109,11 +114,17 @@ class Code:
             found = {name: sys.modules.pop(name, None) for name in self._loader.loaded}
             self._modules = {name: module for name, module in found.items() if module is not None}
 
-    def _trace(self, error: BaseException) -> str:
-        """What Python prints of an exception, of the user's own files alone."""
+    def _trace(self, error: BaseException, texts: Any) -> str:
+        """What Python prints of an exception, of the user's own files alone, and without the texts of rows."""
         whole = TracebackException.from_exception(error)
         self._cut(whole)
-        return "".join(whole.format()).rstrip().removeprefix("Traceback (most recent call last):\n")
+        trace = "".join(whole.format()).rstrip().removeprefix("Traceback (most recent call last):\n")
+        chained: BaseException | None = error
+        while chained is not None:
+            if str(chained):
+                trace = trace.replace(str(chained), without_texts(chained, texts))
+            chained = chained.__cause__ or chained.__context__
+        return trace
 
     def _cut(self, trace: TracebackException | None) -> None:
         if trace is None:

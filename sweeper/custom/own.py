@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Number, Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sweeper.custom import CustomTask
 from sweeper.custom.code import CURE, Code, place
 from sweeper.custom.sources import Sources
 from sweeper.errors import CustomCodeError
+from sweeper.quoting import kind_of
 
 METRIC, TASK = "objective.metric._target_", "task._target_"
 Rows = Sequence[Mapping[str, Any]]
@@ -178,4 +179,6 @@ def _metric(code: Code, metric: Mapping[str, Any], name: str) -> Scorer:
 
 
 def _brief(value: Any) -> str:
-    return f"{value!r:.80} ({type(value).__name__})"
+    """What was found, but for what may be the text of a row."""
+    is_plain = value is None or callable(value) or isinstance(value, Number)
+    return f"{value!r:.80} ({type(value).__name__})" if is_plain else kind_of(value)

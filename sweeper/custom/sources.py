@@ -20,6 +20,16 @@ from pathlib import Path
 
 from sweeper.errors import ConfigError, StoreError
 
+HASH = "sha256"  # the file in a copy with the hash of all that was found, what is installed included
+
+
+def kept_sha256(copy: Path) -> str | None:
+    """The hash of the code that a study keeps; None where it keeps none."""
+    try:
+        return (copy / HASH).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -99,6 +109,7 @@ class Sources:
             file = whole / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
+        (whole / HASH).write_text(self.sha256, encoding="utf-8")
         os.replace(whole, copy)
 
 
@@ -108,9 +119,12 @@ def module_paths(module: str) -> tuple[str, str]:
     return f"{path}.py", f"{path}/__init__.py"
 
 
-def is_installed(name: str) -> bool:
-    """Whether there is a top-level module of that name without the study's folder."""
-    return name in sys.builtin_module_names or name in sys.stdlib_module_names or PathFinder.find_spec(name) is not None
+def is_installed(name: str, folder: Path) -> bool:
+    """Whether there is a top-level module of that name without the study's folder, where one may stand just now."""
+    if name in sys.builtin_module_names or name in sys.stdlib_module_names:
+        return True
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() != folder.resolve()]
+    return PathFinder.find_spec(name, elsewhere) is not None
 
 
 def _paths_of(module: str) -> set[str]:
@@ -131,7 +145,7 @@ def _installed_file(module: str) -> Path | None:
 
 def _refuse_shadow(folder: Path, key: str, module: str) -> None:
     name = module.partition(".")[0]
-    if is_installed(name):
+    if is_installed(name, folder):
         raise ConfigError(
             f"{key}: a module of the study's folder must not have the name of an installed one, which libraries "
             f"import, but {_file_of(folder, name)} has that of `{name}`; rename it"
@@ -144,7 +158,7 @@ def _reached(folder: Path, module: str) -> dict[str, bytes]:
     pending, seen = [module], set()
     while pending:
         name = pending.pop()
-        if name in seen or is_installed(name.partition(".")[0]):
+        if name in seen or is_installed(name.partition(".")[0], folder):
             continue
         seen.add(name)
         package = name.rpartition(".")[0]

@@ -18,8 +18,8 @@ from jinja2 import TemplateError
 
 from sweeper.config.teaching import PromptSection
 from sweeper.data.example import Example
-from sweeper.data.quoting import quoted, without_texts
 from sweeper.errors import PromptError
+from sweeper.quoting import quoted, without_texts
 
 Message = dict[str, str]  # role, content
 

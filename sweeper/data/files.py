@@ -15,9 +15,11 @@ from typing import Any
 from sweeper.config.teaching import DataSection
 from sweeper.data import tickets
 from sweeper.errors import DataError
+from sweeper.quoting import name_of
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 Raw = tuple[str, dict[str, Any]]  # a row's place, and its columns
+Numbered = tuple[int, dict[str, Any]]
 _tickets = cache(tickets.splits)
 
 
@@ -32,13 +34,19 @@ def read(section: DataSection, split: str, name: str) -> list[Raw]:
     assert section.path is not None  # checked with the configuration
     if section.source == "hub":
         return _read_hub(section.path, name)
-    return read_file(_find(Path(section.path).expanduser(), split, name))
+    folder = Path(section.path).expanduser()
+    file = _find(folder, split, name)
+    return read_file(file, file.relative_to(folder if folder.is_dir() else folder.parent).as_posix())
 
 
-def read_file(file: Path) -> list[Raw]:
-    """The raw rows of a JSONL, CSV or Parquet file; raises as `read` does."""
+def read_file(file: Path, name: str) -> list[Raw]:
+    """The raw rows of a JSONL, CSV or Parquet file; raises as `read` does.
+
+    Args:
+        name: what the file is called in the places of its rows.
+    """
     reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[file.suffix]
-    return list(reader(file))
+    return [(f"{name}:{number}", row) for number, row in reader(file)]
 
 
 def _find(folder: Path, split: str, name: str) -> Path:
@@ -63,10 +71,9 @@ def _find(folder: Path, split: str, name: str) -> Path:
     return found[0]
 
 
-def _read_jsonl(file: Path) -> Iterator[Raw]:
+def _read_jsonl(file: Path) -> Iterator[Numbered]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            place = f"{file.name}:{number}"
             if not line.strip():
                 continue
             try:
@@ -77,10 +84,10 @@ def _read_jsonl(file: Path) -> Iterator[Raw]:
                 raise DataError(f"{file}, line {number}: must be one JSON object, but {error}") from None
             if not isinstance(row, dict):
                 raise DataError(f"{file}, line {number}: must be a JSON object, but is a {type(row).__name__}")
-            yield place, row
+            yield number, row
 
 
-def _read_csv(file: Path) -> Iterator[Raw]:
+def _read_csv(file: Path) -> Iterator[Numbered]:
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -90,20 +97,26 @@ def _read_csv(file: Path) -> Iterator[Raw]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     begin = 1  # of the row that is read next; a quoted field may go over several lines
     try:
-        begin += len(reader.fieldnames or []) > 0
+        names = list(reader.fieldnames or [])
+        begin += len(names) > 0
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(
+                f"{file}, line 1: each column must have a name of its own, but there is more than one "
+                f"{', '.join(map(name_of, twice))}"
+            )
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(
                     f"{file}, line {begin}: must have {len(reader.fieldnames or [])} fields as the header does, "
                     "but has more or fewer; is a comma unquoted?"
                 )
-            yield f"{file.name}:{begin}", dict(row)
+            yield begin, dict(row)
             begin = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{file}, in the row that begins at line {begin}: must be CSV, but {error}") from None
 
 
-def _read_parquet(file: Path) -> Iterator[Raw]:
+def _read_parquet(file: Path) -> Iterator[Numbered]:
     from datasets import Dataset
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
@@ -113,7 +126,7 @@ def _read_parquet(file: Path) -> Iterator[Raw]:
             table = opened.read()
     except (OSError, ArrowException) as error:
         raise DataError(f"{file}: must be a Parquet file, but {error}") from error
-    yield from _named(Dataset(table), file.name)  # `Dataset.from_parquet` would leave a copy in the user's cache
+    yield from _named(Dataset(table))  # `Dataset.from_parquet` would leave a copy in the user's cache
 
 
 def _read_hub(path: str, split: str) -> list[Raw]:
@@ -128,10 +141,10 @@ def _read_hub(path: str, split: str) -> list[Raw]:
                 f"data.path must name a dataset of the Hub with the split `{split}`, but {path} could not be loaded: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        return list(_named(dataset, f"{path}[{split}]"))
+        return [(f"{path}[{split}]:{number}", row) for number, row in _named(dataset)]
 
 
-def _named(dataset: Any, name: str) -> Iterator[Raw]:
+def _named(dataset: Any) -> Iterator[Numbered]:
     """Rows of a `datasets.Dataset`, class numbers turned into their names."""
     from datasets import ClassLabel
 
@@ -140,4 +153,4 @@ def _named(dataset: Any, name: str) -> Iterator[Raw]:
         for key, feature in classes.items():
             if row[key] is not None and row[key] >= 0:
                 row[key] = feature.int2str(row[key])
-        yield f"{name}:{number}", row
+        yield number, row

@@ -9,9 +9,9 @@ from typing import Any
 
 from sweeper.config.teaching import ColumnsSection
 from sweeper.custom.own import OwnTask
-from sweeper.data.quoting import kind_of, name_of
 from sweeper.data.row import Row
 from sweeper.errors import DataError, unknown
+from sweeper.quoting import kind_of, name_of, word_of
 
 ROLES = ("system", "user", "assistant")
 Messages = tuple[tuple[str, str], ...]
@@ -156,7 +156,7 @@ def read_messages(value: Any, what: str, least: int = 2) -> Messages:
             raise ValueError(f"{where}: must have `role` and `content`, but got {kind_of(message)}")
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            raise ValueError(f"{where}: {unknown('role', name_of(role), ROLES)}")
+            raise ValueError(f"{where}: {unknown('role', word_of(role), ROLES)}")
         if role == "system" and number > 1:
             raise ValueError(f"{where}: a system message must be the first, but is not")
         if not isinstance(content, str) or not content.strip():

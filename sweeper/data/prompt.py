@@ -16,10 +16,10 @@ from sweeper.config.schema import Config
 from sweeper.config.teaching import PromptSection, WrittenSection
 from sweeper.data.chat import Chat, Message
 from sweeper.data.example import Example
-from sweeper.data.quoting import name_of
 from sweeper.data.row import Row
 from sweeper.data.template import RowTemplate
 from sweeper.errors import PromptError
+from sweeper.quoting import name_of
 
 Rendered = TypeVar("Rendered")
 

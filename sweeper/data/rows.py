@@ -19,10 +19,10 @@ from sweeper.config.schema import Config
 from sweeper.config.teaching import DataSection
 from sweeper.custom.own import Own, OwnTask
 from sweeper.data import files, kinds, splits
-from sweeper.data.quoting import name_of
 from sweeper.data.row import Row
 from sweeper.data.template import ROW, columns_read
 from sweeper.errors import DataError, unknown
+from sweeper.quoting import name_of
 
 SPLITS = ("train", "validation", "test")
 _SHOWN = 5  # problems of one kind that a message lists

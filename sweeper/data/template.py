@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sweeper.data.quoting import name_of, without_texts
 from sweeper.errors import PromptError
+from sweeper.quoting import name_of, without_texts
 
 TEXT, LABELS, ROW = "text", "labels", "row"  # beside the columns under their own names
 

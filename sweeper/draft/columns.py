@@ -218,7 +218,7 @@ def _guess(columns: Sequence[Column], task: str, found: dict[str, str], chosen: 
         task=task,
         columns=ordered,
         why=how,
-        others=tuple(column.name for column in others),
+        others=tuple(column.name for column in others if column is not extra),
         extra=extra.name if extra else None,
         group=group,
     )

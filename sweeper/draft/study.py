@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ class Draft:
     @property
     def argument(self) -> str:
         """The folder as it is given to `study=`, which tells a folder from a name by its slash."""
-        return str(self.folder) if "/" in str(self.folder) else f"./{self.folder}"
+        return shlex.quote(str(self.folder) if "/" in str(self.folder) else f"./{self.folder}")
 
     def _words(self) -> dict[str, Any]:
         numbers, columns, splits = self.numbers, self.guess.columns, self.source.splits
@@ -120,7 +121,7 @@ class Draft:
     def _title(self) -> str:
         columns = [*self.guess.columns.values()]
         asked, answered = ", ".join(columns[:-1]), columns[-1]
-        return f"{self.source.path.name}: {f'{asked} → {answered}' if asked else answered}"
+        return " ".join(f"{self.source.path.name}: {f'{asked} → {answered}' if asked else answered}".split())
 
     def _template(self) -> str:
         text = "{{ text }}"
@@ -162,7 +163,7 @@ def draft(
     name = name_of(source.path) if name is None else name
     if not is_valid_name(name):
         raise ConfigError(f"--name: must have 1 to 64 letters, digits, dots, dashes or underscores, but is {name!r}")
-    rows = [row for _, row in files.read_file(source.files["train"])]
+    rows = [row for _, row in files.read_file(source.files["train"], source.files["train"].name)]
     if not rows:
         raise DataError(f"there must be rows to train on, but {source.files['train']} has none")
     columns = columns_of(rows)
@@ -224,11 +225,16 @@ def _model_words(model: str) -> str:
     return "from the Hub, or its cache" if model in model_options() else "any causal model of transformers"
 
 
+def _yaml(value: Any) -> str:
+    """A value as JSON, which YAML is too, and without what OmegaConf would put something else for."""
+    return json.dumps(value, ensure_ascii=False).replace("${", "\\\\${")
+
+
 def _rendered(file: str, words: Mapping[str, Any]) -> str:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["yaml"] = lambda value: json.dumps(value, ensure_ascii=False)  # JSON is YAML
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|")
+    environment.filters["yaml"] = _yaml
+    environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
     source = resources.files("sweeper.draft").joinpath(f"{file}.jinja").read_text(encoding="utf-8")
     return environment.from_string(source).render(words)

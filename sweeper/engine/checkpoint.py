@@ -27,7 +27,7 @@ from sweeper.errors import CheckpointError
 from sweeper.trial import Company, Prediction, Rhythm, TrialParams
 from sweeper.units import GIB
 
-_BEST = "best"
+_BEST, _PREDICTIONS = "best", "predictions"
 
 
 def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float("inf")) -> None:
@@ -45,6 +45,10 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
     if slot.best_adapter is not None:
         best = slot.best_adapter.tensors["weight"]
         tensors |= {f"{_BEST}/{name}": tensor.cpu().contiguous() for name, tensor in best.items()}
+    if slot.best_predictions is not None:  # as a tensor, for a header of safetensors has its limit
+        tensors[_PREDICTIONS] = torch.frombuffer(
+            bytearray(json.dumps(slot.best_predictions).encode()), dtype=torch.uint8
+        )
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > room_bytes:
         raise CheckpointError(
@@ -64,7 +68,6 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "evaluations": slot.evaluations,
             "best_evaluation": slot.best_evaluation,
             "loss_scale": slot.loss_scale.model_dump(),
-            "best_predictions": slot.best_predictions,
             "company": [company.model_dump() for company in slot.company],
         }
     )
@@ -109,10 +112,13 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
     params = TrialParams.model_validate(header["params"])
     state = AdapterState(rank=params.rank, scale=params.scale)
     best = AdapterState(rank=params.rank, scale=params.scale)
+    predictions = None  # a checkpoint from before they were kept is as good
     for key, tensor in tensors.items():
+        if key == _PREDICTIONS:
+            predictions = json.loads(tensor.numpy().tobytes())
+            continue
         kind, _, name = key.partition("/")
         (best.tensors["weight"] if kind == _BEST else state.tensors[kind])[name] = tensor
-    predictions = header.get("best_predictions")  # a checkpoint from before they were kept is as good
     slot = Slot(
         number=header["number"],
         params=params,

@@ -18,7 +18,6 @@ from sweeper.custom import own
 from sweeper.custom.own import OwnTask
 from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
-from sweeper.data.quoting import kind_of
 from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
@@ -27,6 +26,7 @@ from sweeper.export.export import CODE, MANIFEST
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
+from sweeper.quoting import kind_of
 from sweeper.tasks.task import Task, task_of
 from sweeper.trial import Rhythm, TrialParams
 

@@ -33,9 +33,9 @@ from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.model import admit
 from sweeper.search.running import LOOK_S, note, noted
-from sweeper.search.views import StudyView, is_finished, study_names, view
+from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
-from sweeper.tracking.place import Place, identify, keep
+from sweeper.tracking.place import Place, identify, keep, record
 
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
 _POLL_S = 0.2
@@ -66,6 +66,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}; wait for it, or "
             f"`sweeper stop {paths.name}`"
         ) from None
+    place = Place.of(config)  # what is wrong with it is said before anything is written
     with lock:
         if paths.deleting.exists():
             raise StoreError(
@@ -73,7 +74,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 "--whole --yes` completes it, study.name=NEW starts another"
             )
         note(paths.holder)
-        before = _existing(home, paths)
+        before = begun(home, paths.name)
         if before is None:
             brought = own.load(config)
             data = rows.of(config, None, brought)  # what is wrong with it is said now
@@ -91,19 +92,25 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 "study.name=NEW starts another"
             )
             return 0
-        if before is None or "is_started" not in before.attributes:
+        if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
         if before is None:
             for line in combinations.notes(config):
                 announce(f"note: {line}")
-        _prepare_tracking(config, paths, announce)
+        _prepare_tracking(place, paths, announce)
         return Supervisor(paths, config, before).run()
 
 
-def _prepare_tracking(config: Config, paths: StudyPaths, announce: Callable[[str], None]) -> None:
+def _prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:
     """Gives the study its id, and sees that a tracking server does what will be asked of it."""
-    place, study_id = Place.of(config), identify(paths)
+    study_id = identify(paths)
     if place.uri is None:
+        known = record(paths)
+        if known is not None and known.places:
+            announce(
+                f"note: the study's runs went to {known.places[-1]}, and go to the store now; tracking.uri, or the "
+                "environment that it was launched in, says otherwise"
+            )
         return
     from sweeper.tracking.mlflow_probe import probe  # takes seconds to import, which the store does not need
 
@@ -111,14 +118,6 @@ def _prepare_tracking(config: Config, paths: StudyPaths, announce: Callable[[str
     keep(paths, replace(place, experiment_id=experiment_id))
     for line in lines:
         announce(f"note: {line}")
-
-
-def _existing(home: Home, paths: StudyPaths) -> StudyView | None:
-    if not home.optuna_file.is_file() or paths.name not in study_names(home):
-        return None
-    seen = view(home, paths.name)
-    # A launch that ended before it measured anything binds nobody to its settings.
-    return seen if seen.trials or "baseline" in seen.attributes else None
 
 
 def _holder(paths: StudyPaths) -> str:
@@ -204,8 +203,9 @@ class Supervisor:
                 Exception.__init__(error, outcome["message"])
                 raise error
             raise WorkerError(
-                f"a defect stopped the worker: {outcome['kind']}: {outcome['message']}\n"
-                f"The trace is in {self._paths.worker_log}. Its trials resume when the same command is run again"
+                # Its message may quote a row, and a terminal may be the log of a cluster.
+                f"a defect stopped the worker: {outcome['kind']}; message and trace are in {self._paths.worker_log}. "
+                "Its trials resume when the same command is run again"
             )
         return INTERRUPTED if outcome["status"] == "stopped" else 0
 

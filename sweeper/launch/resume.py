@@ -13,6 +13,7 @@ from sweeper.config import check
 from sweeper.config.edits import Edit, edits, marks
 from sweeper.config.schema import Config
 from sweeper.custom import own
+from sweeper.custom.sources import kept_sha256
 from sweeper.data import rows
 from sweeper.errors import ConfigError, CustomCodeError, DataError
 from sweeper.paths import StudyPaths
@@ -39,8 +40,8 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     changed = edits(stored, config)
     is_other_task = any(edit.is_frozen and edit.key.startswith(("task.", "objective.metric")) for edit in changed)
     brought = own.load(config) if not is_other_task else None  # what is refused is said first
-    kept = own.kept(stored, paths.code)
-    known = kept.sha256 if kept is not None else before.attributes.get("code_sha256")
+    kept = kept_sha256(paths.code)
+    known = kept or before.attributes.get("code_sha256")
     if brought is not None and known not in (None, brought.sha256):
         changed.append(Edit("code", _short(known), _short(brought.sha256), not _has_code_failed(paths), CODE_REASON))
     _refuse(changed, config, paths, before, brought)
@@ -51,7 +52,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     unset = [key for key in missing if marks()[key].is_frozen]
     if changed or libraries or unset:
         _record(paths, before, changed, libraries, unset)
-    if brought is not None and (kept is None or kept.sha256 != brought.sha256):
+    if brought is not None and kept != brought.sha256:
         brought.keep(paths.code)
     lines = [f"note: {edit}" for edit in changed]
     lines += [f"note: {key}: the study was begun before there was this setting, and has its default" for key in unset]

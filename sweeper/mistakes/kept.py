@@ -51,7 +51,9 @@ def read(file: Path) -> list[Kept]:
         StoreError: if they are not what was written.
     """
     try:
-        return [Kept.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        # Not by `splitlines`: a text may have separators of lines in it that JSON leaves as they are.
+        lines = file.read_text(encoding="utf-8").split("\n")
+        return [Kept.model_validate_json(line) for line in lines if line]
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         problem = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise StoreError(f"{file} must have a prediction in each line, but cannot be read ({problem})") from None

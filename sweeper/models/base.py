@@ -39,7 +39,7 @@ def source(section: ModelSection, home: Home) -> str:
     found = origin.find(section)
     if found.kind == "gguf":
         assert found.path is not None
-        return str(_converted(found.path, home.models / section.name))
+        return str(_converted(found.path, origin.conversion(found.path, section.name, home.models)))
     return str(found.path or section.path)
 
 

@@ -35,6 +35,11 @@ def refusal(path: str, names: Sequence[str], config: Mapping[str, Any], is_code_
         return f"model.path: a model must have its weights as safetensors, but {path} has {why}"
     if not set(TOKENIZERS) & set(names):
         return f"model.path: a model must have a tokenizer ({', '.join(TOKENIZERS)}), but {path} has {_some(names)}"
+    if is_code_trusted and (others := _foreign_code(config)):
+        return (
+            f"model.path: the code of a model must be in its own repository, where a commit is one, but that of {path} "
+            f"is in {', '.join(others)}; copy it, or set model.trust_remote_code=false if transformers knows the model"
+        )
     if config.get("auto_map") and not is_code_trusted and not _is_known(str(config.get("model_type"))):
         code = ", ".join(map(str, config["auto_map"].values()))
         return (
@@ -43,6 +48,12 @@ def refusal(path: str, names: Sequence[str], config: Mapping[str, Any], is_code_
             "take a model that transformers knows"
         )
     return None
+
+
+def _foreign_code(config: Mapping[str, Any]) -> list[str]:
+    """Code that a model takes from other repositories, of which transformers always takes the newest."""
+    values = [str(value) for value in (config.get("auto_map") or {}).values()]
+    return sorted({value.partition("--")[0] for value in values if "--" in value})
 
 
 def _is_known(model_type: str) -> bool:

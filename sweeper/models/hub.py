@@ -115,6 +115,11 @@ def _online(path: str, revision: str | None) -> _Found:
         raise _UnreachableError(_reason(error)) from None
     except HTTPError as error:
         raise ModelError(_refusal(path, revision, error)) from None
+    except OSError as error:  # after those above, some of which are one
+        raise ModelError(
+            f"model.path: the Hub's cache must be a folder that can be written, but {cache_folder()}: "
+            f"{error.strerror or error}. Set HF_HOME to another one, or HF_HUB_OFFLINE=1 where it has the model"
+        ) from None
     assert info.sha is not None
     files = {name: sizes[name] for name in read_of(sizes)}
     return _Found(info.sha, list(sizes), files, file.parent, [])

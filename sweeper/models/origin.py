@@ -27,8 +27,12 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 Kind = Literal["hub", "folder", "gguf"]
-# What transformers reads of a model beside its weights.
-_READ = (".json", ".jinja", ".model", ".txt", ".py")
+# How the names of the files begin that transformers reads of a model beside its weights and its code.
+_READ = (
+    *("config", "generation_config", "model.safetensors.index", "tokenizer", "special_tokens", "added_tokens"),
+    *("vocab", "merges", "spiece", "sentencepiece", "chat_template", "additional_chat_templates"),
+)
+_FORMS = (".json", ".jinja", ".model", ".txt")
 _WHOLE_BYTES = 64 * MIB  # a larger file is known by its size and by some parts of it: 16 GB are not read for that
 _PARTS, _PART_BYTES = 64, 2**16
 
@@ -66,6 +70,11 @@ def find(section: ModelSection) -> Source:
     if section.path.startswith(("/", ".", "~")):
         raise ModelError(f"model.path: there is no folder {folder}")
     return Source("hub", None)
+
+
+def conversion(file: Path, name: str, models: Path) -> Path:
+    """Where a GGUF file lies as a folder of safetensors: by its content, for another may have the model's name."""
+    return models / f"{name}-{_mark(file).partition(' ')[2][:12]}"
 
 
 def _packaged_gguf(package: str) -> Path | None:
@@ -126,7 +135,8 @@ def of_files(section: ModelSection, source: Source) -> Origin:
 def read_of(names: Iterable[str]) -> list[str]:
     """Which files of a model are read: its configuration, its tokenizer, and its weights in safetensors."""
     known = {name for name in names if "/" not in name and not name.startswith(".")}
-    return sorted({name for name in known if name.endswith(_READ)} | set(weights_of(known)))
+    read = {name for name in known if (name.startswith(_READ) and name.endswith(_FORMS)) or name.endswith(".py")}
+    return sorted(read | set(weights_of(known)))
 
 
 def weights_of(names: Iterable[str]) -> list[str]:
@@ -154,6 +164,12 @@ def kept(paths: StudyPaths) -> Origin | None:
 def keep(origin: Origin, paths: StudyPaths) -> None:
     """Writes down what a study's base is."""
     write_atomically(paths.model, json.dumps(origin.as_dict(), indent=2))
+
+
+def of_study(section: ModelSection, paths: StudyPaths) -> Origin | None:
+    """The commit that a study has, where the same model is asked for; None otherwise."""
+    known = kept(paths)
+    return known if known is not None and known.commit is not None and known.path == section.path else None
 
 
 def pinned(section: ModelSection, known: Origin | None) -> ModelSection:

@@ -42,7 +42,7 @@ def linear_names(model: Any) -> list[str]:
 
 
 def resolve(targets: str | Iterable[str], names: Sequence[str]) -> list[str]:
-    """Which of `names` a preset, a module name, a list of module names or a regular expression means.
+    """Which of `names` a preset, a module name, a list of these or a regular expression means.
 
     As in PEFT, a module name is the whole dotted name or its end (`q_proj`), and an expression matches whole names.
 
@@ -58,20 +58,22 @@ def resolve(targets: str | Iterable[str], names: Sequence[str]) -> list[str]:
                 f"Ends: {', '.join(sorted(_ends(names)))}"
             )
         return found
-    if isinstance(targets, str) and targets in _MARKS:
-        marks = _MARKS[targets]
-        found = [name for name in names if any(mark in part for part in name.split(".") for mark in marks)]
-        missing = [] if found else [targets]
-    else:
-        wanted = [targets] if isinstance(targets, str) else list(targets)
-        found = [name for name in names if any(name == w or name.endswith(f".{w}") for w in wanted)]
-        missing = [w for w in wanted if not any(name == w or name.endswith(f".{w}") for name in names)]
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    chosen = {one: {name for name in names if _is_meant(one, name)} for one in wanted}
+    missing = [one for one, meant in chosen.items() if not meant]
     if missing:
         raise ModelError(
             f"lora.target_modules: {unknown('module', missing[0], _ends(names) | set(_MARKS))}; lists and expressions "
             "that are searched have names in lora.module_sets"
         )
-    return found
+    return [name for name in names if any(name in meant for meant in chosen.values())]
+
+
+def _is_meant(one: str, name: str) -> bool:
+    """Whether a preset, or a name as PEFT matches it, means a module."""
+    if one in _MARKS:
+        return any(mark in part for part in name.split(".") for mark in _MARKS[one])
+    return name == one or name.endswith(f".{one}")
 
 
 def _ends(names: Sequence[str]) -> set[str]:

@@ -17,8 +17,9 @@ from sweeper.data import long, rows
 from sweeper.data.example import Example
 from sweeper.data.prompt import renderer
 from sweeper.data.row import Row
-from sweeper.models import base
+from sweeper.models import base, origin
 from sweeper.paths import Home
+from sweeper.search.views import begun
 
 _SHOWN = 3  # places that a warning names
 
@@ -56,14 +57,21 @@ class DataReport:
         return asdict(self)
 
 
-def check_data(config: Config, home: Home) -> DataReport:
+def check_data(config: Config, home: Home, is_launched: bool = True) -> DataReport:
     """Reads, renders and masks every row.
+
+    Args:
+        is_launched: whether a study of this name in the store is the one that is meant.
 
     Raises:
         DataError, PromptError, ModelError, CustomCodeError: what makes rows unusable, and where.
     """
-    data = rows.of(config, home.study(config.study.name).splits, own.load(config))
-    tokenizer = base.load_tokenizer(config.model, home)
+    paths = home.study(config.study.name)
+    section, kept = config.model, None
+    if is_launched and begun(home, config.study.name) is not None:
+        section, kept = origin.pinned(section, origin.of_study(section, paths)), paths.splits
+    data = rows.of(config, kept, own.load(config))
+    tokenizer = base.load_tokenizer(section, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
     examples = rendered.examples(fitted.data.train)

@@ -51,7 +51,7 @@ def survey(config: Config, home: Home, known: Origin | None = None) -> Survey:
     else:
         made = origin.of_files(section, source)
         if source.kind == "gguf":
-            needs.append(_conversion(source.path, home.models / section.name))
+            needs.append(_conversion(source.path, origin.conversion(source.path, section.name, home.models)))
         else:
             model = _of_folder(config, source.path)
     needs += disk.of_study(config, home, model)
@@ -84,7 +84,7 @@ def admit(config: Config, paths: StudyPaths, goes_on: bool) -> list[str]:
 def foresee(config: Config, home: Home) -> tuple[list[Room], list[str]]:
     """The disks that a launch would write to, and what it would say of the base and of them; refuses nothing."""
     try:
-        found = survey(config, home)
+        found = survey(config, home, origin.of_study(config.model, home.study(config.study.name)))
         return found.rooms, [*found.notes, *disk.check(found.rooms)]
     except ModelError as error:
         return disk.rooms(disk.of_study(config, home, config.model.config)), [f"a launch here would stop: {error}"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +19,14 @@ from sweeper.memory.nvml import NvmlUnavailable, card_at
 from sweeper.memory.planner import Load, Work
 from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
-from sweeper.models import hub
-from sweeper.models.origin import BUNDLED
+from sweeper.models import hub, origin
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.disk import Room
 from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, ranks, target_choices
 from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted
+from sweeper.search.views import begun
 from sweeper.units import GIB
 
 ROWS = (1, 2, 4, 8, 16, 32)
@@ -220,13 +219,11 @@ def model_config(config: Config, home: Home) -> dict[str, Any]:
 
 def model_folder(config: Config, home: Home) -> Path | None:
     """Where the model lies on this machine; None where it does not."""
-    assert config.model.path is not None  # checked with the configuration
-    if config.model.path.startswith(BUNDLED):
-        name = config.model.path.removeprefix(BUNDLED)
-        candidates = [Path(str(resources.files("sweeper.models") / name / "weights"))]
-    else:
-        candidates = [Path(config.model.path).expanduser(), home.models / config.model.name]
-    return next((folder for folder in candidates if (folder / "config.json").is_file()), None)
+    source = origin.find(config.model)
+    folder = source.path
+    if source.kind == "gguf" and folder is not None:
+        folder = origin.conversion(folder, config.model.name, home.models)
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 def _from_hub(config: Config) -> dict[str, Any]:
@@ -239,7 +236,8 @@ def _from_hub(config: Config) -> dict[str, Any]:
 def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
     """The lengths of the rows: measured where data and tokenizer are on this machine, else the most there can be."""
     try:
-        data = data_rows.of(config, None, own.load(config))
+        name = config.study.name
+        data = data_rows.of(config, home.study(name).splits if begun(home, name) else None, own.load(config))
     except DataError:
         if config.data.source != "hub":
             raise

@@ -87,8 +87,8 @@ def _of_storage(storage: str, study: str) -> list[TrialView]:
         trials = opened.get_all_trials(known[study]._study_id)
     except ImportError as error:
         raise ConfigError(f"{_WHERE}: the driver of {place} must be installed, but: {error}") from error
-    except (SQLAlchemyError, StorageInternalError, OSError, ValueError, KeyError, AssertionError) as error:
-        # The last three: what a journal or a table says that this Optuna does not know.
+    except (SQLAlchemyError, StorageInternalError, OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        # The last four: what a journal or a table says that this Optuna does not know.
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         reason = " ".join(redacted(str(cause)).split()).partition(" (Background on this error")[0]
         raise ConfigError(

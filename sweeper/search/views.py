@@ -236,6 +236,14 @@ def read(storage: optuna.storages.BaseStorage, name: str) -> StudyView:
     return StudyView(name=name, trials=views_of(study), attributes=study.user_attrs)
 
 
+def begun(home: Home, name: str) -> StudyView | None:
+    """A study that has measured something; one that has not binds nobody to its settings and its splits."""
+    if not home.optuna_file.is_file() or name not in study_names(home):
+        return None
+    seen = view(home, name)
+    return seen if seen.trials or "baseline" in seen.attributes else None
+
+
 def view(home: Home, name: str) -> StudyView:
     """Reads a study.
 

@@ -32,7 +32,13 @@ def starts(home: Home, config: Config) -> tuple[dict[str, dict[str, Any]], list[
     space = config.search.space
     room = min(config.search.warm_start_trials, config.search.trials - len(found))
     trials, left_out = past_trials(home, config)
-    for trial in trials[:room]:
+    looked_at: list[dict[str, Any]] = []  # a configuration that was told again is the same one
+    for trial in trials:
+        if trial.params in looked_at:
+            continue
+        if len(looked_at) == room:
+            break
+        looked_at.append(trial.params)
         params = {n: trial.params[n] for n in in_order(space) if n in trial.params}
         params = {n: value for n, value in params.items() if exists(space[n], params)}
         outside = [f"{n}={v!r}" for n, v in params.items() if not combinations.is_allowed(config, n, v)]

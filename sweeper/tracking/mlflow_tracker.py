@@ -40,6 +40,7 @@ from sweeper.trial import RunKind
 ARTIFACT_ROOT = "mlflow-artifacts:"
 KIND_TAG, NUMBER_TAG = "sweeper.kind", "sweeper.trial"
 STUDY_TAG, STUDY_ID_TAG = "sweeper.study", "sweeper.study_id"
+logger = logging.getLogger(__name__)
 for _noisy in ("alembic", "mlflow"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
@@ -68,6 +69,7 @@ class MlflowTracker(Tracker):
             run_id = self._runs[key]
             self._client.update_run(run_id, status=RunState.RUNNING.value)
             self._tag(run_id, tags)
+            self._log_params(run_id, params)  # again, for who made the run may not have come so far
             return
         own = {
             KIND_TAG: key.kind.value,
@@ -84,16 +86,23 @@ class MlflowTracker(Tracker):
         tags = {**own, **{name: shown(value, MAX_TAG_VAL_LENGTH) for name, value in tags.items()}}
         run_id = self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
         self._runs[key] = run_id
+        self._log_params(run_id, params)
+
+    def _log_params(self, run_id: str, params: dict[str, object]) -> None:
         own_params = [Param(name, shown(value, MAX_PARAM_VAL_LENGTH)) for name, value in params.items()]
         for start in range(0, len(own_params), MAX_PARAMS_TAGS_PER_BATCH):
             self._client.log_batch(run_id, params=own_params[start : start + MAX_PARAMS_TAGS_PER_BATCH])
 
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
+        if not self._is_there(key):
+            return
         now_ms = int(time.time() * 1000)
         points = [Metric(name, value, now_ms, step) for name, value in metrics.items()]
         self._waiting.setdefault(key, []).extend(points)
 
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
+        if not self._is_there(key):
+            return
         if file.is_dir():
             self._repository(key).log_artifacts(str(file), folder)
             return
@@ -105,6 +114,8 @@ class MlflowTracker(Tracker):
             self._repository(key).delete_artifacts(folder)
 
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
+        if not self._is_there(key):
+            return
         self._write(key)
         run_id = self._runs[key]
         self._tag(run_id, tags)
@@ -112,6 +123,14 @@ class MlflowTracker(Tracker):
             self._client.update_run(run_id, status=state.value)
         else:
             self._client.set_terminated(run_id, status=state.value)
+
+    def _is_there(self, key: RunKey) -> bool:
+        """Whether there is a run to write to: a person may have deleted it, and the study goes on without."""
+        if key not in self._runs:
+            logger.warning(
+                "MLflow has no run of %s %s any more, and nothing more of it is logged", key.kind, key.number
+            )
+        return key in self._runs
 
     def flush(self) -> None:
         for key in list(self._waiting):

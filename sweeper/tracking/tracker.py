@@ -8,6 +8,7 @@
 | constraint/NAME | holds where it is not above 0; known before training, or at its end | training examples seen |
 | train/loss | the slot's mean loss over its supervised tokens | training examples seen |
 | train/grad_norm | before clipping | training examples seen |
+| train/loss_scale | of float16; halved where a gradient overflowed, and the step was skipped | training examples seen |
 | train/learning_rate | of A | training examples seen |
 | train/tokens | tokens read so far, prompt and answer | training examples seen |
 | train/supervised_tokens | answer tokens so far, those with a loss | training examples seen |

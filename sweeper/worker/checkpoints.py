@@ -9,7 +9,7 @@ from sweeper.config.schema import Config
 from sweeper.engine import checkpoint
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack, Slot
-from sweeper.errors import CheckpointError, LeaseLostError
+from sweeper.errors import CheckpointError, LeaseLostError, TrackingError
 from sweeper.events import EventLog
 from sweeper.memory.oom import Failure, attempted, free_caches
 from sweeper.paths import StudyPaths
@@ -70,7 +70,10 @@ class Checkpoints:
             self._search.confirm(slot.number)
         except LeaseLostError:
             return False  # the checkpoint is another worker's; the trial is let go at its next evaluation
-        self._tracker.flush()  # what the checkpoint has behind it would not be logged again
+        try:
+            self._tracker.flush()  # what the checkpoint has behind it would not be logged again
+        except TrackingError as error:  # a trial's progress is worth more than its course in MLflow
+            logger.warning("the metrics of trial %d are not written before its checkpoint: %s", slot.number, error)
         room_bytes = self._config.checkpoint.max_gib * GIB - self._paths.checkpoints_bytes()
         file = self._paths.checkpoint(slot.number)
         problem = None

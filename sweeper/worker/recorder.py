@@ -118,20 +118,23 @@ class Recorder:
         They have what the storage knows: parameters, evaluations, constraints, ends. The course of a loss and the
         memory's stay where they were.
         """
-        states = self.tracker.states()
-        if baseline is not None and BASELINE not in states:
+        # Whatever is there was begun by a session that did not come to its end, so all of it is made again.
+        if baseline is not None and self.tracker.states().get(BASELINE) is not RunState.FINISHED:
             self.baseline(baseline)
         for trial in trials:
             key, file = trial_key(trial.number), self.paths.trial_config(trial.number)
-            if not trial.is_told or key in states:
-                continue
+            if not trial.is_told and not trial.curve:
+                continue  # its run is made when it begins
             self._open_run(trial, {})
             if file.is_file():
                 self.tracker.log_file(key, file)
             if trial.same_as is None:  # or its end has them
                 for point in trial.curve:
                     self._log_evaluation(trial.number, point)
-            self._end_run(trial)
+            if trial.is_told:
+                self._end_run(trial)
+            else:
+                self.wait(trial.number)
 
     def train(self, asked: Asked, slot: Slot) -> None:
         """Says that a trial trains, from the beginning or from a checkpoint."""
@@ -153,7 +156,7 @@ class Recorder:
         for slot, tick in zip(slots, ticks, strict=True):
             metrics = {
                 "train/loss": tick.loss,
-                "train/grad_norm": tick.grad_norm,
+                **({} if tick.is_skipped else {"train/grad_norm": tick.grad_norm}),
                 "train/learning_rate": tick.learning_rate,
                 "train/tokens": slot.train_tokens,
                 "train/supervised_tokens": slot.supervised_tokens,
@@ -231,8 +234,8 @@ class Recorder:
                 self.tracker.log_file(trial_key(number), self.paths.adapter(number), ADAPTER)
         for trial in trials:  # one that is not told yet may be about to be
             if trial.is_told and trial.number not in kept and self.paths.adapter(trial.number).is_dir():
+                self.tracker.drop_files(trial_key(trial.number), ADAPTER)  # first, for the folder says that it is due
                 shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)
-                self.tracker.drop_files(trial_key(trial.number), ADAPTER)
         return kept
 
 

@@ -115,6 +115,9 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
                 f"a trial is run again on the data it was trained on, but that of {study!r} has changed "
                 f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
             )
+        dtype = str(bench.pack.model.dtype).removeprefix("torch.")
+        if (was := seen.attributes.get("dtype", dtype)) != dtype:
+            announce(f"the study has computed in {was}, and here does in {dtype}: the trial will not be quite the same")
         trained = attempted(lambda: _train(bench, config, trial, seen, is_alone, announce))
         if isinstance(trained, Failure):
             raise OutOfRoomError(

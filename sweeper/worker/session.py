@@ -115,7 +115,7 @@ class Session:
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
-            if isinstance(error, OutOfRoomError | CustomCodeError) and self._memory is not None:
+            if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._memory is not None:
                 self._save(bench)
             is_ours = isinstance(error, SweeperError)
             # What a trial or its neighbours ask of memory is no defect of ours.

@@ -9,6 +9,7 @@ from sweeper import versions
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
 from sweeper.engine.pack import Slot
+from sweeper.errors import StoreError
 from sweeper.events import EventLog
 from sweeper.memory.oom import patiently
 from sweeper.mistakes.joined import joined
@@ -208,5 +209,9 @@ class Teller:
             for split in (VALIDATION, TEST):
                 if self.paths.predictions(number, split).is_file():
                     file = self.paths.wrong_rows(number, split)
-                    write_csv(joined(seen, self.paths, number, split), file)
+                    try:
+                        write_csv(joined(seen, self.paths, number, split), file)
+                    except StoreError as error:  # a damaged file must not keep the study from its end
+                        self.events.write("note", message=f"wrong rows of {split} are not logged: {error}")
+                        continue
                     self.recorder.tracker.log_file(key, file)

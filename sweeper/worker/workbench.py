@@ -106,7 +106,8 @@ class Workbench:
         for slot, one in zip(slots, scored, strict=True):
             values = one.scores.as_dict()
             best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
-            is_better = best is None or objective.value == "last" or objective.is_better(values[metric], best)
+            is_last = config.objective.value == "last"
+            is_better = best is None or is_last or objective.is_better(values[metric], best)
             found.append((slot, values, self.pack.weights(slot) if is_better else None, one.predictions))
         for slot, values, weights, predictions in found:
             slot.evaluations.append(values)

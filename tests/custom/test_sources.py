@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.custom.code import Code
-from sweeper.custom.sources import Sources
+from sweeper.custom.sources import Sources, kept_sha256
 from sweeper.errors import ConfigError, CustomCodeError
 
 KEY = "objective.metric._target_"
@@ -127,3 +127,38 @@ def test_a_trace_has_the_users_own_lines_alone(tmp_path: Path) -> None:
     (tmp_path / "scoring.py").write_text("def cost():\n    return (\n")
     with pytest.raises(CustomCodeError, match=r'could not be imported:\n  File ".*scoring.py", line 2\n'):
         Code(found(tmp_path)).find("scoring.cost")
+
+
+def test_an_installed_module_that_changes_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = write(tmp_path / "installed", their_scoring="def cost(rows, said): return 1.0\n")
+    monkeypatch.syspath_prepend(str(installed))
+    found(Path("/nowhere"), "their_scoring.cost").keep(tmp_path / "code")
+    assert kept_sha256(tmp_path / "code") == found(Path("/nowhere"), "their_scoring.cost").sha256
+    write(installed, their_scoring="def cost(rows, said): return 2.0\n")
+    assert kept_sha256(tmp_path / "code") != found(Path("/nowhere"), "their_scoring.cost").sha256
+    assert kept_sha256(tmp_path / "nowhere") is None
+
+
+def test_a_study_may_be_launched_from_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, scoring="def cost(): return 0.5\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert Code(found(tmp_path, "scoring.cost")).find("scoring.cost")() == 0.5
+
+
+def test_a_trace_has_no_text_of_a_row(tmp_path: Path) -> None:
+    text = """
+def cost(rows):
+    try:
+        return int(rows[0]["text"])
+    except ValueError:
+        return rows[1]
+"""
+    code = Code(found(write(tmp_path, scoring=text)))
+    with pytest.raises(CustomCodeError) as caught:
+        code.call("the metric failed", code.find("scoring.cost"), [{"text": "a planted sentence"}])
+    message = str(caught.value)
+    assert "planted" not in message
+    assert "ValueError: its message quotes the row and is not shown" in message
+    assert "IndexError: list index out of range" in message
+    assert 'scoring.py", line 6, in cost' in message

@@ -107,6 +107,20 @@ def test_what_is_wrong_is_named_with_its_line(
     assert re.search(expected, str(caught.value), re.DOTALL), str(caught.value)
 
 
+def test_a_column_that_is_there_twice_is_refused(ticket_files: Path) -> None:
+    (ticket_files / "train.csv").write_text("text,label,label\nhello,cancel,return\n")
+    with pytest.raises(DataError, match=r"train.csv, line 1: each column must have a name .* more than one label"):
+        rows.load(section(ticket_files, train="train.csv"))
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(ticket_files: Path) -> None:
+    for split in rows.SPLITS:
+        (ticket_files / split).mkdir()
+        (ticket_files / f"{split}.jsonl").rename(ticket_files / split / "rows.jsonl")
+    loaded = rows.load(section(ticket_files, **{split: f"{split}/rows.jsonl" for split in rows.SPLITS}))
+    assert [getattr(loaded, split)[0].place for split in rows.SPLITS] == [f"{s}/rows.jsonl:1" for s in rows.SPLITS]
+
+
 def test_a_csv_row_with_a_comma_too_many(ticket_files: Path) -> None:
     (ticket_files / "train.csv").write_text("text,label\nhello,cancel\nhello, you,cancel\n")
     with pytest.raises(DataError, match=r"train.csv, line 3: must have 2 fields"):

@@ -100,6 +100,15 @@ def test_what_is_written_says_what_it_does(brought: Brought, sweeper: Callable[.
     assert not [row for row in rows if row.split(",")[3] in text + readme]  # its text may be anybody's
 
 
+@pytest.mark.parametrize("name", ["2024", "true", "null"])
+def test_a_name_may_be_one_that_yaml_reads_otherwise(name: str, sweeper: Callable[..., Result]) -> None:
+    odd = ["Body ${USD}", "Team\nname"]  # and a line break, as spreadsheets have them
+    rows = [f"some words with {n},{'xy'[n % 2]}" for n in range(40)]
+    Path(f"{name}.csv").write_text("\n".join([",".join(f'"{column}"' for column in odd), *rows]), encoding="utf-8")
+    said(sweeper("init", f"{name}.csv", "--column", f"text={odd[0]}", "--column", f"label={odd[1]}"))
+    assert f"{name}: every row can be trained on" in said(sweeper("data", "check", f"study=studies/{name}"))
+
+
 def test_a_study_that_is_there_is_not_written_over(brought: Brought, sweeper: Callable[..., Result]) -> None:
     file = brought("csv")
     said(sweeper("init", file))

@@ -129,6 +129,9 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     one = Kept(row="a:1", sha256="x", tokens=1, prediction="secret words", is_correct=True)
     kept.write(file, [one])
     assert kept.read(file) == [one]
+    odd = one.model_copy(update={"prediction": "one\u2028two\x85three\x0cfour"})  # all of them end a line for Python
+    kept.write(file, [odd, one])
+    assert kept.read(file) == [odd, one]
     file.write_text('{"prediction": "secret words"}\n')
     with pytest.raises(StoreError, match=r"must have a prediction in each line.*ValidationError") as caught:
         kept.read(file)

@@ -107,6 +107,7 @@ def test_targets() -> None:
         "model.layers.1.self_attn.q_proj",
         "model.layers.1.mlp.up_proj",
     ]
+    assert resolve(["mlp", "q_proj"], names) == [name for name in names if "mlp" in name or name.endswith("q_proj")]
     with pytest.raises(ModelError, match=r"unknown module `q_prj`; did you mean `q_proj`\?"):
         resolve(["q_prj"], names)
 

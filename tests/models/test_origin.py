@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.config.schema import Config, ModelSection
 from sweeper.errors import ModelError, StoreError
-from sweeper.models import origin
+from sweeper.models import contents, origin
 from sweeper.models.origin import Origin, Source
 from sweeper.paths import Home
 from sweeper.units import MIB
@@ -52,7 +52,8 @@ def test_what_a_study_has_is_kept_and_loads_as_it_was(section: ModelSection, hom
 def test_a_copy_is_the_same_and_notes_beside_it_do_not_count(section: ModelSection, folder: Path) -> None:
     was = known(section)
     shutil.copytree(folder, folder.with_name("moved"))
-    (folder.with_name("moved") / "README.md").write_text("mine")
+    for name in ("README.md", "notes.txt", "trainer_state.json"):
+        (folder.with_name("moved") / name).write_text("mine")
     moved = section.model_copy(update={"path": str(folder.with_name("moved"))})
     assert origin.pinned(moved, was) == moved
 
@@ -141,3 +142,22 @@ def test_which_weights_are_read(names: list[str], expected: list[str]) -> None:
         "config.json",
         *expected,
     ]
+
+
+def test_code_of_another_repository_is_refused_for_no_commit_pins_it() -> None:
+    names = ["config.json", "model.safetensors", "tokenizer.json"]
+    config = {"model_type": "novel", "auto_map": {"AutoConfig": "acme/code--modeling.Config"}}
+    reason = contents.refusal("acme/novel", names, config, is_code_trusted=True)
+    assert reason is not None
+    assert "that of acme/novel is in acme/code" in reason
+    assert contents.refusal("acme/novel", names, {"auto_map": {"AutoConfig": "modeling.Config"}}, True) is None
+
+
+def test_each_packaged_file_has_a_conversion_of_its_own(tmp_path: Path) -> None:
+    files = [tmp_path / name / "model.gguf" for name in "abc"]
+    for file, content in zip(files, (b"one", b"two", b"one"), strict=True):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    one, two, again = (origin.conversion(file, "small", tmp_path) for file in files)
+    assert one == again != two
+    assert one.name.startswith("small-")

@@ -70,3 +70,11 @@ def test_rows_that_are_not_usable_are_an_error(checked: Check, ticket_files: Pat
     add(ticket_files, "train", text="  ", label="cancel")
     with pytest.raises(DataError, match=r"1 rows of `train` are not usable"):
         checked()
+
+
+def test_the_splits_of_a_study_that_has_not_begun_bind_nobody(checked: Check, home: Home, ticket_files: Path) -> None:
+    overrides = [f"data.path={ticket_files / 'train.jsonl'}", "data.splits.validation=0.25", "data.splits.test=0.25"]
+    paths = home.study("demo")
+    paths.create()
+    paths.splits.write_text(json.dumps({"train": ["other.csv:1"], "validation": ["other.csv:2"], "test": []}))
+    assert sum(split.rows for split in checked(*overrides).splits.values()) == 8

@@ -202,6 +202,19 @@ def test_a_csv_that_optuna_writes(composed: Compose, home: Home, tmp_path: Path)
     ]
 
 
+def test_less_is_better_where_the_study_says_so(composed: Compose, home: Home, tmp_path: Path) -> None:
+    (tmp_path / "losses.csv").write_text("rank,value\n8,0.9\n16,0.1\n32,0.5\n")
+    cost = ["objective.metric={_target_: scoring.cost, name: cost}", "objective.direction=minimize"]
+    found, _ = started(composed, home, str(tmp_path / "losses.csv"), "search.warm_start_trials=2", *cost)
+    assert found == {"losses.csv, line 3": {"rank": 16}, "losses.csv, line 4": {"rank": 32}}
+
+
+def test_what_was_told_twice_is_one_start(composed: Compose, home: Home, tmp_path: Path) -> None:
+    (tmp_path / "past.csv").write_text("rank,value\n8,0.9\n8,0.9\n8,0.9\n16,0.8\n32,0.7\n64,0.6\n")
+    found, _ = started(composed, home, str(tmp_path / "past.csv"), "search.warm_start_trials=3")
+    assert [start["rank"] for start in found.values()] == [8, 16, 32]
+
+
 def test_a_csv_by_hand(composed: Compose, home: Home, tmp_path: Path) -> None:
     text = (
         "rank,learning_rate,schedule,value,comment\n8.0,1e-3,linear,0.5,\n16,2E-3,,0.7,good\n\n64,0.01,constant,.6,x\n"

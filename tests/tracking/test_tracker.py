@@ -141,6 +141,39 @@ def test_mlflow_shows_parent_names_params_and_no_path(home: Home, migrated: Path
     assert str(home.root) not in experiment.artifact_location
 
 
+def test_what_an_interruption_left_out_comes_later(home: Home, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(migrated, home.root)
+    tracker = MlflowTracker(home, "study")
+    tracker.start(STUDY, "study", {}, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowTracker, "_log_params", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tracker.start(TRIAL, "t03", {"rank": 8}, {})
+    again = MlflowTracker(home, "study")
+    again.start(TRIAL, "t03", {"rank": 8}, {})
+    again.start(TRIAL, "t03", {"rank": 8}, {})
+    assert mlflow_run(again, TRIAL)[1].data.params == {"rank": "8"}
+
+
+def test_a_run_that_a_person_deleted_stops_nothing(
+    home: Home, migrated: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(migrated, home.root)
+    tracker = MlflowTracker(home, "study")
+    for key in (STUDY, TRIAL):
+        tracker.start(key, "run", {}, {})
+    client, run = mlflow_run(tracker, TRIAL)
+    client.delete_run(run.info.run_id)
+    tracker = MlflowTracker(home, "study")
+    tracker.log(TRIAL, {"accuracy": 0.5}, 1)
+    tracker.log_file(TRIAL, tmp_path)
+    tracker.drop_files(TRIAL, "adapter")
+    tracker.end(TRIAL, RunState.FINISHED, {})
+    tracker.flush()
+    assert tracker.states() == {STUDY: RunState.RUNNING}
+    assert "MLflow has no run of trial 3 any more" in caplog.text
+
+
 def test_what_is_long_is_cut_and_no_secret_leaves(
     home: Home, migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -547,6 +547,34 @@ def test_a_study_that_goes_on_elsewhere_has_all_its_runs_there(prepare: Prepare,
     assert kept == [number for number in range(3) if home.study("demo").adapter(number).is_dir()]
 
 
+class HalfThere(Elsewhere):
+    """A server that fails while the study is moved to it, just after it got the run of trial 0."""
+
+    has_failed = False
+
+    def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
+        if key == trial_key(0) and not self.has_failed:
+            self.has_failed = True
+            raise TrackingError("a tracking server must be reachable, but it is not")
+        super().end(key, state, tags)
+
+
+def test_a_move_that_was_interrupted_is_made_whole(prepare: Prepare, home: Home) -> None:
+    before, tracker = MemoryTracker(), HalfThere()
+    paths = prepare("search.trials=2")
+    assert run(paths, before, StopAfter(9)) == {"status": "stopped"}
+    evaluated = [trial.number for trial in view(home, "demo").trials if trial.curve]
+    assert run(paths, before) == {"status": "finished"}
+    assert evaluated == [0, 1]
+    assert run(prepare("search.trials=3"), tracker)["kind"] == "TrackingError"
+    assert run(prepare("search.trials=3"), tracker) == {"status": "finished"}
+    assert_stores_agree(view(home, "demo"), tracker)
+    assert tracker.states()[BASELINE] is RunState.FINISHED
+    for number in (0, 1):
+        old, new = (one.runs[trial_key(number)].metrics["accuracy"] for one in (before, tracker))
+        assert sorted(set(new)) == old
+
+
 class Failing(MemoryTracker):
     """A server that does not answer from the n-th flush on."""
 

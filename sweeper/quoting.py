@@ -32,7 +32,13 @@ def name_of(value: object) -> str:
     return text if len(text) <= MAX_NAME and text.isprintable() else f"({kind_of(text)})"
 
 
-def without_texts(error: Exception, texts: Any) -> str:
+def word_of(value: object) -> str:
+    """One word as it is; the kind of anything else."""
+    text = str(value)
+    return text if len(text) <= MAX_NAME and text.isidentifier() else f"({kind_of(text)})"
+
+
+def without_texts(error: BaseException, texts: Any) -> str:
     """An error's message; its kind alone where it quotes one of the texts, whole or in part."""
     return "its message quotes the row and is not shown" if _quotes(str(error), texts) else str(error)
 

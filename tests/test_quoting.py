@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.data.quoting import kind_of, name_of, quoted, without_texts
+from sweeper.quoting import kind_of, name_of, quoted, without_texts
 
 TEXT = "My card number is 4111, please help"
 
