@@ -206,7 +206,8 @@ class Session:
     def _advance(self, bench: Workbench) -> None:
         """Carries out verdicts and fills the slots, in turns."""
         self._refill(bench)
-        while self._carry_out():
+        # Where order counts, no verdict comes before the ask that the one before it made room for: a stop ends asking.
+        while not (self.config.search.deterministic and self.is_stopping()) and self._carry_out():
             self._refill(bench)
 
     def _refill(self, bench: Workbench) -> None:

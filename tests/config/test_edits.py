@@ -164,6 +164,7 @@ BEGUN_WITH = {
     "task.max_new_tokens": PROMPT,
     **{key: ["task=custom", "task._target_=tests.custom.samples.Echo"] for key in ("task._target_", "task.arguments")},
     "objective.direction": ["objective.metric={_target_: tests.custom.samples.cost, name: cost}"],
+    "tracking.experiment": ["tracking.uri=http://127.0.0.1:5000"],
     "sampler.points": ["sampler=grid"],
     "sampler.population_size": ["sampler=nsgaii"],
     "pruner.percentile": ["pruner=percentile"],

@@ -33,7 +33,7 @@ def test_cut_splits_are_kept_until_the_study_has_begun(
     class Read(Exception):  # noqa: N818 (no error)
         pass
 
-    def stop(config: Config, file: Path) -> None:
+    def stop(config: Config, file: Path, *_: object) -> None:
         raise Read(file)
 
     monkeypatch.setattr(workbench.rows, "of", stop)

@@ -432,7 +432,10 @@ def test_a_plan_as_json_is_all_of_it(command: Callable[..., Result], planned: Ca
     result = command(tight, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     answer: dict[str, Any] = json.loads(result.stdout)
-    assert answer == json.loads(json.dumps(planned(tight).as_dict()))
+    again = json.loads(json.dumps(planned(tight).as_dict()))
+    for disk in (*answer["disks"], *again["disks"]):
+        disk.pop("free_bytes")  # others write there too
+    assert answer == again
     assert answer["infeasible"][0]["ranks"] == [64]
 
 
@@ -448,7 +451,7 @@ def test_a_plan_is_a_table(command: Callable[..., Result]) -> None:
     for term in ("4-bit weights", "other weights", "activations", "supervised logits"):
         assert any(line.strip().startswith(term) for line in lines)
     assert "has not been measured" in " ".join(result.stdout.split())
-    assert lines[-1] == "Every configuration of the space fits."
+    assert "Every configuration of the space fits." in lines
     assert max(map(len, lines)) <= 80
 
 
