@@ -36,7 +36,8 @@ if "sweeper.worker" in sys.orig_argv and "SWEEPER_CRASH" in os.environ:
     import torch
     def refuse(threads):
         print("asked with", os.environ["HF_TOKEN"])
-        raise RuntimeError(f"401 for {os.environ['HF_TOKEN']}, {os.environ['PGPASSWORD']}")
+        said = [os.environ[name] for name in ("HF_TOKEN", "PGPASSWORD", "SWEEPER_CRASH")]
+        raise RuntimeError(f"401 for {', '.join(said)}")
     torch.set_num_threads = refuse
 """
 
@@ -167,11 +168,12 @@ def test_nothing_of_a_study_leaves_its_folder_until_that_is_asked_for(person: Pe
 
 
 def test_nothing_of_a_study_that_fails_leaves_its_folder(person: Person) -> None:
-    text = person.launch("study.name=crash", "engine.threads=1", code=2, SWEEPER_CRASH="1")
-    assert "a defect stopped the worker: RuntimeError: 401 for [redacted], [redacted]" in text
+    text = person.launch("study.name=crash", "engine.threads=1", code=2, SWEEPER_CRASH=SENTENCE)
+    assert "a defect stopped the worker: RuntimeError; message and trace are in" in text
+    person.run("list")
     paths = person.home.study("crash")
     assert "asked with [redacted]" in paths.worker_log.read_text()
-    assert "RuntimeError: 401 for [redacted]" in json.loads(paths.outcome.read_text())["trace"]
+    assert f"RuntimeError: 401 for [redacted], [redacted], {SENTENCE}" in json.loads(paths.outcome.read_text())["trace"]
 
     text = person.launch("study.name=template", "prompt.template='{{ row[text] }}'", code=2)
     assert "prompt.template could not be rendered: UndefinedError: its message quotes the row and is not shown" in text

@@ -15,7 +15,7 @@ import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.config import check
-from sweeper.errors import StoreError, SweeperError
+from sweeper.errors import ERRORS, StoreError, SweeperError
 from sweeper.paths import Home, StudyPaths, is_valid_name
 from sweeper.search.running import running
 from sweeper.search.views import StudyView, is_finished, open_storage, read
@@ -131,7 +131,11 @@ def _ended_with(paths: StudyPaths) -> str | None:
     """The error that ended the last worker, if one did."""
     try:
         outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
-        return " ".join(outcome["message"].split()) if outcome["status"] == "error" else None
+        if outcome["status"] != "error":
+            return None
+        if outcome["kind"] not in ERRORS:  # its message may quote a row
+            return f"a defect stopped the worker: {outcome['kind']}; message and trace are in {paths.worker_log}"
+        return " ".join(outcome["message"].split())
     except READING:
         return None
 

@@ -57,6 +57,8 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     lines = [f"note: {edit}" for edit in changed]
     lines += [f"note: {key}: the study was begun before there was this setting, and has its default" for key in unset]
     lines += [f"note: {line}" for line in of_base]
+    if is_finished(before, config) and any(edit.key.startswith("tracking.") for edit in changed):
+        lines.append("note: what changed of tracking takes effect with the study's next trial, for it is complete")
     if libraries:
         lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
     return lines

@@ -100,14 +100,14 @@ class Workbench:
 
         Where memory runs out, nothing has changed.
         """
-        objective, metric = config.objective, config.objective.metric_name
+        metric = config.objective.metric_name
         scored = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
         found: list[tuple[Slot, dict[str, float], AdapterState | None, list[Prediction]]] = []
         for slot, one in zip(slots, scored, strict=True):
             values = one.scores.as_dict()
             best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
             is_last = config.objective.value == "last"
-            is_better = best is None or is_last or objective.is_better(values[metric], best)
+            is_better = best is None or is_last or config.objective.is_better(values[metric], best)
             found.append((slot, values, self.pack.weights(slot) if is_better else None, one.predictions))
         for slot, values, weights, predictions in found:
             slot.evaluations.append(values)

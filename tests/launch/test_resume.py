@@ -17,6 +17,7 @@ from sweeper.config import check, compose
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, DataError, ModelError
 from sweeper.launch import launcher
+from sweeper.launch import resume as resume_module
 from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.study import Search
@@ -129,6 +130,12 @@ def test_another_value_of_a_live_key_is_applied_said_and_recorded(begun: Begun, 
     begun.launch(worked_with)  # nothing has changed since
     assert begun.said == []
     assert len(begun.record) == 1
+
+
+def test_what_a_complete_study_does_not_do_any_more_is_said(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume_module, "is_finished", lambda *_: True)
+    begun.launch(edited(check.load(begun.paths), "tracking.log_text", True))
+    assert begun.said[-1].startswith("note: what changed of tracking takes effect with the study's next trial")
 
 
 def test_a_store_that_was_moved_is_said(begun: Begun) -> None:
