@@ -20,7 +20,8 @@ class EventLog:
     def write(self, event: str, /, **fields: Any) -> None:
         if isinstance(message := fields.get("message"), str):  # for persons; a program reads the rest
             fields["message"] = redacted(message)
-        self._file.write(json.dumps({**fields, "event": event, "time": time.time()}) + "\n")
+        own = {"event": event, "time": time.time()}  # first, and whatever a field is called
+        self._file.write(json.dumps({**own, **fields, **own}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

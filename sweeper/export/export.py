@@ -122,10 +122,6 @@ def _write(
     from sweeper.data.chat import Chat
     from sweeper.models.base import load_tokenizer, source
 
-    taken = sum(file.stat().st_size for file in adapter.iterdir()) + TOKENIZER_BYTES
-    disk.check(
-        disk.rooms([Need("the adapter and its tokenizer", folder.parent, taken, "export to another disk (--to)")])
-    )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
@@ -134,6 +130,10 @@ def _write(
         raise ExportError(
             f"the folder to export to must be one that can be written, but {folder}: {error.strerror}"
         ) from None
+    taken = sum(file.stat().st_size for file in adapter.iterdir()) + TOKENIZER_BYTES
+    disk.check(
+        disk.rooms([Need("the adapter and its tokenizer", folder.parent, taken, "export to another disk (--to)")])
+    )
     try:
         shutil.copytree(adapter, temporary)
         section = ModelSection.model_validate(model)
