@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 
 os.environ.update(
-    HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false"
+    # A thread for each process: those that wait for each other on two cores cost minutes.
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    TOKENIZERS_PARALLELISM="false",
 )
 
 os.environ.update(  # tests go to no server but their own

@@ -98,7 +98,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._seen or tensor.device.type == "meta":  # which has a size and takes no memory
+        if key in self._seen:
             return
         size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
         if size == 0:

