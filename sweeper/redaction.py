@@ -39,17 +39,6 @@ def _without_form(text: str) -> str:
     return _TOKEN.sub(HIDDEN, _URL_PASSWORD.sub(rf"\g<before>{HIDDEN}", text))
 
 
-def redacted_values(value: Any) -> Any:
-    """The same for every text in a JSON value, keys left as they are."""
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, Mapping):
-        return {key: redacted_values(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [redacted_values(item) for item in value]
-    return value
-
-
 class RedactedStream:
     """A text stream that redacts what goes to another one, a line at a time: a secret may be written in pieces."""
 

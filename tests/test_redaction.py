@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.redaction import HIDDEN, RedactedStream, redacted, redacted_values, secret_keys
+from sweeper.redaction import HIDDEN, RedactedStream, redacted, secret_keys
 
 TOKEN = "hf_" + "Ab1" * 11
 
@@ -44,7 +44,6 @@ def test_a_value_that_is_no_secret_is_not_looked_for(value: str, monkeypatch: py
 
 def test_values_within_values() -> None:
     values = {"model": {"path": TOKEN, "rank": 8}, "list": [1, f"a {TOKEN}"]}
-    assert redacted_values(values) == {"model": {"path": HIDDEN, "rank": 8}, "list": [1, f"a {HIDDEN}"]}
     assert list(secret_keys(values)) == ["model.path", "list[1]"]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
@@ -372,22 +372,14 @@ def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) 
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The study's folder; otherwise studies/NAME.")
 @click.option("--force", is_flag=True, help="Write over a study that is there.")
 @_plainly
-def init(
-    data: Path,
-    task: str | None,
-    columns: tuple[str, ...],
-    model: str,
-    name: str | None,
-    folder: Path | None,
-    force: bool,
-) -> None:
+def init(**chosen: Any) -> None:
     """Draft a study for your own rows: a file, or a folder with one for each split.
 
     Writes a commented config.yaml and a README with columns, task, prompt and search space, all of them to be changed.
     """
     from sweeper.cli.data import init as init_study
 
-    init_study(data, task, columns, model, name, folder, force)
+    init_study(**chosen)
 
 
 @main.group()

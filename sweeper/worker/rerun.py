@@ -110,14 +110,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
         announce(f"loading {config.model.name}")
         bench = set_up(config, home, guard)
         forecast_of(bench, config, guard, home.memory)  # so that chunks are cut to fit
-        if seen.attributes.get("data_sha256", bench.data_sha256) != bench.data_sha256:
-            raise DataError(
-                f"a trial is run again on the data it was trained on, but that of {study!r} has changed "
-                f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
-            )
-        dtype = str(bench.pack.model.dtype).removeprefix("torch.")
-        if (was := seen.attributes.get("dtype", dtype)) != dtype:
-            announce(f"the study has computed in {was}, and here does in {dtype}: the trial will not be quite the same")
+        _compare(seen, bench, announce)
         trained = attempted(lambda: _train(bench, config, trial, seen, is_alone, announce))
         if isinstance(trained, Failure):
             raise OutOfRoomError(
@@ -151,6 +144,17 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
             adapter.write(folder, slot.best_adapter, slot.params, bench.base_name, bench.linears, bench.base_revision)
             result = replace(result, adapter=str(folder))
     return result
+
+
+def _compare(seen: StudyView, bench: Workbench, announce: Callable[[str], None]) -> None:
+    """Refuses other data than the study was trained on, and says another precision."""
+    if seen.attributes.get("data_sha256", bench.data_sha256) != bench.data_sha256:
+        raise DataError(
+            f"a trial is run again on the data it was trained on, but that of {seen.name!r} has changed "
+            f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
+        )
+    if (was := seen.attributes.get("dtype", bench.dtype)) != bench.dtype:
+        announce(f"the study has computed in {was}, and here does in {bench.dtype}: it will not be quite the same")
 
 
 def _ended(seen: StudyView, number: int) -> TrialView:

@@ -50,10 +50,11 @@ class Teller:
         if (known := origin.kept(self.paths)) is not None:
             self.search.remember("model", known.as_dict())
         attributes = self.search.attributes
-        dtype = str(bench.pack.model.dtype).removeprefix("torch.")
-        was = attributes.get("dtype", dtype) if "baseline" in attributes else dtype
-        if was != dtype:  # model.dtype=auto, on another device
-            message = f"the study has computed in {was}, and here does in {dtype}: results may differ from those before"
+        was = attributes.get("dtype", bench.dtype) if "baseline" in attributes else bench.dtype
+        if was != bench.dtype:  # model.dtype=auto, on another device
+            message = (
+                f"the study has computed in {was}, and here does in {bench.dtype}: results may differ from those before"
+            )
             self.events.write("note", message=message)
         self.search.remember("dtype", was)
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count

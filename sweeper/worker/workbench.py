@@ -84,6 +84,11 @@ class Workbench:
     long_rows: long.Counts  # what became of rows that were too long
     notes: list[str]  # on the data, for whoever watches
 
+    @property
+    def dtype(self) -> str:
+        """What the base computes in, such as `bfloat16`."""
+        return str(self.pack.model.dtype).removeprefix("torch.")
+
     def score(self, split: Split, slots: list[int]) -> list[Scored]:
         """Scores the adapters of `slots`, all in the same forwards."""
         return [self._scored(split, found) for found in self.task.predict(self.pack, slots, split.prompts)]
