@@ -80,8 +80,9 @@ class Guard:
         """What this process may still take: within its budget, and within what the device has free."""
         own = self.backend.own_bytes()
         latest = self._latest().reading
-        # The free memory is of the latest reading: what this process took since then is no longer free.
-        available = latest.available_bytes - max(0, own - latest.own_bytes) - self.reserve_bytes
+        # The free memory is of the latest reading: what this process took or freed since then changes it. A reading
+        # in the middle of a step would otherwise keep trials out that fit between two steps.
+        available = latest.available_bytes - (own - latest.own_bytes) - self.reserve_bytes
         return max(0, min(self.budget_bytes() - own - self._beside(), available))
 
     def is_pressed(self) -> bool:

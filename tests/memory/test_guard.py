@@ -254,6 +254,14 @@ def test_between_two_readings_only_own_memory_is_new(tensors: Tensors, device: B
     assert len(guard.history) == 1
 
 
+def test_a_reading_in_the_middle_of_a_step_keeps_nobody_out_after_it(tensors: Tensors, device: ByteBudget) -> None:
+    tensors.hold(900 * MIB)
+    guard = Guard(device, watch_s=60)  # the watcher reads at the step's peak
+    tensors.hold(200 * MIB)
+    assert len(guard.history) == 1
+    assert guard.room_bytes() == 800 * MIB
+
+
 def test_an_old_reading_is_not_trusted(device: ByteBudget) -> None:
     guard = Guard(device, watch_s=0.01)
     device.neighbour_bytes = 900 * MIB
