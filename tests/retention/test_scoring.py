@@ -89,6 +89,29 @@ def test_adapters_score_together_as_alone(files: tuple[Path, Path], tokenizer: A
     assert untuned.nll == pytest.approx(bare.nll, rel=1e-9)
 
 
+def test_no_more_positions_than_rows_go_through_the_head_at_once(
+    files: tuple[Path, Path], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of scoring is foretold with one position for each row."""
+    pack = pack_of([8], chunk_tokens=150)
+    hidden, logits = pack.head.hidden, pack.head.logits
+    rows: list[int] = []
+
+    def counted_hidden(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        rows.append(len(tokens))
+        return hidden(tokens, mask)
+
+    def counted_logits(of: torch.Tensor) -> torch.Tensor:
+        assert len(of) <= rows[-1]
+        return logits(of)
+
+    monkeypatch.setattr(pack.head, "hidden", counted_hidden)
+    monkeypatch.setattr(pack.head, "logits", counted_logits)
+    score(pack, [0], Encoded.of(load(section(*files)), tokenizer, 200))
+    assert len(rows) > 3
+    assert max(rows) > 1
+
+
 def test_what_is_too_long_is_cut_or_left_out_and_counted(files: tuple[Path, Path], tokenizer: Any) -> None:
     suite = load(section(*files))
     whole = Encoded.of(suite, tokenizer, 500)
