@@ -29,9 +29,10 @@ from sweeper.data import rows
 from sweeper.errors import ERRORS, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
-from sweeper.launch.resume import resume
+from sweeper.launch.resume import as_begun, resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.model import admit
+from sweeper.retention import suite
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
@@ -76,6 +77,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         note(paths.holder)
         before = begun(home, paths.name)
         if before is None:
+            suite.load(config.retention)  # what is wrong with it is said now
             brought = own.load(config)
             data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
@@ -83,6 +85,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             for line in admit(config, paths, goes_on=False):
                 announce(f"note: {line}")
         else:
+            config = as_begun(config, paths)
             for line in resume(config, paths, before):
                 announce(line)
         check.save(config, paths)

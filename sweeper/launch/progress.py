@@ -55,6 +55,10 @@ class Progress:
             case "baseline":
                 self.baseline = event[self.metric]
                 return f"untuned base: validation {self.metric} {plus_minus(event, self.metric)}"
+            case "retention_started":
+                self.phase = "scoring the untuned base on the retention suite"
+            case "retention":
+                return f"untuned base, retention: {event['message']}"
             case "trial_started":
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 self.phase = "training"
@@ -75,6 +79,9 @@ class Progress:
                 )
             case "trial_ended":
                 return self._end(event)
+            case "retention_full":
+                self.phase = f"scoring trial {number} on the whole retention suite"
+                return self.phase
             case "testing":
                 self.phase = f"scoring the winner, trial {number}, and the base on the test split"
                 return self.phase

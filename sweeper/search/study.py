@@ -35,6 +35,7 @@ from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+_ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class Search:
         if self._config.search.deterministic:
             known -= self._config.engine.slots - 1
         for trial in self.views()[: max(0, known)]:
-            is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in (Reason.PRUNER, Reason.DIVERGED)
+            is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in _ANSWERS
             if trial.is_told and is_answer and trial.params == asked.params:
                 return trial
         return None
