@@ -44,6 +44,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 WarmupRatio = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
+Replay = Annotated[float, Field(ge=0, le=0.9)]
 
 
 class Reason(StrEnum):
@@ -84,6 +85,7 @@ class TrialParams(BaseModel):
     batch_size: BatchSize
     schedule: Schedule
     warmup_ratio: WarmupRatio
+    replay: Replay
 
     @property
     def scale(self) -> float:
@@ -102,6 +104,7 @@ SHORT_NAMES = {
     "lora_plus_ratio": "l+",
     "warmup_ratio": "wu",
     "dropout": "do",
+    "replay": "rp",
     "epochs": "e",
     "target_modules": "",
     "schedule": "",

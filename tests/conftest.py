@@ -206,5 +206,6 @@ def trial_params(**changes: Any) -> TrialParams:
         "batch_size": 4,
         "schedule": "cosine",
         "warmup_ratio": 0.1,
+        "replay": 0.0,
     }
     return TrialParams.model_validate({**values, **changes})

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config import combinations, defaults, outside
 from sweeper.config.marks import key_of
-from sweeper.config.schema import BUNDLED, Config, ModelSection, RetentionSection, StudySection
+from sweeper.config.schema import BUNDLED, Config, ModelSection, RetentionSection, StudySection, TrainSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
 from sweeper.config.teaching import KINDS, METRICS, CustomSection, DataSection, WrittenSection
 from sweeper.errors import ConfigError, StoreError, unknown
@@ -24,7 +24,7 @@ SECRETS = (
     "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or "
     "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass"
 )
-Section = TypeVar("Section", ModelSection, DataSection, StudySection, RetentionSection)
+Section = TypeVar("Section", ModelSection, DataSection, StudySection, RetentionSection, TrainSection)
 
 
 def check(values: dict[str, Any]) -> Config:
@@ -251,6 +251,7 @@ def with_absolute_paths(config: Config) -> Config:
             retention = absolute(retention, key)
     sections = {
         "retention": retention,
+        "train": absolute(config.train, "replay_text") if config.train.replay_text != BUNDLED else config.train,
         "model": absolute(config.model, "path"),
         "data": absolute(config.data, "path"),
         "study": absolute(config.study, "folder"),

@@ -26,6 +26,7 @@ from sweeper.trial import (
     LoraPlusRatio,
     MaxGradNorm,
     Rank,
+    Replay,
     Rhythm,
     Schedule,
     Seed,
@@ -99,6 +100,8 @@ class TrainSection(Section):
     max_grad_norm: Frozen[MaxGradNorm]
     schedule: Frozen[Schedule]
     warmup_ratio: Frozen[WarmupRatio]
+    replay: Frozen[Replay]
+    replay_text: Frozen[Annotated[str, Field(min_length=1)]]
     seed: Frozen[Seed]
 
 

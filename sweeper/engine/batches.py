@@ -6,6 +6,7 @@ in the same order, and a trial that is resumed goes on where it was.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sweeper.data.example import Example
 from sweeper.trial import Rhythm
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(int(row) for row in np.random.default_rng((seed, epoch)).permutation(rows))
 
@@ -27,7 +28,28 @@ def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
 def batch_rows(rhythm: Rhythm, step: int, rows: int, seed: int) -> list[int]:
     """The rows of the batch after `step` optimizer steps, out of `rows`, epoch after epoch."""
     seen = range(rhythm.examples_at(step), rhythm.examples_at(step + 1))
-    return [_order(rows, seed, position // rows)[position % rows] for position in seen]
+    return [_row(position, rows, seed) for position in seen]
+
+
+def replayed_rows(rhythm: Rhythm, step: int, rows: int, seed: int, share: float) -> list[tuple[int, int]]:
+    """The passages that come on top of that batch, out of `rows`, so that they are `share` of what is read.
+
+    Counted from the trial's beginning, so that a share of less than one passage for a batch is not lost.
+
+    Returns:
+        The position of each in the trial's passages, epoch after epoch, and its row.
+    """
+    before, after = (_replayed(rhythm.examples_at(at), share) for at in (step, step + 1))
+    return [(position, _row(position, rows, seed)) for position in range(before, after)]
+
+
+def _replayed(examples: int, share: float) -> int:
+    """How many passages have been read beside so many examples."""
+    return math.floor(examples * share / (1 - share) + 1e-9)  # or a third of three could be less than one
+
+
+def _row(position: int, rows: int, seed: int) -> int:
+    return _order(rows, seed, position // rows)[position % rows]
 
 
 @dataclass(frozen=True)
@@ -103,10 +125,9 @@ class Supervised:
 
 
 def supervised(chunk: Chunk, examples: Sequence[Example]) -> Supervised:
-    """The supervised positions of a chunk whose items' keys are indices into `examples`."""
+    """The supervised positions of a chunk; `examples` are those of its items, in their order."""
     rows, positions, targets, slots, weights = [], [], [], [], []
-    for row, item in enumerate(chunk.items):
-        example = examples[item.key]
+    for row, (item, example) in enumerate(zip(chunk.items, examples, strict=True)):
         for place in example.supervised:
             rows.append(row)
             positions.append(len(example.prompt) + place - 1)

@@ -109,7 +109,8 @@ def load(file: Path) -> tuple[Slot, AdapterState]:
 
 
 def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, AdapterState]:
-    params = TrialParams.model_validate(header["params"])
+    # A trial from before there was replay had none.
+    params = TrialParams.model_validate({"replay": 0.0, **header["params"]})
     state = AdapterState(rank=params.rank, scale=params.scale)
     best = AdapterState(rank=params.rank, scale=params.scale)
     predictions = None  # a checkpoint from before they were kept is as good

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.data.example import Example
 from sweeper.engine import optimizer
-from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, supervised
+from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, replayed_rows, supervised
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
@@ -38,6 +38,7 @@ from sweeper.models.targets import resolve
 from sweeper.trial import Company, Prediction, Rhythm, TrialParams
 
 Answer = TypeVar("Answer")
+FIRST_PASSAGE = 2**40  # the position of a trial's first passage of replay, behind those of all its examples
 # The gradients are slices of one flat buffer; autograd would like each in a tensor of its own.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
@@ -102,6 +103,7 @@ class Pack:
         model: the base, frozen; quantised or not.
         targets: names of every linear that any trial may adapt.
         examples: the training rows as tokens.
+        replay: passages of general text, for trials with a share of them.
         pad: the padding token.
         chunk_tokens: the most tokens, padding included, of one forward.
         gradient_checkpointing: whether a layer's activations are recomputed in the backward, not kept.
@@ -122,6 +124,7 @@ class Pack:
         dtype: torch.dtype = torch.float32,
         optimizer_state: OptimizerState = "device",
         planner: Planner | None = None,
+        replay: Sequence[Example] = (),
     ) -> None:
         self.model = model
         self.head = Head(model)
@@ -129,6 +132,7 @@ class Pack:
         self.planner = planner or Planner(gradient_checkpointing=gradient_checkpointing)
         self.stack.set_gradient_checkpointing(self.planner.gradient_checkpointing is True)
         self.examples = examples
+        self.replay = replay
         self.pad = pad
         self.chunk_tokens = chunk_tokens
         self.slots: list[Slot] = []  # in the order of the stack
@@ -186,27 +190,33 @@ class Pack:
         for index, slot in enumerate(self.slots):
             slot.step += 1
             slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
-            slot.supervised_tokens += sum(self.examples[row].supervised_tokens for row in batches[index])
+            own = [self.example(item.key) for item in items if item.slot == index]
+            slot.supervised_tokens += sum(example.supervised_tokens for example in own)
             scale = slot.loss_scale.value if self.is_scaled else None
             is_skipped = self.is_scaled and slot.loss_scale.note(losses[index], norms[index])
             ticks.append(Tick(losses[index], norms[index], rates[index], scale, is_skipped))
         return ticks
 
     def rehearse(self, rows: Sequence[int]) -> None:
-        """A step of every slot on these rows, for what it takes; what it does to the adapters is not kept."""
+        """A step of every slot on these rows, as `example` names them; what it does to the adapters is not kept."""
         self.model.train()
         self._step(*self._items([rows for _ in self.slots]))
 
+    def example(self, key: int) -> Example:
+        """A training row by its index; a passage by the complement (`~`) of its own."""
+        return self.examples[key] if key >= 0 else self.replay[~key]
+
     def _items(self, batches: Sequence[Sequence[int]]) -> tuple[list[Item], list[float]]:
         """What each slot reads, and by what its loss is divided: its supervised tokens, each times its row's weight."""
-        divisors = [
-            sum(self.examples[row].supervised_tokens * self.examples[row].weight for row in batch) for batch in batches
-        ]
-        items = [
-            Item(index, self.examples[row].tokens, row, slot.examples_seen + place)
-            for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True))
-            for place, row in enumerate(batch)
-        ]
+        divisors, items = [], []
+        for index, (slot, batch) in enumerate(zip(self.slots, batches, strict=True)):
+            own = [(row, slot.examples_seen + place) for place, row in enumerate(batch)]
+            if slot.params.replay:
+                passages = replayed_rows(slot.rhythm, slot.step, len(self.replay), slot.seed, slot.params.replay)
+                own += [(~row, FIRST_PASSAGE + position) for position, row in passages]
+            read = [self.example(key) for key, _ in own]
+            divisors.append(sum(example.supervised_tokens * example.weight for example in read))
+            items += [Item(index, one.tokens, *at) for one, at in zip(read, own, strict=True)]
         return items, divisors
 
     def _step(self, items: list[Item], divisors: list[float]) -> tuple[list[float], list[float]]:
@@ -255,7 +265,7 @@ class Pack:
                 [len(item.tokens) for item in queue],
                 self.stack.profile,
                 self.chunk_tokens,
-                supervised=[self.examples[item.key].supervised_tokens for item in queue],
+                supervised=[self.example(item.key).supervised_tokens for item in queue],
                 can_checkpoint=self.stack.can_checkpoint,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)
@@ -273,7 +283,7 @@ class Pack:
         Returns:
             `(K,)`: the chunk's part of each slot's loss.
         """
-        where = supervised(chunk, self.examples)
+        where = supervised(chunk, [self.example(item.key) for item in chunk.items])
         with self.stack.using(self._layout(chunk)):
             hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
         losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(divisors.dtype)

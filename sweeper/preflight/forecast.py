@@ -28,7 +28,7 @@ class Lengths:
     Attributes:
         longest: of a training row, prompt and answer, or of a prompt that is scored.
         shortest: of a training row.
-        answer: of the longest answer: the supervised tokens of a training row.
+        answer: of the longest answer: the supervised tokens of a training row, or of a passage of replay.
         retention: of the longest item of the retention suite, which is scored alone.
     """
 
@@ -49,17 +49,20 @@ class Lengths:
         prompts: Sequence[Sequence[int]],
         room_tokens: int | None = None,
         retention: int = 0,
+        replay: Sequence[Example] = (),
     ) -> Lengths:
         """Of training rows, and of prompts that are scored.
 
         Args:
             room_tokens: what is written behind each prompt; None: scoring reads a part of an answer there.
             retention: the longest item of the retention suite.
+            replay: passages that are trained on beside the rows.
         """
-        rows = [len(example) for example in examples]
+        rows = [len(example) for example in (*examples, *replay)]
         answer = max(example.supervised_tokens for example in examples)
         longest = max(*rows, max(map(len, prompts)) + (room_tokens or answer))
-        return cls(longest=longest, shortest=min(rows), answer=answer, retention=retention)
+        most = max([answer, *(passage.supervised_tokens for passage in replay)])
+        return cls(longest=longest, shortest=min(rows), answer=most, retention=retention)
 
 
 def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:
@@ -97,6 +100,12 @@ def has_dropout(config: Config) -> bool:
     """Whether any trial of a study may have dropout."""
     searched = config.search.space.get("dropout")
     return config.lora.dropout > 0 or (searched is not None and bounds(searched)[1] > 0)
+
+
+def has_replay(config: Config) -> bool:
+    """Whether any trial of a study may train on general text."""
+    searched = config.search.space.get("replay")
+    return config.train.replay > 0 or (searched is not None and bounds(searched)[1] > 0)
 
 
 def extent(config: Config, lengths: Lengths) -> Extent:

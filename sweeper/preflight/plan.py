@@ -23,7 +23,7 @@ from sweeper.models import hub, origin
 from sweeper.paths import Home
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.disk import Room
-from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, ranks, target_choices
+from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, has_replay, ranks, target_choices
 from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted
 from sweeper.search.views import begun
@@ -247,11 +247,13 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
         longest_answer = len(data.longest_answer.encode()) if data is not None else 16
         # No tokenizer has more tokens than bytes; one more ends the answer.
         most = config.prompt.max_tokens
-        answer, retention = min(most // 2, longest_answer + 2), config.retention.max_tokens * config.retention.is_on
+        retention = config.retention.max_tokens * config.retention.is_on
+        answer = most - 1 if has_replay(config) else min(most // 2, longest_answer + 2)
         return Lengths(longest=most, shortest=max(8, most // 8), answer=answer, retention=retention), False
     from sweeper.data import long
     from sweeper.data.prompt import renderer
     from sweeper.models.base import load_tokenizer
+    from sweeper.retention.replay import Replay
     from sweeper.retention.watch import Watch
 
     tokenizer = load_tokenizer(config.model, home)
@@ -262,7 +264,8 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
     prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
     room = config.task.max_new_tokens if isinstance(config.task, WrittenSection) else None
     retention = Watch(config.retention, tokenizer).full.longest if config.retention.is_on else 0
-    return Lengths.of(examples, prompts, room, retention), True
+    replay = Replay.of(config, tokenizer, examples).examples if has_replay(config) else ()
+    return Lengths.of(examples, prompts, room, retention, replay), True
 
 
 def _some_ranks(config: Config) -> list[int]:

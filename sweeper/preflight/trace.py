@@ -278,6 +278,7 @@ class _Tracer:
             batch_size=1,
             schedule="constant",
             warmup_ratio=0.0,
+            replay=0.0,
         )
         self.phases: dict[str, Terms] = {}
 

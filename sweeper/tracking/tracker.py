@@ -14,8 +14,8 @@
 | train/grad_norm | before clipping | training examples seen |
 | train/loss_scale | of float16; halved where a gradient overflowed, and the step was skipped | training examples seen |
 | train/learning_rate | of A | training examples seen |
-| train/tokens | tokens read so far, prompt and answer | training examples seen |
-| train/supervised_tokens | answer tokens so far, those with a loss | training examples seen |
+| train/tokens | tokens read so far, prompt and answer, and passages of replay | training examples seen |
+| train/supervised_tokens | those with a loss: of answers, and of passages of replay | training examples seen |
 | vram/peak_gib | the most that the process held in the step, beside whoever trained with it | training examples seen |
 | vram/predicted_gib | the same as it was foretold; 0 where nothing reads memory | training examples seen |
 | vram/headroom_gib | the budget less the peak | training examples seen |

@@ -136,6 +136,7 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
             [*bench.validation.prompts, *bench.test.prompts],
             bench.task.room_tokens,
             bench.retention.full.longest if bench.retention is not None else 0,
+            pack.replay,
         ),
         budget_bytes=guard.budget_bytes(),
         runtime_bytes=guard.runtime_bytes,
@@ -226,9 +227,8 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
     params = config.trial_params(sampled)
     while params.rank > 1 and forecast(params)["vram"] > 0:  # the largest that is not rejected
         params = params.model_copy(update={"rank": params.rank // 2})
-    examples = pack.examples
-    longest = sorted(range(len(examples)), key=lambda row: -len(examples[row]))
-    rows = longest[: params.batch_size]
+    every = [*range(len(pack.examples)), *(~passage for passage in range(len(pack.replay)))]
+    rows = sorted(every, key=lambda row: -len(pack.example(row)))[: params.batch_size]
     rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
 
     def work() -> tuple[int, StepMemory]:

@@ -156,6 +156,8 @@ def _compare(seen: StudyView, bench: Workbench, announce: Callable[[str], None])
             f"a trial is run again on the data it was trained on, but that of {seen.name!r} has changed "
             f"(its sha256 was {seen.attributes['data_sha256'][:12]}…, is {bench.data_sha256[:12]}…)"
         )
+    if bench.replay is not None:
+        bench.replay.hold_to(seen.attributes.get("replay_sha256"))
     if (was := seen.attributes.get("dtype", bench.dtype)) != bench.dtype:
         announce(f"the study has computed in {was}, and here does in {bench.dtype}: it will not be quite the same")
 

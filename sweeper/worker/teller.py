@@ -46,6 +46,9 @@ class Teller:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
         self._bench = bench
         self.search.remember("data_sha256", bench.data_sha256)
+        if bench.replay is not None:
+            bench.replay.hold_to(self.search.attributes.get("replay_sha256"))
+            self.search.remember("replay_sha256", bench.replay.sha256)
         self.search.remember("long_rows", bench.long_rows)
         self.search.remember("labels", bench.task.labels)
         self.search.remember("code_sha256", bench.own.sha256)

@@ -30,7 +30,8 @@ from sweeper.mistakes.kept import Kept
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
-from sweeper.preflight.forecast import target_choices
+from sweeper.preflight.forecast import has_replay, target_choices
+from sweeper.retention.replay import Replay
 from sweeper.retention.watch import Watch
 from sweeper.tasks.task import Scores, Task, task_of
 from sweeper.trial import Prediction
@@ -86,6 +87,7 @@ class Workbench:
     long_rows: long.Counts  # what became of rows that were too long
     notes: list[str]  # on the data, for whoever watches
     retention: Watch | None  # what is measured of the base's own abilities
+    replay: Replay | None  # general text that trials may train on
 
     @property
     def dtype(self) -> str:
@@ -219,6 +221,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     validation, test = (Split.of(rendered, chosen, hashes) for chosen in (selected, data.test))
     retention = Watch(config.retention, tokenizer) if config.retention.is_on else None
+    replay = Replay.of(config, tokenizer, examples) if has_replay(config) else None
 
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
@@ -234,6 +237,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         chunk_tokens=config.engine.chunk_tokens,
         optimizer_state=config.optimizer.state,
         planner=Planner(guard=guard, gradient_checkpointing=config.engine.gradient_checkpointing),
+        replay=replay.examples if replay is not None else (),
     )
     compatibility.verify(pack)
     return Workbench(
@@ -248,6 +252,10 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         data_sha256=data_sha256,
         own=brought,
         long_rows=fitted.counts,
-        notes=fitted.notes(config.data.long, config.prompt.max_tokens),
+        notes=[
+            *fitted.notes(config.data.long, config.prompt.max_tokens),
+            *(replay.notes(config) if replay is not None else ()),
+        ],
         retention=retention,
+        replay=replay,
     )

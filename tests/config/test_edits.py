@@ -105,6 +105,8 @@ OTHER: dict[str, Any] = {
     "train.max_grad_norm": 2.0,
     "train.schedule": "linear",
     "train.warmup_ratio": 0.5,
+    "train.replay": 0.25,
+    "train.replay_text": "other.jsonl",
     "train.seed": 3,
     "evaluation.count": 3,
     "evaluation.rows": 100,
