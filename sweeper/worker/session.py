@@ -32,8 +32,9 @@ from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.search.study import Asked, Search
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
-from sweeper.trial import Reason
+from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
+from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.memory import (
     MemoryLog,
@@ -47,6 +48,7 @@ from sweeper.worker.memory import (
 )
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.room import Room
+from sweeper.worker.side import SideRuns
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench, set_up
 
@@ -111,6 +113,8 @@ class Session:
                 if self.is_stopping():
                     self._save(bench)
                     return self._suspend()
+                if not self._confirm(bench):
+                    return self._suspend()
                 self._room.outlast(lambda: self.teller.finish(bench))
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
@@ -143,6 +147,13 @@ class Session:
         self._room = Room(self.config, bench, self._memory, self.checkpoints, self.recorder, self._infeasible)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
+
+    def _confirm(self, bench: Workbench) -> bool:
+        """Confirms the best trials; False where a stop was asked for."""
+        assert self._memory is not None
+        side = SideRuns(RunKind.CONFIRMATION, self.paths, self.config, bench, self._memory, self.tracker, self.events)
+        confirmation = Confirmation(self.paths, self.config, self.search, self.recorder)
+        return confirmation.run(bench, side, self._room.outlast, self.is_stopping)
 
     def _train(self, bench: Workbench) -> bool:
         """Trains until the study has its total, or a stop is asked for.
