@@ -48,6 +48,7 @@ SHORT = [
     "engine.slots=2",
     "retention.choices=null",  # it has tests of its own
     "retention.passages=null",
+    "confirmation.top=0",
 ]
 
 

@@ -36,6 +36,7 @@ from sweeper.trial import (
     WeightDecay,
 )
 
+MOST_SEEDS = 50  # that a configuration is confirmed on
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
@@ -127,6 +128,12 @@ class RetentionSection(Section):
     @property
     def is_on(self) -> bool:
         return self.choices is not None or self.passages is not None
+
+
+class ConfirmationSection(Section):
+    top: Frozen[Annotated[int, Field(ge=0, le=20)]]
+    seeds: Frozen[Annotated[int, Field(ge=1, le=MOST_SEEDS)]]
+    share: Frozen[Annotated[float, Field(gt=0, lt=1)]]
 
 
 class SearchSection(Section):
@@ -277,6 +284,7 @@ class Config(Section):
     retention: RetentionSection
     objective: ObjectiveSection
     search: SearchSection
+    confirmation: ConfirmationSection
     sampler: SamplerSection
     pruner: PrunerSection
     gpu: GpuSection

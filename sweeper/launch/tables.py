@@ -133,7 +133,7 @@ def retention_json(study: StudyView) -> dict[str, Any] | None:
         **base,
         "violating": [trial.number for trial in study.trials if trial.constraints.get(CONSTRAINT, 0.0) > 0],
         "finalists": study.attributes.get("finalists", {}),
-        "excluded": study.attributes.get("excluded", {}),
+        "excluded": study.excluded,
     }
 
 
@@ -150,7 +150,7 @@ def retention_line(study: StudyView, best: TrialView) -> str | None:
         drop = f"drop {values['drop']:+.3f} ± {values['drop_se']:.3f} in {base['constrains']}"
         words.append(f"{drop}, tolerated {of_base['tolerance']:.3f}")
     count = len((retention_json(study) or {})["violating"])
-    excluded = len(study.attributes.get("excluded", {}))
+    excluded = len(study.excluded)
     lost = f"; {count} trial{'s' * (count != 1)} lost more" + (f", {excluded} in full" if excluded else "")
     return f"Retention {where}: {', '.join(words)}{lost}"
 

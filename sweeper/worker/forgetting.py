@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
-from sweeper.engine.pack import Slot
 from sweeper.errors import DataError
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths
 from sweeper.retention.measure import PREFIX
 from sweeper.retention.watch import in_words
 from sweeper.search.study import Search
-from sweeper.search.views import TrialView
+from sweeper.search.views import EXCLUDED, TrialView
 from sweeper.tracking.tracker import Tracker
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.workbench import Workbench
 
-RETENTION, EXCLUDED, FINALISTS = "retention", "excluded", "finalists"  # attributes of the study
+RETENTION, FINALISTS = "retention", "finalists"  # attributes of the study
 
 
 def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -84,53 +82,45 @@ class Finalists:
         self._tracker = tracker
         self._events = events
 
-    def choose(self, bench: Workbench, candidates: Sequence[TrialView], count: int) -> list[TrialView]:
-        """The first so many candidates that keep within the tolerance in full, the best first.
+    def hold(self, bench: Workbench, count: int) -> None:
+        """Scores the best so many configurations, until all of them keep within the tolerance.
 
         One that does not is excluded from what the study may call its best, with all that have its result, and the
-        next moves up. A candidate without an adapter of its own cannot be scored, and is passed over.
+        next moves up.
         """
         if bench.retention is None:
-            return list(candidates[:count])
-        held: list[TrialView] = []
-        excluded = self._search.attributes.get(EXCLUDED, {})
-        for trial in candidates:
-            if len(held) == count:
-                break
-            if str(trial.number) in excluded or not self._paths.adapter(trial.number).is_dir():
-                continue
-            found = self._scored(bench, trial)
-            if found["excess"] > 0:
-                self._exclude(trial, found)
-            else:
-                held.append(trial)
-        return held
+            return
+        while due := [trial for trial in self._search.seen().finalists(count) if trial.number not in self._known]:
+            self._look_at(bench, due[0])
 
-    def _scored(self, bench: Workbench, trial: TrialView) -> dict[str, float]:
-        """A candidate's retention in full, measured once."""
-        known: dict[str, dict[str, float]] = self._search.attributes.get(FINALISTS, {})
-        if (found := known.get(str(trial.number))) is not None:
-            return found
-        self._events.write("retention_full", number=trial.number)
+    @property
+    def _known(self) -> dict[int, dict[str, float]]:
+        """What was found of those that have been scored."""
+        return {int(number): found for number, found in self._search.attributes.get(FINALISTS, {}).items()}
+
+    def _look_at(self, bench: Workbench, trial: TrialView) -> None:
+        if not self._paths.adapter(trial.number).is_dir():
+            self._exclude(
+                trial,
+                "its retention in full cannot be measured, for its adapter was not kept (store.keep_adapters; "
+                f"`sweeper rerun {self._paths.name} --trial {trial.number}` brings it back)",
+            )
+            return
         assert bench.retention is not None
+        self._events.write("retention_full", number=trial.number)
         params = self._config.trial_params(trial.params)
-        rhythm = self._config.rhythm(params, len(bench.pack.examples))
-        slot = Slot(trial.number, params, rhythm, self._config.train.seed)
-        bench.pack.admit(slot, adapter.read(self._paths.adapter(trial.number), params))
-        try:
-            [values] = bench.retention.score_full(bench.pack, [bench.pack.slots.index(slot)])
-        finally:
-            bench.pack.discard(slot)
+        with bench.alone(params, adapter.read(self._paths.adapter(trial.number), params)):
+            [values] = bench.retention.score_full(bench.pack, [0])
         plain = {name.removeprefix(PREFIX): value for name, value in values.items()}
-        found = plain | {"excess": bench.retention.whole.excess(values)}
-        self._tracker.log(
-            trial_key(trial.number), {f"{PREFIX}full_{name}": value for name, value in plain.items()}, step=0
-        )
-        self._search.remember(FINALISTS, {**known, str(trial.number): found})
-        return found
+        excess = bench.retention.whole.excess(values)
+        logged = {f"{PREFIX}full_{name}": value for name, value in plain.items()}
+        self._tracker.log(trial_key(trial.number), logged, step=0)
+        known = {str(number): found for number, found in self._known.items()}
+        self._search.remember(FINALISTS, {**known, str(trial.number): {**plain, "excess": excess}})
+        if excess > 0:
+            self._exclude(trial, f"retention in full: drop {plain['drop']:.3f}, {excess:.3f} above what is tolerated")
 
-    def _exclude(self, trial: TrialView, found: dict[str, float]) -> None:
-        why = f"retention in full: drop {found['drop']:.3f}, {found['excess']:.3f} above what is tolerated"
+    def _exclude(self, trial: TrialView, why: str) -> None:
         alike = [other.number for other in self._search.views() if other.same_as == trial.number]
         excluded = self._search.attributes.get(EXCLUDED, {})
         self._search.remember(EXCLUDED, {**excluded, **{str(number): why for number in (trial.number, *alike)}})

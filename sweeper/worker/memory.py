@@ -133,7 +133,7 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
         config=config,
         lengths=Lengths.of(
             pack.examples,
-            [*bench.validation.prompts, *bench.test.prompts],
+            [prompt for split in bench.splits for prompt in split.prompts],
             bench.task.room_tokens,
             bench.retention.full.longest if bench.retention is not None else 0,
             pack.replay,

@@ -33,9 +33,11 @@ from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Asked, Search
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
-from sweeper.trial import Reason
+from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
+from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
+from sweeper.worker.forgetting import Finalists
 from sweeper.worker.memory import (
     MemoryLog,
     budget_of,
@@ -48,6 +50,7 @@ from sweeper.worker.memory import (
 )
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.room import Room
+from sweeper.worker.side import SideRuns
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench, set_up
 
@@ -81,7 +84,7 @@ class Session:
         keys += [CONSTRAINT] if self.config.retention.is_on else []
         self.search = Search(paths.home, self.config, keys)
         self.teller = Teller(paths, self.config, self.search, self.recorder, self.events)
-        self.checkpoints = Checkpoints(paths, self.config, self.search, tracker, self.events)
+        self.checkpoints = Checkpoints(paths, self.config, self.recorder, paths.checkpoint, self.search.confirm)
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
@@ -113,6 +116,12 @@ class Session:
                     pass
                 if self.is_stopping():
                     self._save(bench)
+                    return self._suspend()
+                finalists = Finalists(self.paths, self.config, self.search, self.tracker, self.events)
+                # A winner and its runner-up, where nothing is confirmed.
+                count = self.config.confirmation.top or 2
+                self._room.outlast(lambda: finalists.hold(bench, count))
+                if not self._confirm(bench):
                     return self._suspend()
                 self._room.outlast(lambda: self.teller.finish(bench))
                 return {"status": "finished"}
@@ -146,6 +155,13 @@ class Session:
         self._room = Room(self.config, bench, self._memory, self.checkpoints, self.recorder, self._infeasible)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
+
+    def _confirm(self, bench: Workbench) -> bool:
+        """Confirms the best trials; False where a stop was asked for."""
+        assert self._memory is not None
+        side = SideRuns(RunKind.CONFIRMATION, self.paths, self.config, bench, self._memory, self.tracker, self.events)
+        confirmation = Confirmation(self.paths, self.config, self.search, self.recorder)
+        return confirmation.run(bench, side, self._room.outlast, self.is_stopping)
 
     def _train(self, bench: Workbench) -> bool:
         """Trains until the study has its total, or a stop is asked for.

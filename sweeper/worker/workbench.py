@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from sweeper.config.schema import Config, ModelSection
 from sweeper.config.teaching import ObjectiveSection
 from sweeper.custom import own
 from sweeper.custom.own import Own
-from sweeper.data import long, rows
+from sweeper.data import held_back, long, rows
 from sweeper.data.example import balanced
+from sweeper.data.held_back import Validation
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.engine import compatibility
@@ -29,12 +31,13 @@ from sweeper.mistakes import kept
 from sweeper.mistakes.kept import Kept
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
-from sweeper.paths import Home
+from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import has_replay, target_choices
 from sweeper.retention.replay import Replay
 from sweeper.retention.watch import Watch
+from sweeper.search.views import HELD_BACK, begun
 from sweeper.tasks.task import Scores, Task, task_of
-from sweeper.trial import Prediction
+from sweeper.trial import Prediction, Rhythm, TrialParams
 
 TRIED_ROWS = 3
 
@@ -69,6 +72,10 @@ class Scored:
     scores: Scores
     predictions: list[Prediction]
 
+    @property
+    def texts(self) -> list[str]:
+        return [prediction.text for prediction in self.predictions]
+
 
 @dataclass
 class Workbench:
@@ -79,6 +86,7 @@ class Workbench:
     pack: Pack
     task: Task
     validation: Split
+    confirmation: Split | None  # validation rows that the search does not score; None where it is not confirmed
     test: Split
     most_common: str  # label or answer of the training rows
     linears: list[str]
@@ -93,6 +101,11 @@ class Workbench:
     def dtype(self) -> str:
         """What the base computes in, such as `bfloat16`."""
         return str(self.pack.model.dtype).removeprefix("torch.")
+
+    @property
+    def splits(self) -> list[Split]:
+        """All that is scored."""
+        return [self.validation, *([self.confirmation] if self.confirmation is not None else []), self.test]
 
     def score(self, split: Split, slots: list[int]) -> list[Scored]:
         """Scores the adapters of `slots`, all in the same forwards."""
@@ -136,6 +149,22 @@ class Workbench:
                 return is_within
         return objective.is_better(values[objective.metric_name], best[objective.metric_name])
 
+    @contextmanager
+    def alone(self, params: TrialParams, weights: AdapterState) -> Iterator[None]:
+        """Within this context an adapter is the pack's only one; the pack must be empty, and is so again afterwards."""
+        slot = Slot(-1, params, Rhythm(interval_examples=1, evaluations=1, batch_size=1), seed=0)
+        self.pack.admit(slot, weights)
+        try:
+            yield
+        finally:
+            self.pack.discard(slot)
+
+    def score_adapter(self, params: TrialParams, weights: AdapterState, split: Split) -> Scored:
+        """Scores an adapter by itself."""
+        with self.alone(params, weights):
+            [scored] = self.score(split, [0])
+        return scored
+
     def score_base(self, split: Split) -> Scored:
         """Scores the base without any adapter."""
         [predictions] = self.task.predict(self.pack, [0], split.prompts, with_adapters=False)
@@ -173,6 +202,17 @@ class Workbench:
                 )
             ],
         )
+
+
+def _validation(validation: list[Row], config: Config, paths: StudyPaths) -> Validation:
+    """The rows that the search scores, and those that are held back for confirmation.
+
+    A study from before there was confirmation goes on with the rows that it was begun with.
+    """
+    before = begun(paths.home, paths.name)
+    if config.confirmation.top == 0 or (before is not None and HELD_BACK not in before.attributes):
+        return Validation(rows.stratified(validation, config.evaluation.rows, config.train.seed), [])
+    return held_back.of(validation, config)
 
 
 def _targets(config: Config, linears: list[str]) -> list[str]:
@@ -218,8 +258,10 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     examples = rendered.examples(data.train)
     if config.data.class_weight == "balanced":
         examples = balanced(examples, [row.label for row in data.train])
-    selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
-    validation, test = (Split.of(rendered, chosen, hashes) for chosen in (selected, data.test))
+    parts = _validation(data.validation, config, paths)
+    validation, held, test = (
+        Split.of(rendered, chosen, hashes) for chosen in (parts.scored, parts.held_back, data.test)
+    )
     retention = Watch(config.retention, tokenizer) if config.retention.is_on else None
     replay = Replay.of(config, tokenizer, examples) if has_replay(config) else None
 
@@ -246,6 +288,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         pack=pack,
         task=task_of(rendered, brought.task, brought.metric, config.data.columns.label),
         validation=validation,
+        confirmation=held if held.rows else None,
         test=test,
         most_common=data.most_common,
         linears=linears,
