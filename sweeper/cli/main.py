@@ -267,6 +267,23 @@ def rerun(study: str, number: int, is_alone: bool, as_json: bool) -> int:
 
 
 @main.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option("--x", default="learning_rate", show_default=True, help="A searched parameter: the columns.")
+@click.option("--y", default="rank", show_default=True, help="Another one, of few values: the rows, and the lines.")
+@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it there, as PNG.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_json: bool) -> None:
+    """Show what two searched parameters do together.
+
+    Several studies of the same metric, such as those of several seeds, are taken together.
+    """
+    from sweeper.cli.interaction import show
+
+    show(Home.from_environment(), studies, x, y, file, as_json)
+
+
+@main.command()
 @click.argument("study")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--trial", "number", type=int, help="Another trial than the best.")
