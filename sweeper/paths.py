@@ -19,6 +19,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── outcome.json          how the last worker ended; written once, always
     ├── deleting              only while the study is being deleted, or where that was interrupted
     ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl
+    ├── side/confirmation-0701/   a training that is no trial: checkpoint.safetensors while it runs; then result.json
+    │                         and predictions.jsonl
     └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
                               predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner
 """
@@ -208,6 +210,11 @@ class StudyPaths:
         return self.root / "base"
 
     @property
+    def side(self) -> Path:
+        """Trainings that are no trials."""
+        return self.root / "side"
+
+    @property
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
         files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
@@ -221,6 +228,7 @@ class StudyPaths:
             self.outcome,
             self.deleting,
             self.base,
+            self.side,
             self.trials,
         )
         return {file.name for file in (*files, *others)}
@@ -249,17 +257,33 @@ class StudyPaths:
 
     def checkpoints_bytes(self) -> int:
         """What the checkpoints of all trials take on the disk, half-written ones included."""
-        whole = self.root.glob("trials/*/checkpoint.safetensors")
-        half = self.root.glob("trials/*/.checkpoint.safetensors.tmp/*")
-        return sum(file.stat().st_size for file in [*whole, *half])
+        files = [*self._checkpoints("checkpoint.safetensors"), *self._checkpoints(".checkpoint.safetensors.tmp/*")]
+        return sum(file.stat().st_size for file in files)
 
     def drop_half_checkpoints(self) -> None:
         """Deletes what killed writers left; only while nobody writes."""
-        for folder in self.root.glob("trials/*/.checkpoint.safetensors.tmp"):
+        for folder in self._checkpoints(".checkpoint.safetensors.tmp"):
             shutil.rmtree(folder)
+
+    def _checkpoints(self, pattern: str) -> list[Path]:
+        """Files of that name in the folders of trials and side runs."""
+        return [file for folder in (self.trials, self.side) for file in folder.glob(f"*/{pattern}")]
 
     def adapter(self, number: int) -> Path:
         return self.trial(number) / "adapter"
+
+    def side_run(self, kind: str, number: int) -> Path:
+        return self.side / f"{kind}-{number:04d}"
+
+    def side_checkpoint(self, kind: str, number: int) -> Path:
+        return self.side_run(kind, number) / "checkpoint.safetensors"
+
+    def side_result(self, kind: str, number: int) -> Path:
+        return self.side_run(kind, number) / "result.json"
+
+    def side_predictions(self, kind: str, number: int) -> Path:
+        """What it predicted for the rows that it was scored on at its end, where there were any."""
+        return self.side_run(kind, number) / "predictions.jsonl"
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
         """Writes how a worker ended, what is said of that without secrets."""

@@ -61,6 +61,7 @@ class RunKind(StrEnum):
     STUDY = "study"
     TRIAL = "trial"
     BASELINE = "baseline"
+    CONFIRMATION = "confirmation"
 
 
 class TrialParams(BaseModel):

@@ -50,6 +50,7 @@ class Slot:
     params: TrialParams
     rhythm: Rhythm
     seed: int  # of the initial weights, the data order and the dropout
+    subset: tuple[int, ...] | None = None  # the training rows that it sees; None: all of them
     step: int = 0
     train_tokens: int = 0
     supervised_tokens: int = 0
@@ -178,7 +179,7 @@ class Pack:
         """One optimizer step of every slot, in their order; the weights and moments of one that diverges stay."""
         self.model.train()
         self._note_company()
-        batches = [batch_rows(s.rhythm, s.step, len(self.examples), s.seed) for s in self.slots]
+        batches = [self._batch(slot) for slot in self.slots]
         items, divisors = self._items(batches)
         rates = [self._rates(slot).learning_rate for slot in self.slots]
         losses, norms = self._step(items, divisors)
@@ -196,6 +197,12 @@ class Pack:
         """A step of every slot on these rows, for what it takes; what it does to the adapters is not kept."""
         self.model.train()
         self._step(*self._items([rows for _ in self.slots]))
+
+    def _batch(self, slot: Slot) -> list[int]:
+        """The training rows of a slot's next step."""
+        if slot.subset is None:
+            return batch_rows(slot.rhythm, slot.step, len(self.examples), slot.seed)
+        return [slot.subset[row] for row in batch_rows(slot.rhythm, slot.step, len(slot.subset), slot.seed)]
 
     def _items(self, batches: Sequence[Sequence[int]]) -> tuple[list[Item], list[float]]:
         """What each slot reads, and by what its loss is divided: its supervised tokens, each times its row's weight."""

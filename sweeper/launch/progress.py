@@ -59,6 +59,12 @@ class Progress:
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 self.phase = "training"
                 return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
+            case "side_started":
+                self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
+                return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
+            case "side_ended":
+                self.in_flight.pop(number, None)
+                return f"{event['name']}: {event['failure'] or 'done'}"
             case "tick":
                 self.phase = "training"
                 for slot in event["slots"]:

@@ -39,6 +39,7 @@ from sweeper.trial import RunKind
 
 ARTIFACT_ROOT = "mlflow-artifacts:"
 KIND_TAG, NUMBER_TAG = "sweeper.kind", "sweeper.trial"
+SIDE_TAG = "sweeper.side_run"  # the number of a run that is no trial
 STUDY_TAG, STUDY_ID_TAG = "sweeper.study", "sweeper.study_id"
 logger = logging.getLogger(__name__)
 for _noisy in ("alembic", "mlflow"):
@@ -80,7 +81,7 @@ class MlflowTracker(Tracker):
         if self._study_id is not None:
             own[STUDY_ID_TAG] = self._study_id
         if key.number is not None:
-            own[NUMBER_TAG] = str(key.number)
+            own[_number_tag(key.kind)] = str(key.number)
         if key != STUDY:
             own["mlflow.parentRunId"] = self._runs[STUDY]
         tags = {**own, **{name: shown(value, MAX_TAG_VAL_LENGTH) for name, value in tags.items()}}
@@ -173,8 +174,9 @@ class MlflowTracker(Tracker):
             for run in page:
                 tags = run.data.tags
                 if KIND_TAG in tags:
-                    number = int(tags[NUMBER_TAG]) if NUMBER_TAG in tags else None
-                    stored[RunKey(RunKind(tags[KIND_TAG]), number)] = (run.info.run_id, run.info.status)
+                    kind = RunKind(tags[KIND_TAG])
+                    number = int(tags[tag]) if (tag := _number_tag(kind)) in tags else None
+                    stored[RunKey(kind, number)] = (run.info.run_id, run.info.status)
             token = page.token
             if not token:
                 return stored
@@ -190,6 +192,10 @@ class MlflowTracker(Tracker):
 
     def _repository(self, key: RunKey) -> ArtifactRepository:
         return LocalArtifactRepository(self._folder(key).as_uri())
+
+
+def _number_tag(kind: RunKind) -> str:
+    return NUMBER_TAG if kind is RunKind.TRIAL else SIDE_TAG
 
 
 def shown(value: object, length: int) -> str:

@@ -43,7 +43,7 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which run is meant: there is one for a study, one for its baseline, one for each trial."""
+    """Which run is meant: there is one for a study, one for its baseline, one for each trial and each side run."""
 
     kind: RunKind
     number: int | None = None
@@ -54,7 +54,7 @@ BASELINE = RunKey(RunKind.BASELINE)
 
 
 class Tracker(ABC):
-    """Records the runs of one study: one parent, and a child for each trial and for the baseline."""
+    """Records the runs of one study: one parent, and a child for each trial, each side run and the baseline."""
 
     @property
     @abstractmethod

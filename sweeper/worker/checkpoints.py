@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from sweeper.config.schema import Config
 from sweeper.engine import checkpoint
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import CheckpointError, LeaseLostError, TrackingError
-from sweeper.events import EventLog
 from sweeper.memory.oom import Failure, attempted, free_caches
 from sweeper.paths import StudyPaths
-from sweeper.search.study import Search
-from sweeper.tracking.tracker import Tracker
 from sweeper.units import GIB
+from sweeper.worker.recorder import Records
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one worker's trials."""
+    """The checkpoints of one worker's trials.
 
-    def __init__(self, paths: StudyPaths, config: Config, search: Search, tracker: Tracker, events: EventLog) -> None:
+    Args:
+        records: where what happens to the trials is said.
+        file: where the checkpoint of each lies, by its number.
+        confirm: asked before one is written; raises LeaseLostError where the trial is another worker's.
+    """
+
+    def __init__(
+        self,
+        paths: StudyPaths,
+        config: Config,
+        records: Records,
+        file: Callable[[int], Path],
+        confirm: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._paths = paths
         self._config = config
-        self._search = search
-        self._tracker = tracker
-        self._events = events
+        self._records = records
+        self._file = file
+        self._confirm = confirm
         self._saved_at: dict[int, float] = {}
 
     def start(self, number: int) -> None:
@@ -37,19 +50,19 @@ class Checkpoints:
 
     def load(self, number: int) -> tuple[Slot, AdapterState] | None:
         """A trial as of its checkpoint; None where it has none, or a damaged one: it then begins again."""
-        file = self._paths.checkpoint(number)
+        file = self._file(number)
         if not file.is_file():
             return None
         try:
             return checkpoint.load(file)
         except CheckpointError as error:
-            logger.warning("trial %d begins again: %s", number, error)
-            self._events.write("checkpoint_damaged", number=number, message=str(error))
+            logger.warning("%s begins again: %s", self._records.describe(number), error)
+            self._records.events.write("checkpoint_damaged", number=number, message=str(error))
             return None
 
     def has(self, number: int) -> bool:
         """Whether a trial has a checkpoint."""
-        return self._paths.checkpoint(number).is_file()
+        return self._file(number).is_file()
 
     def save_due(self, pack: Pack) -> None:
         """Saves the trials whose last checkpoint is `checkpoint.every_s` old."""
@@ -67,15 +80,19 @@ class Checkpoints:
             Whether it is saved.
         """
         try:
-            self._search.confirm(slot.number)
+            self._confirm(slot.number)
         except LeaseLostError:
             return False  # the checkpoint is another worker's; the trial is let go at its next evaluation
         try:
-            self._tracker.flush()  # what the checkpoint has behind it would not be logged again
+            self._records.tracker.flush()  # what the checkpoint has behind it would not be logged again
         except TrackingError as error:  # a trial's progress is worth more than its course in MLflow
-            logger.warning("the metrics of trial %d are not written before its checkpoint: %s", slot.number, error)
+            logger.warning(
+                "the metrics of %s are not written before its checkpoint: %s",
+                self._records.describe(slot.number),
+                error,
+            )
         room_bytes = self._config.checkpoint.max_gib * GIB - self._paths.checkpoints_bytes()
-        file = self._paths.checkpoint(slot.number)
+        file = self._file(slot.number)
         problem = None
         try:
             done = attempted(lambda: checkpoint.save(file, slot, state or pack.state(slot), room_bytes))
@@ -86,7 +103,7 @@ class Checkpoints:
                 free_caches()
                 problem = f"there is no memory for it: {done.message}"
         if problem is not None:
-            logger.warning("trial %d has no new checkpoint: %s", slot.number, problem)
-            self._events.write("checkpoint_skipped", number=slot.number, message=problem)
+            logger.warning("%s has no new checkpoint: %s", self._records.describe(slot.number), problem)
+            self._records.events.write("checkpoint_skipped", number=slot.number, message=problem)
         self._saved_at[slot.number] = time.monotonic()
         return problem is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -43,6 +43,43 @@ def curve(slot: Slot) -> list[dict[str, float]]:
     """A trial's evaluations so far, each with the training examples seen before it."""
     interval = slot.rhythm.interval_examples
     return [{"examples": interval * index, **values} for index, values in enumerate(slot.evaluations, start=1)]
+
+
+def step_metrics(slot: Slot, tick: Tick, memory: StepMemory) -> dict[str, float]:
+    """What is logged of one optimizer step of a slot, and of what it took."""
+    metrics = {
+        "train/loss": tick.loss,
+        **({} if tick.is_skipped else {"train/grad_norm": tick.grad_norm}),
+        "train/learning_rate": tick.learning_rate,
+        "train/tokens": slot.train_tokens,
+        "train/supervised_tokens": slot.supervised_tokens,
+        **memory.metrics(),
+    }
+    return metrics if tick.loss_scale is None else {**metrics, "train/loss_scale": tick.loss_scale}
+
+
+def write_tick(events: EventLog, slots: Sequence[Slot], ticks: Sequence[Tick]) -> None:
+    """Says where each slot is, for whoever watches."""
+    events.write(
+        "tick",
+        slots=[
+            {"number": slot.number, "step": slot.step, "loss": tick.loss}
+            for slot, tick in zip(slots, ticks, strict=True)
+        ],
+    )
+
+
+class Records(Protocol):
+    """Where what happens to whatever trains in a pack is said, by its number."""
+
+    events: EventLog
+    tracker: Tracker
+
+    def describe(self, number: int) -> str:
+        """What it is called in messages."""
+
+    def wait(self, number: int) -> None:
+        """Says that it waits, or is interrupted."""
 
 
 class Recorder:
@@ -154,24 +191,8 @@ class Recorder:
     def ticks(self, slots: Sequence[Slot], ticks: Sequence[Tick], memory: StepMemory) -> None:
         """Logs one optimizer step of each slot, and what it took."""
         for slot, tick in zip(slots, ticks, strict=True):
-            metrics = {
-                "train/loss": tick.loss,
-                **({} if tick.is_skipped else {"train/grad_norm": tick.grad_norm}),
-                "train/learning_rate": tick.learning_rate,
-                "train/tokens": slot.train_tokens,
-                "train/supervised_tokens": slot.supervised_tokens,
-                **memory.metrics(),
-            }
-            if tick.loss_scale is not None:
-                metrics["train/loss_scale"] = tick.loss_scale
-            self.tracker.log(trial_key(slot.number), metrics, slot.examples_seen)
-        self.events.write(
-            "tick",
-            slots=[
-                {"number": slot.number, "step": slot.step, "loss": tick.loss}
-                for slot, tick in zip(slots, ticks, strict=True)
-            ],
-        )
+            self.tracker.log(trial_key(slot.number), step_metrics(slot, tick, memory), slot.examples_seen)
+        write_tick(self.events, slots, ticks)
 
     def evaluations(self, slots: Sequence[Slot]) -> None:
         """Logs the latest evaluation of each slot."""
@@ -214,6 +235,10 @@ class Recorder:
         if trial.same_as is not None:
             tags["sweeper.same_as"] = str(trial.same_as)
         self.tracker.end(key, RUN_STATES[trial.state], tags)
+
+    def describe(self, number: int) -> str:
+        """What a trial is called in messages."""
+        return f"trial {number}"
 
     def wait(self, number: int) -> None:
         """Says that a trial is interrupted."""

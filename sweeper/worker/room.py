@@ -16,7 +16,7 @@ from sweeper.memory.planner import MAX_RETRIES
 from sweeper.search.study import Asked
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog
-from sweeper.worker.recorder import Recorder
+from sweeper.worker.recorder import Records
 from sweeper.worker.workbench import Workbench
 
 Result = TypeVar("Result")
@@ -44,7 +44,9 @@ class Room:
     """The places in one worker's pack.
 
     Args:
+        records: where what happens to the trials is said.
         refuse: told which trial does not fit, not even alone, and what failed.
+        empty: a trial at its beginning, without its tensors; None: that of the study's search.
     """
 
     def __init__(
@@ -53,15 +55,17 @@ class Room:
         bench: Workbench,
         memory: MemoryLog,
         checkpoints: Checkpoints,
-        recorder: Recorder,
+        records: Records,
         refuse: Callable[[Slot, str], None],
+        empty: Callable[[Asked], Slot] | None = None,
     ) -> None:
         self._config = config
         self._bench = bench
         self._memory = memory
         self._checkpoints = checkpoints
-        self._recorder = recorder
+        self._records = records
         self._refuse = refuse
+        self._empty = empty or self._empty_trial
         self.asked: dict[int, Asked] = {}  # of the trials in the pack
         self.waiting: dict[int, Waiting] = {}
         self._most: int | None = None  # slots at once, after a pack was lost and until a trial has ended
@@ -103,7 +107,7 @@ class Room:
     def _park(self, waiting: Waiting) -> None:
         """A trial waits until others have left; it stays in flight, under its number."""
         self.waiting[waiting.asked.number] = waiting
-        self._recorder.wait(waiting.asked.number)
+        self._records.wait(waiting.asked.number)
 
     def _let_in(self, waiting: Waiting) -> Slot:
         """Puts a trial into the pack, from where it was or from its beginning."""
@@ -114,10 +118,12 @@ class Room:
 
     def _new(self, asked: Asked) -> tuple[Slot, AdapterState]:
         empty = self._empty(asked)
-        return self._bench.pack.new_slot(asked.number, empty.params, empty.rhythm, empty.seed)
+        slot, state = self._bench.pack.new_slot(asked.number, empty.params, empty.rhythm, empty.seed)
+        slot.subset = empty.subset
+        return slot, state
 
-    def _empty(self, asked: Asked) -> Slot:
-        """A trial at its beginning, without its tensors."""
+    def _empty_trial(self, asked: Asked) -> Slot:
+        """A trial of the search at its beginning, without its tensors."""
         params = self._config.trial_params(asked.params)
         rhythm = self._config.rhythm(params, len(self._bench.pack.examples))
         return Slot(asked.number, params, rhythm, self._config.train.seed)
@@ -139,7 +145,7 @@ class Room:
             return False
         if waiting.beside is not None and len(pack.slots) > waiting.beside:
             return waiting.is_pressed and not self._memory.is_pressed()
-        return self._memory.has_room(self._config.trial_params(waiting.asked.params), pack.stack)
+        return self._memory.has_room(self._empty(waiting.asked).params, pack.stack)
 
     def leave(self, slot: Slot) -> AdapterState | None:
         """Takes a trial that has ended out of the pack; None where there is no memory for a copy of its tensors.
@@ -231,9 +237,8 @@ class Room:
         state = attempted(lambda: pack.remove(slot))
         if not isinstance(state, Failure) or (not is_pressed and pack.discard(slot)):
             self._memory.evictions += 1
-            self._recorder.events.write(
-                "evicted", number=slot.number, message=f"trial {slot.number} waits for memory: {failure}"
-            )
+            name = self._records.describe(slot.number)
+            self._records.events.write("evicted", number=slot.number, message=f"{name} waits for memory: {failure}")
             progress = None  # without its tensors it goes on from its last checkpoint
             if not isinstance(state, Failure) and not self._checkpoints.save(pack, slot, state):
                 progress = (slot, state)
@@ -259,7 +264,7 @@ class Room:
                 f"free, or raise memory.wait_s. Now {self._memory.guard.describe()}"
             )
         if self._pauses % NOTES_EVERY == 0:
-            self._recorder.events.write("note", message=f"waiting for memory that others hold: {failure}")
+            self._records.events.write("note", message=f"waiting for memory that others hold: {failure}")
         self._pauses += 1
         time.sleep(NEIGHBOUR_PAUSE_S)
 

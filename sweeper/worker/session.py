@@ -78,7 +78,7 @@ class Session:
         self.recorder = Recorder(paths, self.config, tracker, self.events)
         self.search = Search(paths.home, self.config, forecast.keys if forecast else MemoryForecast.keys)
         self.teller = Teller(paths, self.config, self.search, self.recorder, self.events)
-        self.checkpoints = Checkpoints(paths, self.config, self.search, tracker, self.events)
+        self.checkpoints = Checkpoints(paths, self.config, self.recorder, paths.checkpoint, self.search.confirm)
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet

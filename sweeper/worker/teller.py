@@ -174,13 +174,7 @@ class Teller:
     def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
         params: TrialParams = self.config.trial_params(best.params)
-        rhythm = self.config.rhythm(params, len(bench.pack.examples))
-        slot = Slot(best.number, params, rhythm, self.config.train.seed)
-        bench.pack.admit(slot, adapter.read(self.paths.adapter(best.number), params))
-        try:
-            [winner] = bench.score(bench.test, [bench.pack.slots.index(slot)])
-        finally:
-            bench.pack.discard(slot)
+        winner = bench.score_adapter(params, adapter.read(self.paths.adapter(best.number), params), bench.test)
         base = bench.score_base(bench.test)
         for number, scored in ((best.number, winner), (None, base)):
             bench.keep(self.paths.predictions(number, TEST), bench.test, scored.predictions)

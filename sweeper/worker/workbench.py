@@ -31,7 +31,7 @@ from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
 from sweeper.tasks.task import Scores, Task, task_of
-from sweeper.trial import Prediction
+from sweeper.trial import Prediction, Rhythm, TrialParams
 
 TRIED_ROWS = 3
 
@@ -119,6 +119,16 @@ class Workbench:
             if weights is not None:
                 slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, weights
                 slot.best_predictions = predictions
+
+    def score_adapter(self, params: TrialParams, weights: AdapterState, split: Split) -> Scored:
+        """Scores an adapter by itself; the pack must be empty, and is so again afterwards."""
+        slot = Slot(-1, params, Rhythm(interval_examples=1, evaluations=1, batch_size=1), seed=0)
+        self.pack.admit(slot, weights)
+        try:
+            [scored] = self.score(split, [0])
+        finally:
+            self.pack.discard(slot)
+        return scored
 
     def score_base(self, split: Split) -> Scored:
         """Scores the base without any adapter."""

@@ -45,11 +45,13 @@ def events() -> Events:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, events: Events) -> Room:
     monkeypatch.setattr(room, "NEIGHBOUR_PAUSE_S", 0.0)
-    config: Any = SimpleNamespace(memory=SimpleNamespace(wait_s=60.0), trial_params=lambda params: params)
+    config: Any = SimpleNamespace(memory=SimpleNamespace(wait_s=60.0))
     bench: Any = SimpleNamespace(pack=Pack(slots=[]))
     memory: Any = Memory(pressed=[False], guard=SimpleNamespace(describe=lambda: "all is full"))
     recorder: Any = SimpleNamespace(events=events, wait=lambda number: None)
-    return Room(config, bench, memory, checkpoints=SimpleNamespace(), recorder=recorder, refuse=lambda *_: None)  # type: ignore[arg-type]
+    checkpoints: Any = SimpleNamespace()
+    empty: Any = lambda asked: SimpleNamespace(params=asked.params)  # noqa: E731
+    return Room(config, bench, memory, checkpoints, recorder, refuse=lambda *_: None, empty=empty)
 
 
 def fails(times: int) -> Any:
