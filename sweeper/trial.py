@@ -62,6 +62,7 @@ class RunKind(StrEnum):
     TRIAL = "trial"
     BASELINE = "baseline"
     CONFIRMATION = "confirmation"
+    LEARNING_CURVE = "learning-curve"
 
 
 class TrialParams(BaseModel):

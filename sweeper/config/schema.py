@@ -203,6 +203,10 @@ PrunerSection = Annotated[
 ]
 
 
+class PreflightSection(Section):
+    learning_curve: Live[bool]
+
+
 class EngineSection(Section):
     slots: Annotated[
         int,
@@ -256,6 +260,7 @@ class Config(Section):
     search: SearchSection
     sampler: SamplerSection
     pruner: PrunerSection
+    preflight: PreflightSection
     gpu: GpuSection
     engine: EngineSection
     optimizer: OptimizerSection

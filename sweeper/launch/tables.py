@@ -29,6 +29,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "learning_curve": study.attributes.get("learning_curve"),
         "long_rows": study.attributes.get("long_rows"),
         "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
@@ -116,6 +117,9 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         lines.append(
             f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, {trivial} {majority}"
         )
+    if curve := study.attributes.get("learning_curve"):
+        whose = f"trial {curve['trial']}" if curve["trial"] is not None else "the start of the search"
+        lines.append(f"Learning curve of {whose}: {curve['sentences'][0]}")
     if line := memory_line(study):
         lines.append(line)
     return Text("\n".join(lines))
