@@ -17,6 +17,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── worker.log            the worker's output
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
+    ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
     ├── deleting              only while the study is being deleted, or where that was interrupted
     ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;
     │                         retention.jsonl: how it does the items of the retention suite
@@ -202,6 +203,14 @@ class StudyPaths:
         return self.root / "outcome.json"
 
     @property
+    def learning_curve(self) -> Path:
+        return self.root / "learning_curve.json"
+
+    @property
+    def learning_curve_picture(self) -> Path:
+        return self.root / "learning_curve.png"
+
+    @property
     def trials(self) -> Path:
         return self.root / "trials"
 
@@ -227,6 +236,8 @@ class StudyPaths:
             self.tracking,
             self.events,
             self.outcome,
+            self.learning_curve,
+            self.learning_curve_picture,
             self.deleting,
             self.base,
             self.side,

@@ -64,6 +64,7 @@ class RunKind(StrEnum):
     TRIAL = "trial"
     BASELINE = "baseline"
     CONFIRMATION = "confirmation"
+    LEARNING_CURVE = "learning-curve"
 
 
 class TrialParams(BaseModel):

@@ -266,6 +266,41 @@ def rerun(study: str, number: int, is_alone: bool, as_json: bool) -> int:
     return 0 if result.is_same else 1
 
 
+@main.command("learning-curve")
+@click.argument("study")
+@click.option("--fractions", help="Of the training rows, between commas; 0.12,0.25,0.5,1 without it.")
+@click.option("--seeds", type=int, help="Trainings of each fraction; 1, or 3 where the metric has no standard error.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def learning_curve(study: str, fractions: str | None, seeds: int | None, as_json: bool) -> int:
+    """Say what twice the training rows would buy.
+
+    The winner's configuration is trained on parts of the rows, packed, each for as many examples as the winner was, and
+    scored on the validation split. What was measured before is shown without training. Ctrl-C checkpoints, and the same
+    command goes on.
+    """
+    from sweeper.cli.learning_curve import show
+
+    return show(Home.from_environment(), study, fractions, seeds, as_json)
+
+
+@main.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option("--x", default="learning_rate", show_default=True, help="A searched parameter: the columns.")
+@click.option("--y", default="rank", show_default=True, help="Another one, of few values: the rows, and the lines.")
+@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it there, as PNG.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_json: bool) -> None:
+    """Show what two searched parameters do together.
+
+    Several studies of the same metric, such as those of several seeds, are taken together.
+    """
+    from sweeper.cli.interaction import show
+
+    show(Home.from_environment(), studies, x, y, file, as_json)
+
+
 @main.command()
 @click.argument("study")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")

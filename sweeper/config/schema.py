@@ -232,6 +232,10 @@ PrunerSection = Annotated[
 ]
 
 
+class PreflightSection(Section):
+    learning_curve: Live[bool]
+
+
 class EngineSection(Section):
     slots: Annotated[
         int,
@@ -287,6 +291,7 @@ class Config(Section):
     confirmation: ConfirmationSection
     sampler: SamplerSection
     pruner: PrunerSection
+    preflight: PreflightSection
     gpu: GpuSection
     engine: EngineSection
     optimizer: OptimizerSection

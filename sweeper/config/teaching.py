@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -156,6 +157,10 @@ class ObjectiveSection(Section):
     @property
     def is_minimized(self) -> bool:
         return self.direction == "minimize"
+
+    def has_error(self, scores: Mapping[str, float]) -> bool:
+        """Whether the metric comes with its standard error."""
+        return f"{self.metric_name}_se" in scores
 
     def is_better(self, value: float, than: float) -> bool:
         return value < than if self.is_minimized else value > than

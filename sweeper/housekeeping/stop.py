@@ -18,6 +18,7 @@ from sweeper.paths import Home, StudyPaths
 from sweeper.search.running import Note, Running, running
 from sweeper.search.views import view
 
+LAUNCHERS = ("launch", "learning-curve")  # the commands that start a worker
 _POLL_S = 0.2
 
 
@@ -98,8 +99,9 @@ def _certain(paths: StudyPaths, found: Running) -> Note:
 def _is_ours(command: list[str], role: str, name: str) -> bool:
     """Whether a command line is that of a launcher, or of the worker of the study `name`."""
     if role == "worker":
-        return command[-2:] == ["sweeper.worker", name]
-    before = command[: command.index("launch")] if "launch" in command else []
+        return "sweeper.worker" in command and command[-1] == name
+    verb = next((place for place, word in enumerate(command) if word in LAUNCHERS), 0)
+    before = command[:verb]
     return any(Path(part).name == "sweeper" or Path(part).parent.name == "sweeper" for part in before)
 
 

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -59,22 +60,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     config = check.with_absolute_paths(config)
     paths = home.study(config.study.name)
     paths.create()
-    lock = FileLock(paths.launcher_lock)
-    try:
-        lock.acquire(timeout=LOOK_S)
-    except Timeout:
-        raise StoreError(
-            f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}; wait for it, or "
-            f"`sweeper stop {paths.name}`"
-        ) from None
-    place = Place.of(config)  # what is wrong with it is said before anything is written
-    with lock:
-        if paths.deleting.exists():
-            raise StoreError(
-                f"the study {paths.name!r} was being deleted when that was interrupted; `sweeper clean {paths.name} "
-                "--whole --yes` completes it, study.name=NEW starts another"
-            )
-        note(paths.holder)
+    with held(paths):
+        place = Place.of(config)  # what is wrong with it is said before anything else is written
         before = begun(home, paths.name)
         if before is None:
             suite.load(config.retention)  # what is wrong with it is said now
@@ -100,11 +87,36 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         if before is None:
             for line in combinations.notes(config):
                 announce(f"note: {line}")
-        _prepare_tracking(place, paths, announce)
+        prepare_tracking(place, paths, announce)
         return Supervisor(paths, config, before).run()
 
 
-def _prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:
+@contextmanager
+def held(paths: StudyPaths) -> Iterator[None]:
+    """Is the study's one launcher while the block runs.
+
+    Raises:
+        StoreError: if another one is, or the study is being deleted.
+    """
+    lock = FileLock(paths.launcher_lock)
+    try:
+        lock.acquire(timeout=LOOK_S)
+    except Timeout:
+        raise StoreError(
+            f"one launcher per study, but {paths.name!r} is held by {_holder(paths)}; wait for it, or "
+            f"`sweeper stop {paths.name}`"
+        ) from None
+    with lock:
+        if paths.deleting.exists():
+            raise StoreError(
+                f"the study {paths.name!r} was being deleted when that was interrupted; `sweeper clean {paths.name} "
+                "--whole --yes` completes it, study.name=NEW starts another"
+            )
+        note(paths.holder)
+        yield
+
+
+def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:
     """Gives the study its id, and sees that a tracking server does what will be asked of it."""
     study_id = identify(paths)
     if place.uri is None:
@@ -131,8 +143,11 @@ def _holder(paths: StudyPaths) -> str:
 class Supervisor:
     """Starts one worker, follows it, and passes interruptions on."""
 
-    def __init__(self, paths: StudyPaths, config: Config, before: StudyView | None = None) -> None:
-        """`before` is the study as earlier sessions left it."""
+    def __init__(
+        self, paths: StudyPaths, config: Config, before: StudyView | None = None, options: Sequence[str] = ()
+    ) -> None:
+        """`before` is the study as earlier sessions left it; `options` go to the worker."""
+        self._options = options
         self._before = before
         self._paths = paths
         self._config = config
@@ -151,7 +166,7 @@ class Supervisor:
             with self._paths.worker_log.open("ab") as log:
                 worker = self._worker = subprocess.Popen(
                     # -P: a datasets.py in the folder that one launches from must not be imported as the library.
-                    [sys.executable, "-P", "-m", "sweeper.worker", self._paths.name],
+                    [sys.executable, "-P", "-m", "sweeper.worker", *self._options, self._paths.name],
                     stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -30,6 +30,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "learning_curve": study.attributes.get("learning_curve"),
         "long_rows": study.attributes.get("long_rows"),
         "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
@@ -120,6 +121,9 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         )
     if line := retention_line(study, best):
         lines.append(line)
+    if curve := study.attributes.get("learning_curve"):
+        whose = f"trial {curve['trial']}" if curve["trial"] is not None else "the start of the search"
+        lines.append(f"Learning curve of {whose}: {curve['sentences'][0]}")
     if line := memory_line(study):
         lines.append(line)
     return Text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""`python -m sweeper.worker STUDY`: the process that holds the device; started by the launcher.
+"""`python -m sweeper.worker [--learning-curve REQUEST] STUDY`: the process that holds the device, for the launcher.
 
 It stops, with its trials checkpointed, on SIGTERM, or when its standard input closes: that is how it
 learns that the launcher is gone, however that ended. It always writes an outcome.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from sweeper.learning.request import Request
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import RedactedStream
 
@@ -32,7 +33,8 @@ HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to 
 
 
 def main() -> None:
-    paths = Home.from_environment().study(sys.argv[1])
+    *options, name = sys.argv[1:]
+    paths = Home.from_environment().study(name)
     log = RedactedStream(sys.stderr)
     sys.stdout = sys.stderr = log
     atexit.register(log.finish)
@@ -53,7 +55,8 @@ def main() -> None:
             note(paths.worker_holder)
             from sweeper.worker.session import Session
 
-            session = Session(paths, _tracker(paths), stopping.is_set)
+            curve = Request.from_json(options[1]) if options else None
+            session = Session(paths, _tracker(paths), stopping.is_set, curve=curve)
             outcome = session.run()
     except Timeout:
         outcome = {

@@ -26,18 +26,21 @@ from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Slot
 from sweeper.errors import CustomCodeError, LeaseLostError, LostRoomError, OutOfRoomError, SweeperError, TrackingError
 from sweeper.events import EventLog
+from sweeper.learning.request import Request
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Asked, Search
+from sweeper.search.views import is_finished
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.forgetting import Finalists
+from sweeper.worker.learning_curve import LearningCurves
 from sweeper.worker.memory import (
     MemoryLog,
     budget_of,
@@ -68,16 +71,23 @@ class Session:
         tracker: where runs are recorded.
         is_stopping: asked between ticks; True suspends the session.
         forecast: the constraints of a configuration, before it is trained; None: what memory it will take.
+        curve: a learning curve to measure in place of the search.
     """
 
     def __init__(
-        self, paths: StudyPaths, tracker: Tracker, is_stopping: Callable[[], bool], forecast: Forecast | None = None
+        self,
+        paths: StudyPaths,
+        tracker: Tracker,
+        is_stopping: Callable[[], bool],
+        forecast: Forecast | None = None,
+        curve: Request | None = None,
     ) -> None:
         self.paths = paths
         self.config: Config = check.load(paths)
         self.tracker = tracker
         self.is_stopping = is_stopping
         self.forecast = forecast
+        self.curve = curve
         self.events = EventLog(paths.events)
         self.recorder = Recorder(paths, self.config, tracker, self.events)
         keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
@@ -85,6 +95,7 @@ class Session:
         self.search = Search(paths.home, self.config, keys)
         self.teller = Teller(paths, self.config, self.search, self.recorder, self.events)
         self.checkpoints = Checkpoints(paths, self.config, self.recorder, paths.checkpoint, self.search.confirm)
+        self.curves = LearningCurves(paths, self.config, self.search, tracker, self.events)
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
@@ -112,6 +123,12 @@ class Session:
                 if bench.own.sha256 is not None:
                     self._room.outlast(bench.try_own)
                 self._room.outlast(lambda: self.teller.open(bench))
+                assert self._memory is not None
+                if not self.curves.measure(self.curve, bench, self._memory, self.is_stopping):
+                    return self._suspend()
+                if self.curve is not None:
+                    self.tracker.end(STUDY, *self._state())
+                    return {"status": "finished"}
                 while not self._train(bench):
                     pass
                 if self.is_stopping():
@@ -162,6 +179,12 @@ class Session:
         side = SideRuns(RunKind.CONFIRMATION, self.paths, self.config, bench, self._memory, self.tracker, self.events)
         confirmation = Confirmation(self.paths, self.config, self.search, self.recorder)
         return confirmation.run(bench, side, self._room.outlast, self.is_stopping)
+
+    def _state(self) -> tuple[RunState, dict[str, str]]:
+        """That of the study's run while nothing of it runs."""
+        if is_finished(self.search.seen(), self.config):
+            return RunState.FINISHED, {"sweeper.state": "finished"}
+        return RunState.KILLED, {"sweeper.state": "interrupted"}
 
     def _train(self, bench: Workbench) -> bool:
         """Trains until the study has its total, or a stop is asked for.
@@ -399,6 +422,6 @@ class Session:
                     self.recorder.wait(number)
             self.recorder.reconcile(self.search.views())
             if STUDY in states:
-                self.tracker.end(STUDY, RunState.KILLED, {"sweeper.state": "interrupted"})
+                self.tracker.end(STUDY, *self._state())
         except TrackingError as error:  # the next session catches up
             logger.warning("the runs do not say yet that the study is interrupted: %s", error)

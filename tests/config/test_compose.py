@@ -26,7 +26,7 @@ def test_the_counts_are_known() -> None:
     counts = Counter(path.parent.name for path in GROUP_FILES)
     assert counts == {"data": 3, "gpu": 16, "model": 11, "pruner": 6, "sampler": 7, "task": 3}
     assert len(list((ROOT / "conf").rglob("*.yaml"))) == 1 + counts.total()
-    assert STUDIES == ["banking77", "demo", "tickets"]
+    assert STUDIES == ["banking77", "demo", "rank-story", "tickets"]
     assert sorted(compose.bundled_studies()) == STUDIES
 
 

@@ -18,7 +18,7 @@ FROZEN_SECTIONS = {
     *("model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"),
     *("retention", "confirmation"),
 }
-LIVE_SECTIONS = {"store", "tracking", "gpu", "engine", "checkpoint"}
+LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "engine", "checkpoint"}
 FROZEN_KEYS = {
     "study.name",
     *("search.space", "search.seed", "search.enqueue", "search.deterministic"),
@@ -136,6 +136,7 @@ OTHER: dict[str, Any] = {
     "pruner.min_delta": 0.5,
     "pruner.min_evaluations": 2,
     "pruner.reduction_factor": 3,
+    "preflight.learning_curve": True,
     "gpu.name": "mine",
     "gpu.card": "NVIDIA A10G",
     "gpu.memory_gib": 9.0,

@@ -86,7 +86,7 @@ def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypa
 
     monkeypatch.setattr(launcher, "Supervisor", Worker)
     # A server that answers is in tests/tracking/test_server.py.
-    monkeypatch.setattr(launcher, "_prepare_tracking", lambda *_: None)
+    monkeypatch.setattr(launcher, "prepare_tracking", lambda *_: None)
     study.with_settings(composed_once("study=demo"))
     return study
 

@@ -1,0 +1,47 @@
+"""`sweeper learning-curve`: its points, what twice the rows would buy, and where the picture is."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sweeper.launch.learning_curve import learning_curve
+from sweeper.launch.tables import score
+from sweeper.learning.curve import LearningCurve
+from sweeper.paths import Home
+
+
+def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_json: bool) -> int:
+    """Prints a study's learning curve; returns the exit code."""
+    found = learning_curve(home, study, fractions, seeds, announce=lambda line: click.echo(line, err=as_json))
+    if isinstance(found, int):
+        return found
+    picture = home.study(study).learning_curve_picture
+    if as_json:
+        click.echo(json.dumps({"study": study, **found.as_dict(), "picture": str(picture)}, indent=2))
+        return 0
+    Console().print(_table(found, study))
+    for sentence in found.sentences():
+        click.echo(sentence)
+    click.echo(f"picture: {picture}")
+    return 0
+
+
+def _table(curve: LearningCurve, study: str) -> Table:
+    whose = f"trial {curve.trial}" if curve.trial is not None else "the start of the search"
+    table = Table(
+        title=f"{study}, {whose}: {curve.examples:,} examples for each training, {len(curve.seeds)} of each",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for column in ("rows", "share", "passes", f"{curve.metric}, validation"):
+        table.add_column(column, justify="right")
+    for point in curve.points:
+        value = score(point.value) + (f" ± {score(point.error)}" if point.error else "")
+        passes = f"{curve.examples / point.rows:.2g}"
+        table.add_row(f"{point.rows:,}", f"{point.rows / curve.rows:.0%}", passes, value)
+    return table

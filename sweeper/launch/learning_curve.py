@@ -1,0 +1,55 @@
+"""`sweeper learning-curve`: the curve that a study keeps, or a worker that measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sweeper.config import check
+from sweeper.errors import StoreError
+from sweeper.launch.launcher import Supervisor, held, prepare_tracking
+from sweeper.launch.resume import resume
+from sweeper.learning.curve import LearningCurve
+from sweeper.learning.request import Request
+from sweeper.paths import Home
+from sweeper.search.views import StudyView, view
+from sweeper.tracking.place import Place
+
+
+def learning_curve(
+    home: Home, name: str, fractions: str | None, seeds: int | None, announce: Callable[[str], None]
+) -> LearningCurve | int:
+    """The learning curve of a study's winner; measured where the study does not keep it.
+
+    Returns:
+        The curve; or the exit code of a worker that was interrupted.
+
+    Raises:
+        ConfigError: if `fractions` or `seeds` give no curve.
+        StoreError: if there is no such study, it has no winner, or it runs.
+        SweeperError: whatever stops a launch.
+    """
+    study, paths = view(home, name), home.study(name)
+    if study.best is None:
+        raise StoreError(
+            f"a learning curve is one of the winner, but {name!r} has none yet ({study.summary()}); "
+            f"`sweeper status {name}` shows all, and preflight.learning_curve=true measures one before a search"
+        )
+    config = check.load(paths)
+    request = Request.of(fractions, seeds, config.objective.has_error(study.best.metrics))
+    if (kept := _kept(study)) is not None and kept.trial == study.best.number and request.is_met_by(kept):
+        return kept
+    with held(paths):
+        place = Place.of(config)
+        study = view(home, name)
+        for line in resume(config, paths, study):
+            announce(line)
+        check.save(config, paths)
+        prepare_tracking(place, paths, announce)
+        code = Supervisor(paths, config, study, ("--learning-curve", request.to_json())).run()
+    measured = _kept(view(home, name))
+    return code if code else measured or 1
+
+
+def _kept(study: StudyView) -> LearningCurve | None:
+    values = study.attributes.get("learning_curve")
+    return LearningCurve.from_dict(values) if values is not None else None

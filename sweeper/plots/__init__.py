@@ -1,0 +1,1 @@
+"""Pictures of a study, drawn without a screen."""
