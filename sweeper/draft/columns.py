@@ -160,7 +160,11 @@ def _in_turn(task: str | None) -> list[tuple[str, tuple[str, ...]]]:
     """The kinds of rows, those first that a file has least by chance."""
     [(text_and_label)] = KINDS["classification"]
     by_key = {keys[0]: keys for keys in KINDS["generation"]}
-    turn = [("generation", by_key[key]) for key in ("messages", "question", "code", "prompt")]
+    turn = [
+        (name, by_key[key])
+        for key in ("messages", "question", "code", "prompt")
+        for name in (("comments", "generation") if key == "code" else ("generation", "comments"))
+    ]
     return [item for item in [*turn, ("classification", text_and_label)] if task in (None, item[0])]
 
 

@@ -4,6 +4,7 @@
 |---|---|---|
 | accuracy, macro_f1 | validation scores, 0 to 1 | training examples seen |
 | exact_match, token_f1 | the same of task=generation | training examples seen |
+| bleu, chrf, rouge_l | the same of task=comments | training examples seen |
 | accuracy_se, macro_f1_se, … | their standard errors | training examples seen |
 | constraint/NAME | holds where it is not above 0; known before training, or at its end | training examples seen |
 | train/loss | the slot's mean loss over its supervised tokens | training examples seen |
