@@ -1,8 +1,9 @@
 """The bundled `docqa` data: questions on the language reference that every Python carries (`pydoc_data.topics`).
 
-A passage of whole sentences is the context. Two questions in three ask which section of the reference it is from, of
-those that are long; the others which exception it names, or which keyword, type and so on: the one in the passage. No passage is in two splits. The same installation always gives the same rows; another minor
-version of Python has other documentation (a study records the sha256 of what it read).
+A passage of whole sentences is the context. Most questions ask which topic it is from, of those that are long; the
+others which exception it names, or which keyword, type and so on: the one in the passage. No passage is in two splits.
+The same installation always gives the same rows; another minor version of Python has other documentation (a study
+records the sha256 of what it read).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pydoc_data.topics import topics
 
 from sweeper.errors import DataError
 
-SPLIT_ROWS = {"train": 900, "validation": 150, "test": 250}
+SPLIT_ROWS = {"train": 750, "validation": 150, "test": 250}
 _SEED = 5
 _PASSAGE = range(40, 221)  # characters
-_SECTION_PASSAGES = 40  # at least, of a section that is asked for
-_SECTION_SHARE = 0.65  # of the rows
+_TOPIC_PASSAGES = 60  # at least, of a topic that is asked for
+_TOPIC_SHARE = 0.7  # of the rows
 
 _NAME = re.compile(r'"([A-Za-z_][\w.]*)[^"]*"')
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"*(])")
@@ -45,11 +46,11 @@ def splits() -> dict[str, list[dict[str, object]]]:
     placed: list[tuple[str, str, str]] = []
     for passage, titles in origins.items():
         named += [(passage, f"Which {kind} does it name?", name) for kind, name in _names(passage).items()]
-        if len(titles) == 1 and alone[titles[0]] >= _SECTION_PASSAGES:
-            placed.append((passage, "Which section is it from?", _heading(topics[titles[0]])))
+        if len(titles) == 1 and alone[titles[0]] >= _TOPIC_PASSAGES:
+            placed.append((passage, "Which topic is it from?", titles[0]))
     total = sum(SPLIT_ROWS.values())
     draw = random.Random(_SEED)
-    questions = draw.sample(placed, min(len(placed), round(_SECTION_SHARE * total))) + named
+    questions = draw.sample(placed, min(len(placed), round(_TOPIC_SHARE * total))) + named
     if len(questions) < total:
         raise DataError(
             f"data.source=docqa must find {total} questions in pydoc's topics, but this Python's have "
@@ -96,10 +97,6 @@ def _kind(name: str) -> str | None:
     if isinstance(known, type):
         return "exception" if issubclass(known, BaseException) else "type"
     return "function" if callable(known) else None
-
-
-def _heading(topic: str) -> str:
-    return topic.strip().split("\n", 1)[0].replace('"', "")
 
 
 def _dealt(questions: list[tuple[str, str, str]], draw: random.Random) -> dict[str, list[dict[str, object]]]:

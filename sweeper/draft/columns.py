@@ -180,7 +180,8 @@ def _matched(columns: Sequence[Column], keys: Sequence[str], chosen: Mapping[str
         if key == "messages":
             fitting = [column for column in free if column.holds == "messages"]
         else:
-            held = ("text", "texts") if key == "answers" else ("text",)
+            # Questions and answers may recur, as labels do; that there is a context tells.
+            held = {"question": ("text", "label"), "answers": ("text", "texts", "label")}.get(key, ("text",))
             fitting = [column for column in free if column.holds in held and column.rank(key) is not None]
         if not fitting:
             return None

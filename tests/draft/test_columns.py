@@ -40,6 +40,10 @@ def rows_of(**columns: Any) -> list[dict[str, Any]]:
             {"title": ["t", "u"], "question": LONG, "context": LONG, "answers": {"text": ["a"], "answer_start": [0]}},
             {"question": "question", "context": "context", "answers": "answers"},
         ),
+        (
+            {"context": LONG, "question": ["which one?", "who?"], "answer": ["yes", "no"]},
+            {"question": "question", "context": "context", "answers": "answer"},
+        ),
         ({"func_code": LONG, "docstring": LONG}, {"code": "func_code", "comment": "docstring"}),
         ({"dialog": MESSAGES, "label": ["a", "b"]}, {"messages": "dialog"}),
     ],
