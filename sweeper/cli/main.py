@@ -400,7 +400,9 @@ def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) 
 
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(["classification", "generation"]), help="Otherwise told by the columns.")
+@click.option(
+    "--task", type=click.Choice(["classification", "generation", "comments"]), help="Otherwise told by the columns."
+)
 @click.option("--column", "columns", metavar="KEY=COLUMN", multiple=True, help="Such as text=Body; may be repeated.")
 @click.option("--model", default="tiny", show_default=True, help="An option of conf/model, a folder or a Hub id.")
 @click.option("--name", help="Of the study; otherwise that of the file or folder.")

@@ -65,15 +65,20 @@ class ColumnsSection(Section):
         return {key: column for key, column in self.model_dump().items() if column is not None}
 
 
+_WRITTEN = [("prompt", "answer"), ("question", "context", "answers"), ("code", "comment"), ("messages",)]
 KINDS: dict[str, list[tuple[str, ...]]] = {
     "classification": [("text", "label")],
-    "generation": [("prompt", "answer"), ("question", "context", "answers"), ("code", "comment"), ("messages",)],
+    "generation": _WRITTEN,
+    "comments": _WRITTEN,
     "custom": [()],  # its class reads the columns
 }
 
 
+BUNDLED = ("tickets", "docqa", "code-comments")  # sources that are made at run time, and need no path
+
+
 class DataSection(Section):
-    source: Frozen[Literal["tickets", "files", "hub"]]
+    source: Frozen[Literal["tickets", "docqa", "code-comments", "files", "hub"]]
     path: Frozen[str | None]
     splits: SplitsSection
     columns: ColumnsSection
@@ -98,6 +103,10 @@ class GenerationSection(WrittenSection):
     name: Frozen[Literal["generation"]]
 
 
+class CommentsSection(WrittenSection):
+    name: Frozen[Literal["comments"]]
+
+
 def _target(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
         raise ValueError("must be MODULE.NAME, a module of the study's folder or an installed one and a name in it")
@@ -112,8 +121,15 @@ class CustomSection(WrittenSection):
     arguments: Frozen[dict[str, Any]]
 
 
-TaskSection = Annotated[ClassificationSection | GenerationSection | CustomSection, Field(discriminator="name")]
-METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("exact_match", "token_f1"), "custom": ()}
+TaskSection = Annotated[
+    ClassificationSection | GenerationSection | CommentsSection | CustomSection, Field(discriminator="name")
+]
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "generation": ("exact_match", "token_f1"),
+    "comments": ("bleu", "chrf", "rouge_l"),
+    "custom": (),
+}
 
 # A metric's value stands beside these in a point of a curve, an event or a run.
 RESERVED = frozenset({"examples", "event", "time", "number", "index", "duration_s", "best_value"})

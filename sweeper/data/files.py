@@ -1,11 +1,11 @@
-"""Reads splits from JSONL, CSV and Parquet files, from the Hub, and from the bundled generator."""
+"""Reads splits from JSON, JSONL, CSV and Parquet files, from the Hub, and from what makes the bundled data."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -13,14 +13,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sweeper.config.teaching import DataSection
-from sweeper.data import tickets
+from sweeper.data import code_comments, docqa, squad, tickets
 from sweeper.errors import DataError
 from sweeper.quoting import name_of
 
-ENDINGS = (".jsonl", ".csv", ".parquet")
+ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
 Raw = tuple[str, dict[str, Any]]  # a row's place, and its columns
 Numbered = tuple[int, dict[str, Any]]
-_tickets = cache(tickets.splits)
+_BUNDLED: dict[str, Callable[[], Mapping[str, Any]]] = {
+    "tickets": cache(tickets.splits),
+    "docqa": cache(docqa.splits),
+    "code-comments": cache(code_comments.splits),
+}
 
 
 def read(section: DataSection, split: str, name: str) -> list[Raw]:
@@ -29,8 +33,9 @@ def read(section: DataSection, split: str, name: str) -> list[Raw]:
     Raises:
         DataError: naming the file and line of what cannot be read.
     """
-    if section.source == "tickets":
-        return [(f"tickets {split}:{n}", dict(row)) for n, row in enumerate(_tickets()[split], start=1)]
+    if section.source in _BUNDLED:
+        rows = _BUNDLED[section.source]()[split]
+        return [(f"{section.source} {split}:{number}", dict(row)) for number, row in enumerate(rows, start=1)]
     assert section.path is not None  # checked with the configuration
     if section.source == "hub":
         return _read_hub(section.path, name)
@@ -40,12 +45,12 @@ def read(section: DataSection, split: str, name: str) -> list[Raw]:
 
 
 def read_file(file: Path, name: str) -> list[Raw]:
-    """The raw rows of a JSONL, CSV or Parquet file; raises as `read` does.
+    """The raw rows of a JSON, JSONL, CSV or Parquet file; raises as `read` does.
 
     Args:
         name: what the file is called in the places of its rows.
     """
-    reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[file.suffix]
+    reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet, ".json": squad.read}[file.suffix]
     return [(f"{name}:{number}", row) for number, row in reader(file)]
 
 

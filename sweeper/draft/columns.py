@@ -160,7 +160,11 @@ def _in_turn(task: str | None) -> list[tuple[str, tuple[str, ...]]]:
     """The kinds of rows, those first that a file has least by chance."""
     [(text_and_label)] = KINDS["classification"]
     by_key = {keys[0]: keys for keys in KINDS["generation"]}
-    turn = [("generation", by_key[key]) for key in ("messages", "question", "code", "prompt")]
+    turn = [
+        (name, by_key[key])
+        for key in ("messages", "question", "code", "prompt")
+        for name in (("comments", "generation") if key == "code" else ("generation", "comments"))
+    ]
     return [item for item in [*turn, ("classification", text_and_label)] if task in (None, item[0])]
 
 
@@ -176,7 +180,8 @@ def _matched(columns: Sequence[Column], keys: Sequence[str], chosen: Mapping[str
         if key == "messages":
             fitting = [column for column in free if column.holds == "messages"]
         else:
-            held = ("text", "texts") if key == "answers" else ("text",)
+            # Questions and answers may recur, as labels do; that there is a context tells.
+            held = {"question": ("text", "label"), "answers": ("text", "texts", "label")}.get(key, ("text",))
             fitting = [column for column in free if column.holds in held and column.rank(key) is not None]
         if not fitting:
             return None

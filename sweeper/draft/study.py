@@ -25,6 +25,15 @@ from sweeper.paths import Home, is_valid_name, write_atomically
 
 SMALL = "tiny"  # the bundled base, which learns at other rates than a large one
 _FEW_LABELS = 20  # so many can be listed in a prompt
+# What a study goes by where nothing speaks for another, and what else there is.
+_METRICS = {
+    "classification": ("accuracy", "accuracy, or macro_f1, in which each label counts the same"),
+    "generation": ("token_f1", "token_f1, or exact_match, both as SQuAD's"),
+    "comments": (
+        "rouge_l",
+        "rouge_l (words in order), chrf (runs of letters, for any language) or bleu (runs of words)",
+    ),
+}
 _RATES = {True: ("3.0e-4", "1.0e-2"), False: ("1.0e-4", "2.0e-3")}
 _UNCOUNTED = Numbers({"train": 1000, "validation": 0, "test": 0}, {}, None, ANY_TOKENS, GUESSED_ANSWER_TOKENS, None)
 
@@ -67,6 +76,7 @@ class Draft:
         is_option = self.model in model_options()
         is_classification = self.guess.task == "classification"
         where = self.source.path.name
+        metric, metric_words = _METRICS[self.guess.task]
         return {
             "name": self.name,
             "folder": self.argument,
@@ -103,10 +113,8 @@ class Draft:
             "length_words": self._length_words(),
             "max_tokens": numbers.max_tokens,
             "answer_tokens": numbers.answer_tokens,
-            "metric": ("macro_f1" if numbers.is_uneven else "accuracy") if is_classification else "token_f1",
-            "metric_words": "accuracy, or macro_f1, in which each label counts the same"
-            if is_classification
-            else "token_f1, or exact_match, both as SQuAD's",
+            "metric": "macro_f1" if numbers.is_uneven else metric,
+            "metric_words": metric_words,
             "counts": numbers.counts,
             "train_rows": numbers.counts["train"],
             "validation_rows": numbers.counts["validation"],

@@ -98,7 +98,7 @@ class Predictor:
         pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)
         never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
         pack.admit(Slot(0, params, never_trained, seed=0), weights)
-        return cls(pack, rendered, task_of(rendered, brought), columns, str(manifest["long"]), brought)
+        return cls(pack, rendered, task_of(task, rendered, brought), columns, str(manifest["long"]), brought)
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The label or the answer of each row: of what its kind asks with, and of what else `prompt.template` reads.

@@ -1,7 +1,8 @@
 """Generation: greedy decoding up to the end of the turn, then exact match and token F1.
 
-Both are SQuAD's (Rajpurkar et al., arXiv:1606.05250): texts are compared in lower case, without punctuation, articles
-and superfluous white space, with the reference answer that fits best.
+Both are SQuAD's (Rajpurkar et al., arXiv:1606.05250; evaluate-v2.0.py): texts are compared in lower case, without
+punctuation, articles and superfluous white space, with the reference answer that fits best. Where nothing is left of
+either, token F1 is 1 if nothing is left of both: what is an exact match is never less than right.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ class GenerationScores:
     def of(cls, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> GenerationScores:
         rows = [row_scores(references, text) for references, text in zip(truth, predictions, strict=True)]
         exact, f1 = [row[0] for row in rows], [row[1] for row in rows]
-        return cls(float(np.mean(exact)), float(np.mean(f1)), _mean_error(exact), _mean_error(f1))
+        return cls(float(np.mean(exact)), float(np.mean(f1)), mean_error(exact), mean_error(f1))
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
-def _mean_error(values: Sequence[float]) -> float:
+def mean_error(values: Sequence[float]) -> float:
+    """The standard error of a mean over rows, with two that are right and two that are wrong added."""
     adjusted = [*values, 0.0, 0.0, 1.0, 1.0]
     return float(np.std(adjusted)) / math.sqrt(len(adjusted))
 

@@ -4,6 +4,7 @@
 |---|---|---|
 | classification | one of the labels, over the trie of their tokens | accuracy, macro-F1 |
 | generation | a text, greedily | exact match, token F1 |
+| comments | the same | BLEU, chrF, ROUGE-L |
 | custom | the same | what the user's class returns |
 
 The user's own metric comes beside the scores of any of them.
@@ -14,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from sweeper.config.teaching import TaskSection
 from sweeper.custom.own import OwnTask, Scorer
 from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
 from sweeper.engine.pack import Pack
 from sweeper.tasks.classification import Classification
+from sweeper.tasks.comments import Comments
 from sweeper.tasks.custom import Custom, WithMetric
 from sweeper.tasks.generation import Generation
 from sweeper.trial import Prediction
@@ -54,15 +57,20 @@ class Task(Protocol):
         """What is kept of a row beside its prediction, without its text: `is_correct`, and `truth` or `token_f1`."""
 
 
+_WRITTEN = {"generation": Generation, "comments": Comments}  # tasks whose answers are written
+
+
 def task_of(
+    section: TaskSection,
     rendered: Renderer | Conversations,
     own: OwnTask | None = None,
     metric: Scorer | None = None,
     label: str | None = None,
 ) -> Task:
-    """The task that goes with what renders its rows.
+    """The task of a study.
 
     Args:
+        rendered: what renders its rows.
         own: the user's task.
         metric: the user's metric.
         label: the column of the rows' labels.
@@ -73,5 +81,5 @@ def task_of(
     elif own is not None:
         task = Custom(rendered, own)
     else:
-        task = Generation(rendered.answer, rendered.max_new_tokens, rendered.chat.end)
+        task = _WRITTEN[section.name](rendered.answer, rendered.max_new_tokens, rendered.chat.end)
     return WithMetric(task, metric, label) if metric is not None else task

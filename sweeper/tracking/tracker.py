@@ -4,6 +4,7 @@
 |---|---|---|
 | accuracy, macro_f1 | validation scores, 0 to 1 | training examples seen |
 | exact_match, token_f1 | the same of task=generation | training examples seen |
+| bleu, chrf, rouge_l | the same of task=comments | training examples seen |
 | accuracy_se, macro_f1_se, … | their standard errors | training examples seen |
 | retention/accuracy, retention/perplexity | over the sample of the retention suite | training examples seen |
 | retention/drop, retention/drop_se | of what constrains, against the untuned base | training examples seen |

@@ -24,9 +24,9 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/config.
 def test_the_counts_are_known() -> None:
     """A file that is added without being composed by the tests below changes these."""
     counts = Counter(path.parent.name for path in GROUP_FILES)
-    assert counts == {"data": 3, "gpu": 16, "model": 11, "pruner": 6, "sampler": 7, "task": 3}
+    assert counts == {"data": 5, "gpu": 16, "model": 11, "pruner": 6, "sampler": 7, "task": 4}
     assert len(list((ROOT / "conf").rglob("*.yaml"))) == 1 + counts.total()
-    assert STUDIES == ["banking77", "demo", "rank-story", "tickets"]
+    assert STUDIES == ["banking77", "code-comments", "demo", "docqa", "qa-techdoc", "rank-story", "tickets"]
     assert sorted(compose.bundled_studies()) == STUDIES
 
 
@@ -36,7 +36,10 @@ def test_every_option_composes(composed: Callable[..., Config], file: Path) -> N
         "model=hub": ["model.path=x"],
         "data=files": ["data.path=x"],
         "data=hub": ["data.path=x"],
+        "data=docqa": ["task=generation"],
+        "data=code-comments": ["task=comments"],
         "task=generation": ["data.columns.prompt=text", "data.columns.answer=label"],
+        "task=comments": ["data.columns.prompt=text", "data.columns.answer=label"],
         "task=custom": ["task._target_=own.Task"],
         "sampler=cmaes": ["+search.space.dropout={low:0.0,high:0.2}"],
     }
@@ -48,7 +51,7 @@ def test_every_option_composes(composed: Callable[..., Config], file: Path) -> N
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_composes_under_its_own_name(composed: Callable[..., Config], study: str) -> None:
-    config = composed(f"study={study}", *(["data.path=x"] if study == "banking77" else []))
+    config = composed(f"study={study}", *(["data.path=x"] if study in ("banking77", "qa-techdoc") else []))
     assert config.study.name == study
     assert (ROOT / "studies" / study / "README.md").is_file()
 
@@ -108,6 +111,11 @@ WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=l
             [*WRITTEN, "objective.metric=accuracy"],
             "objective.metric: must be exact_match or token_f1 where task.name is generation, .*but got 'accuracy'",
         ),
+        (
+            ["task=comments", *WRITTEN[1:], "objective.metric=token_f1"],
+            "objective.metric: must be bleu or chrf or rouge_l where task.name is comments",
+        ),
+        (["data=docqa"], "data.columns: must name text and label where .* but names question and context and answers"),
         (
             ["task=generation"],
             "data.columns: must name prompt and answer, or question and context and answers, or code",

@@ -40,6 +40,10 @@ def rows_of(**columns: Any) -> list[dict[str, Any]]:
             {"title": ["t", "u"], "question": LONG, "context": LONG, "answers": {"text": ["a"], "answer_start": [0]}},
             {"question": "question", "context": "context", "answers": "answers"},
         ),
+        (
+            {"context": LONG, "question": ["which one?", "who?"], "answer": ["yes", "no"]},
+            {"question": "question", "context": "context", "answers": "answer"},
+        ),
         ({"func_code": LONG, "docstring": LONG}, {"code": "func_code", "comment": "docstring"}),
         ({"dialog": MESSAGES, "label": ["a", "b"]}, {"messages": "dialog"}),
     ],
@@ -47,13 +51,25 @@ def rows_of(**columns: Any) -> list[dict[str, Any]]:
 def test_a_task_is_told_by_its_columns(columns: dict[str, Any], expected: dict[str, str]) -> None:
     made = guess(columns_of(rows_of(**columns)), None, {})
     assert made.columns == expected
-    assert made.task == ("classification" if "label" in expected else "generation")
+    written = "comments" if "code" in expected else "generation"
+    assert made.task == ("classification" if "label" in expected else written)
 
 
 def test_the_task_that_is_wanted_comes_first() -> None:
     columns = columns_of(rows_of(question=LONG, reply=LONG, category=["a", "b"]))
     assert guess(columns, None, {}).columns == {"prompt": "question", "answer": "reply"}
     assert guess(columns, "classification", {}).columns == {"text": "question", "label": "category"}
+
+
+def test_comments_may_be_scored_as_answers_and_answers_as_comments() -> None:
+    columns = columns_of(rows_of(func_code=LONG, docstring=LONG, question=LONG, reply=LONG))
+    for task in ("generation", "comments"):
+        assert (guess(columns, task, {}).task, guess(columns, task, {}).columns) == (
+            task,
+            {"code": "func_code", "comment": "docstring"},
+        )
+    made = guess(columns, "comments", {"prompt": "question", "answer": "reply"})
+    assert (made.task, made.columns) == ("comments", {"prompt": "question", "answer": "reply"})
 
 
 def test_columns_that_are_given_are_used() -> None:

@@ -1,12 +1,55 @@
 from __future__ import annotations
 
 import math
+import re
+import string
+from collections import Counter
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from sweeper.tasks.generation import Generation, GenerationScores, normalised, token_f1
 from tests.conftest import random_examples, small_model
 from tests.engine.oracle import TRIALS, admit, new_pack
+
+
+# As in SQuAD's evaluation scripts, v1.1 and v2.0, whose normalisations are the same.
+def squads_normalisation(text: str) -> str:
+    without = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", without).split())
+
+
+def squads_f1(reference: str, prediction: str, version: str) -> float:
+    wanted, given = squads_normalisation(reference).split(), squads_normalisation(prediction).split()
+    if version == "v2.0" and (not wanted or not given):
+        return float(wanted == given)
+    same = sum((Counter(given) & Counter(wanted)).values())
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(given), same / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+WORDS = st.lists(st.sampled_from(["a", "An", "the", "cat", "Cat's", "x_1", "naïve", "—", "...", "42"]), max_size=7)
+TEXTS = st.one_of(WORDS.map(" ".join), st.text(max_size=20))
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(TEXTS, min_size=1, max_size=3), TEXTS)
+@example([""], "")
+@example(["the"], "An a")
+@example(["the"], "cat")
+@example(["__init__()"], "init")
+@example(["Größe  İ"], "größe İ")
+def test_scores_are_those_of_squads_script(references: list[str], prediction: str) -> None:
+    scores = GenerationScores.of([tuple(references)], [prediction])
+    exact = any(squads_normalisation(one) == squads_normalisation(prediction) for one in references)
+    assert scores.exact_match == float(exact)
+    assert scores.token_f1 == pytest.approx(max(squads_f1(one, prediction, "v2.0") for one in references))
+    if squads_normalisation(prediction):  # v1.1 has 0 where nothing is left of both, though they match exactly
+        assert scores.token_f1 == pytest.approx(max(squads_f1(one, prediction, "v1.1") for one in references))
+    assert scores.token_f1 >= scores.exact_match
 
 
 def test_texts_are_compared_as_squads_are() -> None:

@@ -61,6 +61,25 @@ def test_a_study_of_written_answers(prepare: Prepare, home: Home, tmp_path: Path
         predictor.predict([rows[0], {"text": " "}])
 
 
+def test_a_study_of_comments_is_scored_from_the_first_evaluation_on(prepare: Prepare, home: Home) -> None:
+    paths = prepare(
+        *SIZE, "task=comments", "task.max_new_tokens=6", "data.columns.prompt=text", "data.columns.answer=label"
+    )
+    tracker = MemoryTracker()
+    assert Session(paths, tracker, lambda: False).run() == {"status": "finished"}
+    names = {name + end for name in ("bleu", "chrf", "rouge_l") for end in ("", "_se")}
+    seen = view(home, "demo")
+    for trial in seen.trials:
+        assert [names <= set(point) for point in trial.curve] == [True] * 2
+        assert trial.value == max(point["rouge_l"] for point in trial.curve)
+    assert set(seen.attributes["baseline"]) == names
+    assert set(tracker.runs[BASELINE].metrics) >= {*names, *(f"test/{name}" for name in names)}
+    assert all(set(seen.attributes["test"][who]) == names for who in ("winner", "base", "majority"))
+    console = Console(record=True, width=140)
+    console.print(study_table(seen, check.load(paths)))
+    assert "Test rouge_l over 36 rows: winner" in console.export_text()
+
+
 def test_rows_that_were_cut_are_counted_and_cut_again_in_use(prepare: Prepare, home: Home, tmp_path: Path) -> None:
     paths = prepare("prompt.max_tokens=40", "data.long=cut_text_tail", "search.trials=1")
     assert Session(paths, MemoryTracker(), lambda: False).run() == {"status": "finished"}
