@@ -23,7 +23,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SweeperError(Exception):
@@ -41,11 +41,42 @@ class ConfigError(SweeperError):
 
 
 class DataError(SweeperError):
-    """A data file, row or label is not usable."""
+    """A data file, row or label is not usable.
+
+    Attributes:
+        code: what is wrong, as `sweeper data check` names it.
+        parts: the errors that this one is made of, where there is more than one.
+    """
+
+    code = "unreadable"
+    parts: tuple[DataError, ...] = ()
+
+    def __init__(self, message: str, code: str = code) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @classmethod
+    def joined(cls, errors: Sequence[DataError]) -> DataError:
+        """Several errors in one message; a single one as it is."""
+        if len(errors) == 1:
+            return errors[0]
+        made = cls(f"{len(errors)} problems with the rows:\n" + "\n".join(f"  - {error}" for error in errors))
+        made.parts = tuple(part for error in errors for part in error.parts or (error,))
+        return made
 
 
 class PromptError(SweeperError):
-    """A row cannot be rendered, masked or fitted into the token limit."""
+    """A row cannot be rendered, masked or fitted into the token limit.
+
+    Attributes:
+        code: what is wrong, as `sweeper data check` names it.
+    """
+
+    code = "prompt"
+
+    def __init__(self, message: str, code: str = code) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ModelError(SweeperError):

@@ -10,6 +10,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── changes.yaml          what later launches changed, an entry each
     ├── model.json            which base it is: a commit of the Hub, or what files a folder had
     ├── splits.json           which row is in which split, where the study cut them
+    ├── data.json             what the data doctor found in the rows, without their text
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
     ├── launcher.lock, worker.lock
@@ -161,6 +162,11 @@ class StudyPaths:
         return self.root / "splits.json"
 
     @property
+    def data(self) -> Path:
+        """What was found in the rows when the study began."""
+        return self.root / "data.json"
+
+    @property
     def code(self) -> Path:
         """A copy of the modules of the study's own task and metric."""
         return self.root / "code"
@@ -232,6 +238,7 @@ class StudyPaths:
             self.changes,
             self.model,
             self.splits,
+            self.data,
             self.code,
             self.tracking,
             self.events,

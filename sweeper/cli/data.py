@@ -14,11 +14,14 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.draft import study as drafts
 from sweeper.draft.columns import described
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, DataError
 from sweeper.paths import Home
-from sweeper.preflight.data import DataReport, check_data
+from sweeper.preflight.data.finding import Severity
+from sweeper.preflight.data.report import DataReport, Pieces, check_data
+from sweeper.quoting import name_of
 
 _FEW_LABELS = 20
+_USABLE = "every row can be trained on and scored"
 
 
 def init(
@@ -51,46 +54,80 @@ def init(
     click.echo(f"look at the rows: sweeper data check {option}\nsearch: sweeper launch {option}")
 
 
-def data_check(arguments: list[str], as_json: bool) -> None:
-    """Checks the rows of a study, or of a file as `sweeper init` would draft it."""
+def data_check(arguments: list[str], as_json: bool) -> int:
+    """Checks the rows of a study, or of a file as `sweeper init` would draft it.
+
+    Returns:
+        0, or 1 where something would stop a launch.
+    """
     home = Home.from_environment()
     if len(arguments) == 1 and "=" not in arguments[0] and not arguments[0].startswith("-"):
-        made = drafts.draft(Path(arguments[0]), None, {}, drafts.SMALL, None, None, home)
-        _show(check_data(drafts.composed(made), home, is_launched=False), as_json)
-    else:
-        compose.main(arguments, lambda config: _check(config, as_json))
+        return _show(_of_file(Path(arguments[0]), home), as_json)
+    reports: list[DataReport] = []
+    compose.main(arguments, lambda config: reports.append(check_data(config, _home_of(config))))
+    return _show(reports[0], as_json) if reports else 0  # --help, or --cfg job
 
 
-def _check(config: Config, as_json: bool) -> None:
-    home = Home(Path(config.store.home).expanduser().absolute())
-    _show(check_data(config, home), as_json)
+def _of_file(data: Path, home: Home) -> DataReport:
+    try:
+        made = drafts.draft(data, None, {}, drafts.SMALL, None, None, home)
+    except DataError as error:
+        if not data.exists():
+            raise
+        return DataReport.unread(drafts.name_of(data), error)
+    return check_data(drafts.composed(made), home, is_launched=False)
 
 
-def _show(report: DataReport, as_json: bool) -> None:
+def _home_of(config: Config) -> Home:
+    return Home(Path(config.store.home).expanduser().absolute())
+
+
+def _show(report: DataReport, as_json: bool) -> int:
+    errors = report.of(Severity.ERROR)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
-        return
+        return int(bool(errors))
     console = Console()
+    if report.splits:
+        console.print(_table(report))
+        click.echo("lengths in tokens, with the answer, or in validation and test with the room for one")
+    if report.labels:
+        counts = [f"{name_of(label)} {count:,}" for label, count in report.labels.items()]
+        more = f", … and {len(counts) - _FEW_LABELS} more" if len(counts) > _FEW_LABELS else ""
+        click.echo(f"{len(counts)} labels in training: {', '.join(counts[:_FEW_LABELS])}{more}")
+    if report.shown:
+        click.echo("\nthe first training row; the loss is on what stands between ⟦ and ⟧:")
+        console.print(_masked(report.shown), soft_wrap=True)
+    click.echo()
+    for finding in report.findings:
+        label = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}.get(finding.severity, "")
+        console.print(Text(f"{finding.severity}: ", style=label) + Text(str(finding)), soft_wrap=True, highlight=False)
+    warnings = ", ".join(
+        f"{len(found)} {word}{'s' if len(found) > 1 and severity is not Severity.ALLOWED else ''}"
+        for severity, word in ((Severity.WARNING, "warning"), (Severity.ALLOWED, "allowed"))
+        if (found := report.of(severity))
+    )
+    verdict = f"{len(errors)} error{'s' if len(errors) > 1 else ''} would stop a launch" if errors else _USABLE
+    click.echo(f"{report.study}: {verdict}, {warnings or 'no warnings'}")
+    return int(bool(errors))
+
+
+def _table(report: DataReport) -> Table:
     table = Table(title=f"rows of {report.study}", title_justify="left")
     for name in ("split", "rows", "cut", "dropped", "shortest", "median", "longest"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for split, found in report.splits.items():
         sizes = (found.shortest_tokens, found.median_tokens, found.longest_tokens)
-        table.add_row(split, f"{found.rows:,}", *map(str, (found.cut, found.dropped)), *(f"{size:,}" for size in sizes))
-    console.print(table)
-    click.echo("lengths in tokens, with the answer, or in validation and test with the room for one")
-    if report.labels:
-        counts = [f"{label} {count:,}" for label, count in report.labels.items()]
-        more = f", … and {len(counts) - _FEW_LABELS} more" if len(counts) > _FEW_LABELS else ""
-        click.echo(f"{len(counts)} labels in training: {', '.join(counts[:_FEW_LABELS])}{more}")
-    click.echo("\nthe first training row; the loss is on what stands between ⟦ and ⟧:")
+        cells = ["–" if size is None else f"{size:,}" for size in sizes]
+        table.add_row(split, f"{found.rows:,}", f"{found.cut:,}", f"{found.dropped:,}", *cells)
+    return table
+
+
+def _masked(pieces: Pieces) -> Text:
+    """A row as the model sees it: what the loss is on is bright and in brackets, what is only read is dim."""
     shown = Text()
-    for piece, is_supervised in report.shown:
-        shown.append(f"⟦{piece}⟧" if is_supervised else piece, style="bold green" if is_supervised else "")
-    console.print(shown, soft_wrap=True)
-    click.echo()
-    for line in report.warnings:
-        click.echo(f"warning: {line}")
-    count = len(report.warnings)
-    warnings = f"{count or 'no'} warning{'s' if count != 1 else ''}"
-    click.echo(f"{report.study}: every row can be trained on and scored, {warnings}")
+    for piece, is_supervised in pieces:
+        # What a terminal would take for a command is shown as such.
+        plain = "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in piece)
+        shown.append(f"⟦{plain}⟧" if is_supervised else plain, style="bold green" if is_supervised else "dim")
+    return shown

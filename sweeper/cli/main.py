@@ -431,14 +431,15 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.argument("arguments", metavar="FILE|study=STUDY [KEY=VALUE]...", nargs=-1, type=click.UNPROCESSED, required=True)
 @_plainly
-def data_check(as_json: bool, arguments: tuple[str, ...]) -> None:
+def data_check(as_json: bool, arguments: tuple[str, ...]) -> int:
     """Check the rows of a study as its launch will read them, or of a file as `sweeper init` would.
 
-    Says lengths, labels, repeated, contradicting and leaked rows, and shows the first row with its loss mask.
+    Says lengths and labels, everything that is wrong or doubtful, and shows the first row with its loss mask. The exit
+    code is 1 where something would stop a launch, unless data.allow=[CODE] names it.
     """
     from sweeper.cli.data import data_check as check
 
-    check(list(arguments), as_json)
+    return check(list(arguments), as_json)
 
 
 @main.command()

@@ -13,7 +13,7 @@ from sweeper.config import combinations, defaults, outside
 from sweeper.config.marks import key_of
 from sweeper.config.schema import BUNDLED, Config, ModelSection, RetentionSection, StudySection, TrainSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
-from sweeper.config.teaching import BUNDLED, KINDS, METRICS, CustomSection, DataSection, WrittenSection
+from sweeper.config.teaching import BUNDLED_SOURCES, KINDS, METRICS, CustomSection, DataSection, WrittenSection
 from sweeper.errors import ConfigError, StoreError, unknown
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.redaction import redacted, secret_keys
@@ -73,7 +73,7 @@ def _checked(values: dict[str, Any]) -> Config:
 def _cross_problems(config: Config) -> list[str]:
     """Problems of several values together."""
     problems = []
-    if config.data.source not in BUNDLED and not config.data.path:
+    if config.data.source not in BUNDLED_SOURCES and not config.data.path:
         problems.append(f"data.path: must be set where data.source is {config.data.source}, but it is null")
     shares = [share for share in (config.data.splits.validation, config.data.splits.test) if not isinstance(share, str)]
     if sum(shares) >= 1:

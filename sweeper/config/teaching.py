@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from sweeper.config.marks import Frozen
+from sweeper.errors import unknown
 
 
 class Section(BaseModel):
@@ -74,7 +75,24 @@ KINDS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
-BUNDLED = ("tickets", "docqa", "code-comments")  # sources that are made at run time, and need no path
+BUNDLED_SOURCES = ("tickets", "docqa", "code-comments")  # sources that are made at run time, and need no path
+# Errors that the data doctor finds in rows that could be trained on all the same.
+LIFTABLE = (
+    "contradictions",
+    "doubled-template",
+    "huge-row",
+    "leak-retention",
+    "leak-test",
+    "leak-validation",
+    "nul",
+    "template-missing",
+)
+
+
+def _liftable(value: str) -> str:
+    if value not in LIFTABLE:
+        raise ValueError(f"must name errors that may be allowed: {unknown('error', value, LIFTABLE)}")
+    return value
 
 
 class DataSection(Section):
@@ -87,6 +105,9 @@ class DataSection(Section):
     class_weight: Frozen[Literal["balanced"] | None]
     loss: Frozen[Literal["all", "last"]]
     long: Frozen[Literal["block", "cut_text_head", "cut_text_tail", "drop"]]
+    allow: Frozen[
+        list[Annotated[str, AfterValidator(_liftable)]]
+    ]  # with which findings a study was begun is part of it
 
 
 class ClassificationSection(Section):

@@ -80,7 +80,10 @@ class Chat:
         if tokenizer.eos_token is not None:
             specials.append(tokenizer.eos_token)
         elif not self.has_template:
-            raise PromptError("the tokenizer must have an end token (eos_token), or no answer could end, but has none")
+            raise PromptError(
+                "the tokenizer must have an end token (eos_token), or no answer could end, but has none",
+                code="no-end-of-turn",
+            )
         self.specials = list(dict.fromkeys(specials))
         probe = [{"role": "user", "content": "Is this a probe?"}, {"role": "assistant", "content": "It is."}]
         messages = self.opened(probe)
@@ -129,7 +132,7 @@ class Chat:
             PromptError: if the first token is there twice.
         """
         # A chat template writes its own first token; the instruction format leaves it to the tokenizer.
-        tokens = tuple(self.tokenizer(text, add_special_tokens=not self.has_template)["input_ids"])
+        tokens = tuple(self.tokenizer(text, add_special_tokens=not self.has_template, verbose=False)["input_ids"])
         self._check_begin(tokens)
         return tokens
 
@@ -230,7 +233,8 @@ class Chat:
             raise PromptError(
                 "the chat template must end an assistant's turn with a special token, or no answer would end, but "
                 f"behind the answer it writes {quoted(rest[:40], texts)}. Set a prompt.chat_template that writes "
-                "{{ eos_token }} there"
+                "{{ eos_token }} there",
+                code="no-end-of-turn",
             )
         return lead, max(found, key=len)
 
@@ -241,7 +245,9 @@ class Chat:
             PromptError: naming the token.
         """
         if found := [special for special in self.specials if special in text]:
-            raise PromptError(f"a text must not have special tokens of the model in it, but has {found[0]!r}")
+            raise PromptError(
+                f"a text must not have special tokens of the model in it, but has {found[0]!r}", code="doubled-template"
+            )
 
     def _check_contents(self, messages: Sequence[Message], text: str) -> None:
         for number, message in enumerate(messages, start=1):
@@ -261,7 +267,8 @@ class Chat:
             if len(tokens) > place and tokens[place] == first and tokens[place - 1] not in {self.end, last} - {first}:
                 raise PromptError(
                     f"the tokenizer's first token {self.tokenizer.bos_token!r} must be at the begin once, but is there "
-                    f"again as token {place + 1}; take it out of prompt.template or prompt.chat_template"
+                    f"again as token {place + 1}; take it out of prompt.template or prompt.chat_template",
+                    code="doubled-template",
                 )
 
 

@@ -111,7 +111,16 @@ def _text(raw: Mapping[str, Any], column: str) -> str:
     value = raw.get(column)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"`{column}` must be text, but got {kind_of(value)}")
-    return value
+    return _whole(value, f"`{column}`")
+
+
+def _whole(text: str, what: str) -> str:
+    """Refuses what JSON can write and no tokenizer reads, as of an emoji that was cut in half."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} must be Unicode, but has half of a character at {error.start + 1}") from None
+    return text
 
 
 def _label(raw: Mapping[str, Any], column: str) -> str:
@@ -139,7 +148,7 @@ def _checked_answers(value: Any, rule: str) -> tuple[str, ...]:
         or not all(isinstance(a, str) and a.strip() for a in answers)
     ):
         raise ValueError(f"{rule}, but got {kind_of(value)}")
-    return tuple(answers)
+    return tuple(_whole(answer, "an answer") for answer in answers)
 
 
 def read_messages(value: Any, what: str, least: int = 2) -> Messages:
@@ -161,7 +170,7 @@ def read_messages(value: Any, what: str, least: int = 2) -> Messages:
             raise ValueError(f"{where}: a system message must be the first, but is not")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"{where}: `content` must be text, but got {kind_of(content)}")
-        messages.append((role, content))
+        messages.append((role, _whole(content, f"{where}: `content`")))
     return tuple(messages)
 
 

@@ -6,7 +6,7 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
 from sweeper.data.rows import SPLITS, TaskData
 from sweeper.errors import DataError, PromptError
+from sweeper.quoting import name_of
 
 BLOCK, DROP = "block", "drop"
 Counts = dict[str, dict[str, int]]  # by split: rows, cut, dropped
@@ -57,14 +58,29 @@ def fit(rendered: Renderer | Conversations, data: TaskData, policy: str) -> Fitt
         kept[split] = _fitting(rendered, before, policy, is_scored=split != "train")
         cut = sum(now is not row for now, row in zip(kept[split], before, strict=False)) if policy != DROP else 0
         counts[split] = {"rows": len(before), "cut": cut, "dropped": len(before) - len(kept[split])}
-        if not kept[split]:
+    return Fitted(remaining(data, kept), counts)
+
+
+def remaining(data: TaskData, kept: Mapping[str, list[Row]]) -> TaskData:
+    """The data with the rows that are kept of each split.
+
+    Raises:
+        DataError: if a split or a label has no row left.
+    """
+    for split, found in kept.items():
+        if not found:
             raise DataError(
-                f"data.long=drop must leave rows in each split, but all {len(before)} of {split} are too long"
+                f"data.long=drop must leave rows in each split, but all {len(getattr(data, split))} of {split} are too "
+                "long",
+                code="long-rows",
             )
-    fitted = replace(data, **kept)
-    if gone := sorted(set(data.labels) - set(fitted.labels)):
-        raise DataError(f"data.long=drop must leave training rows of each label, but none of {', '.join(gone)} fits")
-    return Fitted(fitted, counts)
+    left = replace(data, **dict[str, Any](kept))
+    if gone := sorted(set(data.labels) - set(left.labels)):
+        raise DataError(
+            f"data.long=drop must leave training rows of each label, but none of {', '.join(map(name_of, gone))} fits",
+            code="long-rows",
+        )
+    return left
 
 
 def _fitting(rendered: Renderer | Conversations, rows: Sequence[Row], policy: str, is_scored: bool) -> list[Row]:
@@ -76,7 +92,7 @@ def _fitting(rendered: Renderer | Conversations, rows: Sequence[Row], policy: st
             elif policy != DROP:
                 found.append(shorten(rendered, row, policy, is_scored))
         except PromptError as error:
-            raise PromptError(f"{row.place}: {error}") from None
+            raise PromptError(f"{row.place}: {error}", error.code) from None
     return found
 
 
@@ -97,7 +113,8 @@ def shorten(rendered: Renderer | Conversations, row: Row, policy: str, is_scored
     if too_many < 2 or not fits(fitting):
         raise PromptError(
             f"a row must fit into prompt.max_tokens={limit} with its text cut, but its template, question and answer "
-            "alone take more. Raise prompt.max_tokens or set data.long=drop"
+            "alone take more. Raise prompt.max_tokens or set data.long=drop",
+            code="answer-cut",
         )
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2

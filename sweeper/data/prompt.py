@@ -48,7 +48,7 @@ class _RowRenderer:
             try:
                 rendered.append(render(row))
             except PromptError as error:
-                raise PromptError(f"{row.place}: {error}") from None
+                raise PromptError(f"{row.place}: {error}", error.code) from None
         return rendered
 
     def _body(self, text: str, columns: Mapping[str, Any]) -> str:
@@ -57,7 +57,10 @@ class _RowRenderer:
         body = self._template.render(text, columns)
         for special in self.chat.specials:
             if body.count(special) > self._template.source.count(special):
-                raise PromptError(f"a column must not have special tokens of the model in it, but one has {special!r}")
+                raise PromptError(
+                    f"a column must not have special tokens of the model in it, but one has {special!r}",
+                    code="doubled-template",
+                )
         return body
 
     def _check_lengths(self, rows: Sequence[Row], lengths: list[int]) -> None:
@@ -67,7 +70,8 @@ class _RowRenderer:
             length, place = max(long)
             raise PromptError(
                 f"each row must fit into prompt.max_tokens={limit}, but {len(long)} of {len(rows)} do not; the longest "
-                f"has {length} tokens ({place}). Raise prompt.max_tokens or shorten these rows"
+                f"has {length} tokens ({place}). Raise prompt.max_tokens or shorten these rows",
+                code="long-rows",
             )
 
 
@@ -178,6 +182,10 @@ class Conversations(_RowRenderer):
     def answer(self, tokens: Sequence[int]) -> str:
         """What was written, as text."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def answer_length(self, answer: str) -> int:
+        """The tokens of an answer, with the one that ends the turn."""
+        return len(self.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]) + 1
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
         """Tokenises training rows, with the first of their reference answers.

@@ -115,11 +115,15 @@ def load(
         CustomCodeError: if the user's task raises.
     """
     shares = splits.shares_of(section.splits)
-    found = {
-        split: _rows(files.read(section, split, getattr(section.splits, split)), section, split, own)
-        for split in SPLITS
-        if split not in shares
-    }
+    found, errors = {}, []
+    for split in SPLITS:
+        if split not in shares:
+            try:
+                found[split] = _rows(files.read(section, split, getattr(section.splits, split)), section, split, own)
+            except DataError as error:  # all splits are read, so that all is said at once
+                errors.append(error)
+    if errors:
+        raise DataError.joined(errors)
     if shares and kept is not None and kept.is_file():
         found |= splits.recall(found["train"], kept)
     elif shares:
@@ -146,7 +150,9 @@ def _rows(raw: list[files.Raw], section: DataSection, split: str, own: OwnTask |
         except ValueError as error:
             problems.append(f"{place}: {error}")
     if problems:
-        raise DataError(f"{len(problems)} rows of `{split}` are not usable:\n" + _listed(problems))
+        raise DataError(
+            f"{len(problems)} rows of `{split}` are not usable:\n" + _listed(problems), code="unusable-rows"
+        )
     return rows
 
 
@@ -154,16 +160,23 @@ def _check_labels(data: TaskData) -> None:
     labels = set(data.labels)
     if len(labels) < 2:
         raise DataError(
-            f"classification needs at least two labels, but the training split has only {_names(data.labels)}"
+            f"classification needs at least two labels, but the training split has only {_names(data.labels)}",
+            code="one-class",
         )
+    errors = []
     for split in ("validation", "test"):
         strange = [row for row in getattr(data, split) if row.label not in labels]
         if strange:
-            raise DataError(
-                f"each label of `{split}` must occur in the training split, but {len(strange)} rows have another:\n"
-                + _listed([f"{row.place}: `{name_of(row.label)}`" for row in strange])
-                + f"\nLabels of the training split: {_names(data.labels)}"
+            errors.append(
+                DataError(
+                    f"each label of `{split}` must occur in the training split, but {len(strange)} rows have another:\n"
+                    + _listed([f"{row.place}: `{name_of(row.label)}`" for row in strange])
+                    + f"\nLabels of the training split: {_names(data.labels)}",
+                    code="unknown-labels",
+                )
             )
+    if errors:
+        raise DataError.joined(errors)
 
 
 def _names(labels: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Cuts validation and test rows out of the training rows, once: the study keeps which row went where.
 
 Each label keeps its share in every split. Rows of one group stay together, so that nothing of a person, a document or
-a conversation is trained on and scored at the same time.
+a conversation is trained on and scored at the same time; without groups, those that ask the same do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.teaching import SplitsSection
+from sweeper.data.likeness import question_of
 from sweeper.data.row import Row
 from sweeper.errors import DataError
 from sweeper.paths import write_atomically
@@ -25,7 +26,8 @@ _SHOWN = 5
 def cut(rows: Sequence[Row], shares: Mapping[str, float], group: str | None, seed: int) -> dict[str, list[Row]]:
     """Cuts `shares` of the rows away from those that are trained on; rows keep their order.
 
-    Each unit (a row, or the rows of one group; large ones first) goes where its labels are still missing most.
+    Each unit (rows that ask the same, or those of one group; large ones first) goes where its labels are still missing
+    most.
 
     Raises:
         DataError: if a split would be empty.
@@ -33,7 +35,7 @@ def cut(rows: Sequence[Row], shares: Mapping[str, float], group: str | None, see
     wanted = {TRAIN: 1 - sum(shares.values()), **shares}
     units: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        units.setdefault(row.place if group is None else group_of(row, group), []).append(index)
+        units.setdefault(question_of(row) if group is None else group_of(row, group), []).append(index)
     order = list(units.values())
     random.Random(seed).shuffle(order)
     order.sort(key=len, reverse=True)
@@ -56,8 +58,9 @@ def cut(rows: Sequence[Row], shares: Mapping[str, float], group: str | None, see
         for label, count in labels.items():
             missing[split][label] -= count
     if empty := [split for split, indices in chosen.items() if not indices]:
+        units_name = "different rows" if group is None else "groups"
         raise DataError(
-            f"each split must have rows, but {len(order)} {'rows' if group is None else 'groups'} are too few to cut "
+            f"each split must have rows, but {len(order)} {units_name} are too few to cut "
             f"{', '.join(f'{share:.0%} for {split}' for split, share in shares.items())}: {', '.join(empty)} is empty"
         )
     return {split: [rows[index] for index in sorted(indices)] for split, indices in chosen.items()}
@@ -98,7 +101,8 @@ def check_groups(splits: Mapping[str, Sequence[Row]], group: str) -> None:
     if shared:
         raise DataError(
             f"a group of `{group}` must be in one split, but {len(shared)} are in two: "
-            f"{'; '.join(list(shared.values())[:_SHOWN])}{'; …' if len(shared) > _SHOWN else ''}"
+            f"{'; '.join(list(shared.values())[:_SHOWN])}{'; …' if len(shared) > _SHOWN else ''}",
+            code="shared-groups",
         )
 
 

@@ -71,6 +71,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             brought.keep(paths.code)
             for line in admit(config, paths, goes_on=False):
                 announce(f"note: {line}")
+            for line in _check_rows(config, data, paths):
+                announce(line)
         else:
             config = as_begun(config, paths)
             for line in resume(config, paths, before):
@@ -114,6 +116,13 @@ def held(paths: StudyPaths) -> Iterator[None]:
             )
         note(paths.holder)
         yield
+
+
+def _check_rows(config: Config, data: rows.TaskData, paths: StudyPaths) -> list[str]:
+    """What the data doctor says of a new study's rows; raises what stops its launch."""
+    from sweeper.preflight.data import report  # takes seconds to import, which a study that goes on does not need
+
+    return report.admit(config, data, paths)
 
 
 def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ The storage is told first, by the session; a recorder that is killed behind it c
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,10 +111,12 @@ class Recorder:
         if self.paths.changes.is_file():
             entries = yaml.safe_load(self.paths.changes.read_text(encoding="utf-8"))
             tags["sweeper.changes"] = "\n".join(map(_change, entries))[-MAX_TAG:]
+        if warnings := _data_warnings(self.paths):
+            tags["sweeper.data_warnings"] = warnings
         self.tracker.start(STUDY, self.config.study.name, {}, tags)
-        self.tracker.log_file(STUDY, self.paths.config)
-        if self.paths.changes.is_file():
-            self.tracker.log_file(STUDY, self.paths.changes)
+        for file in (self.paths.config, self.paths.changes, self.paths.data):
+            if file.is_file():
+                self.tracker.log_file(STUDY, file)
 
     def reconcile(self, trials: Sequence[TrialView]) -> None:
         """Catches runs and files up with what a killed worker had told the storage, and with its orphans."""
@@ -262,6 +265,15 @@ class Recorder:
                 self.tracker.drop_files(trial_key(trial.number), ADAPTER)  # first, for the folder says that it is due
                 shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)
         return kept
+
+
+def _data_warnings(paths: StudyPaths) -> str | None:
+    """What was found in the rows and did not stop the launch, by code: `near-duplicates 12, allowed leak-test 3`."""
+    if not paths.data.is_file():
+        return None
+    found = json.loads(paths.data.read_text(encoding="utf-8"))["findings"]
+    is_allowed = {True: "allowed ", False: ""}
+    return ", ".join(f"{is_allowed[one['severity'] == 'allowed']}{one['code']} {one['count']}" for one in found)
 
 
 def _change(entry: dict[str, Any]) -> str:

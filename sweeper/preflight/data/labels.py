@@ -1,0 +1,63 @@
+"""How the labels of a classification are spread, and which of them are doubtful."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from sweeper.config.schema import Config
+from sweeper.data.row import Row
+from sweeper.data.rows import TaskData
+from sweeper.preflight.data.finding import Finding
+from sweeper.preflight.data.suspects import suspects
+from sweeper.quoting import name_of
+
+_FEW = 5  # training rows of a label
+_UNEVEN = 3.0  # the commonest label, as a multiple of an even share
+_SHOWN = 3
+
+
+def findings(config: Config, data: TaskData) -> list[Finding]:
+    """What is to be known of the labels; nothing where answers are written."""
+    labelled = [row for row in data.train if not row.answers]
+    counts = Counter(row.label for row in labelled)
+    if not counts:
+        return []
+    found = []
+    rare = sorted(label for label, count in counts.items() if count < _FEW)
+    if rare:
+        message = f"{len(rare)} labels have fewer than {_FEW} training rows: {_names(rare)}"
+        found.append(Finding.warning("rare-labels", message, [row for row in labelled if row.label in rare]))
+    unscored = sorted(set(counts) - {row.label for row in data.validation})
+    if unscored:
+        message = f"{len(unscored)} labels have no validation row, so that no score knows of them: {_names(unscored)}"
+        found.append(Finding.warning("unscored-labels", message))
+    return [*found, *_imbalance(config, counts), *_doubtful(labelled)]
+
+
+def _imbalance(config: Config, counts: Counter[str]) -> list[Finding]:
+    [(label, most)] = counts.most_common(1)
+    is_met = config.data.class_weight == "balanced" or config.objective.metric_name == "macro_f1"
+    if most * len(counts) <= _UNEVEN * counts.total() or is_met:
+        return []
+    message = (
+        f"{most / counts.total():.0%} of the training rows are {name_of(label)}, which alone gets that accuracy; "
+        "objective.metric=macro_f1 or data.class_weight=balanced lets rare labels count"
+    )
+    return [Finding.warning("imbalance", message)]
+
+
+def _doubtful(rows: Sequence[Row]) -> list[Finding]:
+    looked_at, found = suspects(rows)
+    if not found:
+        return []
+    message = (
+        f"{len(found)} of {looked_at:,} training rows have a label that the words of the other rows speak against; "
+        "look whether it is right"
+    )
+    return [Finding.warning("suspect-labels", message, found)]
+
+
+def _names(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return ", ".join(map(name_of, labels[:_SHOWN])) + more
