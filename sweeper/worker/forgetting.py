@@ -52,7 +52,8 @@ def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | No
 
 def measure_base(bench: Workbench, paths: StudyPaths, search: Search, events: EventLog) -> None:
     """Scores the base on the suite, once in a study's life, and says what an adapter may lose."""
-    before = search.attributes.get(RETENTION)
+    attributes = search.attributes
+    before = attributes.get(RETENTION) if "baseline" in attributes else None  # what measured nothing binds to nothing
     if before is None:
         events.write("retention_started")
     now = hold_to_base(bench, paths, before)
@@ -101,7 +102,7 @@ class Finalists:
                 continue
             found = self._scored(bench, trial)
             if found["excess"] > 0:
-                self._exclude(trial, found)
+                self._exclude(bench, trial, found)
             else:
                 held.append(trial)
         return held
@@ -129,8 +130,10 @@ class Finalists:
         self._search.remember(FINALISTS, {**known, str(trial.number): found})
         return found
 
-    def _exclude(self, trial: TrialView, found: dict[str, float]) -> None:
-        why = f"retention in full: drop {found['drop']:.3f}, {found['excess']:.3f} above what is tolerated"
+    def _exclude(self, bench: Workbench, trial: TrialView, found: dict[str, float]) -> None:
+        assert bench.retention is not None
+        plain = {PREFIX + name: value for name, value in found.items()}
+        why = f"retention in full: {bench.retention.whole.loss_in_words(plain)}"
         alike = [other.number for other in self._search.views() if other.same_as == trial.number]
         excluded = self._search.attributes.get(EXCLUDED, {})
         self._search.remember(EXCLUDED, {**excluded, **{str(number): why for number in (trial.number, *alike)}})
