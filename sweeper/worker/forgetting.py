@@ -19,7 +19,7 @@ from sweeper.tracking.tracker import Tracker
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.workbench import Workbench
 
-RETENTION, EXCLUDED, FINALISTS = "retention", "excluded", "finalists"  # attributes of the study
+RETENTION, IN_FULL, EXCLUDED = "retention", "retention_in_full", "excluded"  # attributes of the study
 
 
 def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -85,31 +85,38 @@ class Finalists:
         self._tracker = tracker
         self._events = events
 
-    def choose(self, bench: Workbench, candidates: Sequence[TrialView], count: int) -> list[TrialView]:
-        """The first so many candidates that keep within the tolerance in full, the best first.
+    def choose(self, bench: Workbench, candidates: Sequence[TrialView], count: int) -> None:
+        """Sees that the first so many configurations keep within the tolerance in full.
 
-        One that does not is excluded from what the study may call its best, with all that have its result, and the
-        next moves up. A candidate without an adapter of its own cannot be scored, and is passed over.
+        A trial that does not is excluded from what the study may call its best, with all that have its result, and the
+        next moves up. So is one that moves up and has no adapter any more, for it cannot be scored.
+
+        Args:
+            candidates: the best first.
         """
         if bench.retention is None:
-            return list(candidates[:count])
+            return
         held: list[TrialView] = []
-        excluded = self._search.attributes.get(EXCLUDED, {})
         for trial in candidates:
             if len(held) == count:
-                break
-            if str(trial.number) in excluded or not self._paths.adapter(trial.number).is_dir():
+                return
+            is_excluded = str(trial.number) in self._search.attributes.get(EXCLUDED, {})
+            if is_excluded or any(trial.params == other.params for other in held):
+                continue
+            if not self._paths.adapter(trial.number).is_dir():
+                gone = "its adapter is deleted; store.keep_adapters keeps more"
+                self._exclude(trial, f"retention in full is not known: {gone}")
                 continue
             found = self._scored(bench, trial)
-            if found["excess"] > 0:
-                self._exclude(bench, trial, found)
-            else:
+            if found["excess"] <= 0:
                 held.append(trial)
-        return held
+                continue
+            plain = {PREFIX + name: value for name, value in found.items()}
+            self._exclude(trial, f"retention in full: {bench.retention.whole.loss_in_words(plain)}")
 
     def _scored(self, bench: Workbench, trial: TrialView) -> dict[str, float]:
         """A candidate's retention in full, measured once."""
-        known: dict[str, dict[str, float]] = self._search.attributes.get(FINALISTS, {})
+        known: dict[str, dict[str, float]] = self._search.attributes.get(IN_FULL, {})
         if (found := known.get(str(trial.number))) is not None:
             return found
         self._events.write("retention_full", number=trial.number)
@@ -127,13 +134,10 @@ class Finalists:
         self._tracker.log(
             trial_key(trial.number), {f"{PREFIX}full_{name}": value for name, value in plain.items()}, step=0
         )
-        self._search.remember(FINALISTS, {**known, str(trial.number): found})
+        self._search.remember(IN_FULL, {**known, str(trial.number): found})
         return found
 
-    def _exclude(self, bench: Workbench, trial: TrialView, found: dict[str, float]) -> None:
-        assert bench.retention is not None
-        plain = {PREFIX + name: value for name, value in found.items()}
-        why = f"retention in full: {bench.retention.whole.loss_in_words(plain)}"
+    def _exclude(self, trial: TrialView, why: str) -> None:
         alike = [other.number for other in self._search.views() if other.same_as == trial.number]
         excluded = self._search.attributes.get(EXCLUDED, {})
         self._search.remember(EXCLUDED, {**excluded, **{str(number): why for number in (trial.number, *alike)}})

@@ -114,6 +114,7 @@ class Session:
                 if self.is_stopping():
                     self._save(bench)
                     return self._suspend()
+                self._room.outlast(lambda: self.teller.measure_finalists(bench))
                 self._room.outlast(lambda: self.teller.finish(bench))
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost

@@ -21,7 +21,7 @@ from sweeper.search.study import Asked, Search
 from sweeper.search.views import StudyView, TrialView, ranked
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
-from sweeper.worker.forgetting import Finalists, base_metrics, measure_base
+from sweeper.worker.forgetting import EXCLUDED, Finalists, base_metrics, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Workbench
 
@@ -180,12 +180,20 @@ class Teller:
         kept = self.recorder.keep_best_adapters(self.search.views(), self.search.attributes.get("adapters", []))
         self.search.remember("adapters", kept)
 
+    def measure_finalists(self, bench: Workbench) -> None:
+        """Scores the best on the whole retention suite, and excludes those that have lost too much."""
+        finalists = Finalists(self.paths, self.config, self.search, self.recorder.tracker, self.events)
+        finalists.choose(bench, self._candidates(), self.config.store.keep_adapters)
+
+    def _candidates(self) -> list[TrialView]:
+        """The trials that may be the best, the best first."""
+        excluded = self.search.attributes.get(EXCLUDED, {})
+        return [trial for trial in ranked(self.search.views()) if str(trial.number) not in excluded]
+
     def finish(self, bench: Workbench) -> None:
         """Scores the winner and the base on the test split, once for each winner, and closes the study."""
         tracker = self.recorder.tracker
-        finalists = Finalists(self.paths, self.config, self.search, tracker, self.events)
-        candidates = finalists.choose(bench, ranked(self.search.views()), self.config.store.keep_adapters)
-        best = next(iter(candidates), None)
+        best = next(iter(self._candidates()), None)
         test = None
         if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
             test = self._test(bench, best)

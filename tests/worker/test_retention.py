@@ -129,21 +129,21 @@ def test_a_finalist_that_fails_in_full_is_excluded_and_the_next_moves_up(
         admit(pack, slot, state)
 
     session = Session(paths, MemoryTracker(), lambda: False)
-    choose = session.teller.finish
+    measure = session.teller.measure_finalists
 
-    def finish(bench: Any) -> None:
+    def measure_damaged(bench: Any) -> None:
         best = view(home, "demo").best
         assert best is not None
         finished.append(best.number)
-        choose(bench)
+        measure(bench)
 
     monkeypatch.setattr(Pack, "admit", damaged)
-    monkeypatch.setattr(session.teller, "finish", finish)
+    monkeypatch.setattr(session.teller, "measure_finalists", measure_damaged)
     assert session.run() == {"status": "finished"}
     attributes = view(home, "demo").attributes
     [first] = finished
     assert set(attributes["excluded"]) >= {str(first)}
     assert attributes["excluded"][str(first)].startswith("retention in full: a drop of ")
-    assert attributes["finalists"][str(first)]["excess"] > 0
+    assert attributes["retention_in_full"][str(first)]["excess"] > 0
     assert attributes["test"]["trial"] != first
-    assert attributes["finalists"][str(attributes["test"]["trial"])]["excess"] <= 0
+    assert attributes["retention_in_full"][str(attributes["test"]["trial"])]["excess"] <= 0
