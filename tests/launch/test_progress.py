@@ -129,6 +129,13 @@ def test_where_less_is_better_the_lowest_is_the_best_so_far() -> None:
     progress = Progress("demo", "cost", 16, is_minimized=True)
     assert progress.apply({"event": "baseline", "cost": 4.5}) == "untuned base: validation cost 4.500"
     for number, value in enumerate((2.0, 1.0, 3.0)):
-        ended = {"event": "trial_ended", "number": number, "name": "t", "state": "COMPLETE", "reason": None}
+        ended = {
+            "event": "trial_ended",
+            "number": number,
+            "name": "t",
+            "state": "COMPLETE",
+            "reason": None,
+            "violates": [],
+        }
         progress.apply({**ended, "value": value, "same_as": None})
     assert progress.best == (1.0, 1)
