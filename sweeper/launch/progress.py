@@ -14,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.launch.tables import plus_minus, score
+from sweeper.retention.measure import PREFIX
+
+DROP = f"{PREFIX}drop"
 
 
 @dataclass
@@ -86,9 +89,10 @@ class Progress:
                 self.phase = "evaluating"
             case "evaluation" if number in self.in_flight:  # not a late word of an earlier worker
                 self.in_flight[number].score = event[self.metric]
+                lost = f", retention drop {event[DROP]:+.3f}" if DROP in event else ""
                 return (
                     f"{self.in_flight[number].name}: validation {self.metric} {plus_minus(event, self.metric)} "
-                    f"after {event['examples']} examples"
+                    f"after {event['examples']} examples{lost}"
                 )
             case "trial_ended":
                 return self._end(event)
@@ -112,10 +116,13 @@ class Progress:
         state = event["state"]
         self.ended[state] = self.ended.get(state, 0) + 1
         value = event["value"]
-        if state == "COMPLETE" and value is not None and (self.best is None or self._is_better(value, self.best[0])):
+        may_be_best = state == "COMPLETE" and value is not None and not event["violates"]
+        if may_be_best and (self.best is None or self._is_better(value, self.best[0])):
             self.best = (value, event["number"])
         name = trial.name if trial else event["name"]
         reason = f" ({event['reason']})" if event["reason"] else ""
+        if state == "COMPLETE" and event["violates"]:
+            reason = f" (violates {', '.join(event['violates'])})"
         if event["same_as"] is not None:
             reason = f" (the same as trial {event['same_as']}, not trained again)"
         at = f" at {self.metric} {score(value)}" if value is not None else ""

@@ -136,7 +136,7 @@ def retention_json(study: StudyView) -> dict[str, Any] | None:
     return {
         **base,
         "violating": [trial.number for trial in study.trials if trial.constraints.get(CONSTRAINT, 0.0) > 0],
-        "finalists": study.attributes.get("finalists", {}),
+        "in_full": study.attributes.get("retention_in_full", {}),
         "excluded": study.excluded,
     }
 
@@ -145,7 +145,7 @@ def retention_line(study: StudyView, best: TrialView) -> str | None:
     """What the winner keeps of the base's abilities, and how many trials lost too much."""
     if (base := study.attributes.get("retention")) is None:
         return None
-    full = study.attributes.get("finalists", {}).get(str(best.number))
+    full = study.attributes.get("retention_in_full", {}).get(str(best.number))
     of_base, where = (base, "in full") if full else (base["sample"], "on the sample")
     own = {name: value for name, value in best.metrics.items() if name.startswith(PREFIX)}
     values = full or {name.removeprefix(PREFIX): value for name, value in own.items()}

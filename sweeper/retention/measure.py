@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,6 +156,7 @@ class Yardstick:
         """Whether an evaluation has certainly lost too much: by more than two standard errors."""
         return self.kind is not None and self.excess(values) > CERTAIN * values[f"{PREFIX}drop_se"]
 
-    def as_dict(self) -> dict[str, Any]:
-        """What the study remembers of it."""
-        return {"floor": self.floor, "tolerance": self.tolerance, **self.base.values()}
+    def loss_in_words(self, values: dict[str, float]) -> str:
+        """What an evaluation has lost, where something constrains."""
+        lost, error = values[f"{PREFIX}drop"], values[f"{PREFIX}drop_se"]
+        return f"a drop of {lost:.3f} ± {error:.3f} in {self.kind}, of which {self.tolerance:.3f} is tolerated"

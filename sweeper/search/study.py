@@ -101,7 +101,8 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         self._constraint_keys = sorted(constraint_keys)
         known = self.attributes.get("constraints")
-        if known is None:
+        has_begun = "baseline" in self.attributes or bool(self._study.get_trials(deepcopy=False))
+        if known is None or not has_begun:
             self.remember("constraints", self._constraint_keys)
         elif known != self._constraint_keys:
             raise ConfigError(

@@ -17,7 +17,7 @@ from sweeper.tracking.tracker import Tracker
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.workbench import Workbench
 
-RETENTION, FINALISTS = "retention", "finalists"  # attributes of the study
+RETENTION, IN_FULL = "retention", "retention_in_full"  # attributes of the study
 
 
 def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | No
 
 def measure_base(bench: Workbench, paths: StudyPaths, search: Search, events: EventLog) -> None:
     """Scores the base on the suite, once in a study's life, and says what an adapter may lose."""
-    before = search.attributes.get(RETENTION)
+    attributes = search.attributes
+    before = attributes.get(RETENTION) if "baseline" in attributes else None  # what measured nothing binds to nothing
     if before is None:
         events.write("retention_started")
     now = hold_to_base(bench, paths, before)
@@ -96,7 +97,7 @@ class Finalists:
     @property
     def _known(self) -> dict[int, dict[str, float]]:
         """What was found of those that have been scored."""
-        return {int(number): found for number, found in self._search.attributes.get(FINALISTS, {}).items()}
+        return {int(number): found for number, found in self._search.attributes.get(IN_FULL, {}).items()}
 
     def _look_at(self, bench: Workbench, trial: TrialView) -> None:
         if not self._paths.adapter(trial.number).is_dir():
@@ -116,9 +117,9 @@ class Finalists:
         logged = {f"{PREFIX}full_{name}": value for name, value in plain.items()}
         self._tracker.log(trial_key(trial.number), logged, step=0)
         known = {str(number): found for number, found in self._known.items()}
-        self._search.remember(FINALISTS, {**known, str(trial.number): {**plain, "excess": excess}})
+        self._search.remember(IN_FULL, {**known, str(trial.number): {**plain, "excess": excess}})
         if excess > 0:
-            self._exclude(trial, f"retention in full: drop {plain['drop']:.3f}, {excess:.3f} above what is tolerated")
+            self._exclude(trial, f"retention in full: {bench.retention.whole.loss_in_words(values)}")
 
     def _exclude(self, trial: TrialView, why: str) -> None:
         alike = [other.number for other in self._search.views() if other.same_as == trial.number]

@@ -39,7 +39,6 @@ from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
-from sweeper.worker.forgetting import Finalists
 from sweeper.worker.learning_curve import LearningCurves
 from sweeper.worker.memory import (
     MemoryLog,
@@ -134,10 +133,7 @@ class Session:
                 if self.is_stopping():
                     self._save(bench)
                     return self._suspend()
-                finalists = Finalists(self.paths, self.config, self.search, self.tracker, self.events)
-                # A winner and its runner-up, where nothing is confirmed.
-                count = self.config.confirmation.top or 2
-                self._room.outlast(lambda: finalists.hold(bench, count))
+                self._room.outlast(lambda: self.teller.measure_finalists(bench))
                 if not self._confirm(bench):
                     return self._suspend()
                 self._room.outlast(lambda: self.teller.finish(bench))
@@ -348,14 +344,15 @@ class Session:
             self._conclude(slot, partial(self.teller.prune, slot, Reason.PRUNER))
         elif slot.is_finished:
             self._conclude(slot, partial(self.teller.complete, bench, slot))
-        elif self._is_wrecked(bench, slot):
-            self._conclude(slot, partial(self.teller.prune, slot, Reason.WRECKED))
+        elif (why := self._why_wrecked(bench, slot)) is not None:
+            self._conclude(slot, partial(self.teller.prune, slot, Reason.WRECKED, why))
 
-    def _is_wrecked(self, bench: Workbench, slot: Slot) -> bool:
-        """Whether a trial is to end because it has certainly lost too much of the base's abilities."""
+    def _why_wrecked(self, bench: Workbench, slot: Slot) -> str | None:
+        """What a trial has lost, where that is certainly too much of the base's abilities and is to end it."""
         if bench.retention is None or not self.config.retention.stop_wrecked:
-            return False
-        return bench.retention.sampled.is_wrecked(slot.evaluations[-1])
+            return None
+        yardstick, values = bench.retention.sampled, slot.evaluations[-1]
+        return yardstick.loss_in_words(values) if yardstick.is_wrecked(values) else None
 
     def _conclude(self, slot: Slot, verdict: Callable[[], None]) -> None:
         """Takes a trial out of the pack; its verdict is carried out when its turn comes."""

@@ -22,7 +22,7 @@ from sweeper.search.views import HELD_BACK, TrialView
 from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
-from sweeper.worker.forgetting import base_metrics, measure_base
+from sweeper.worker.forgetting import Finalists, base_metrics, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Scored, Split, Workbench
 
@@ -186,6 +186,12 @@ class Teller:
     def keep_best_adapters(self) -> None:
         kept = self.recorder.keep_best_adapters(self.search.seen(), self.search.attributes.get("adapters", []))
         self.search.remember("adapters", kept)
+
+    def measure_finalists(self, bench: Workbench) -> None:
+        """Scores the best on the whole retention suite, and excludes those that have lost too much."""
+        finalists = Finalists(self.paths, self.config, self.search, self.recorder.tracker, self.events)
+        # A winner and its runner-up, where nothing is confirmed.
+        finalists.hold(bench, self.config.confirmation.top or 2)
 
     def finish(self, bench: Workbench) -> None:
         """Scores winner, runner-up and base on the test split, once for each winner, and closes the study."""

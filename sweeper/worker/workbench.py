@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from sweeper.config.schema import Config, ModelSection
-from sweeper.config.teaching import ObjectiveSection
 from sweeper.custom import own
 from sweeper.custom.own import Own
 from sweeper.data import held_back, long, rows
@@ -131,7 +130,7 @@ class Workbench:
         for slot, one, lost in zip(slots, scored, retained, strict=True):
             values = {**one.scores.as_dict(), **lost}
             best = slot.evaluations[slot.best_evaluation] if slot.best_evaluation is not None else None
-            is_better = best is None or self._is_better(values, best, config.objective)
+            is_better = best is None or self._is_better(values, best, config)
             found.append((slot, values, self.pack.weights(slot) if is_better else None, one.predictions))
         for slot, values, weights, predictions in found:
             slot.evaluations.append(values)
@@ -139,15 +138,16 @@ class Workbench:
                 slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, weights
                 slot.best_predictions = predictions
 
-    def _is_better(self, values: dict[str, float], best: dict[str, float], objective: ObjectiveSection) -> bool:
+    def _is_better(self, values: dict[str, float], best: dict[str, float], config: Config) -> bool:
         """Whether an evaluation takes the place of the best one so far."""
-        if objective.value == "last":
+        if config.objective.value == "last":
             return True
         if self.retention is not None:
             is_within, was_within = (self.retention.sampled.excess(each) <= 0 for each in (values, best))
             if is_within != was_within:
                 return is_within
-        return objective.is_better(values[objective.metric_name], best[objective.metric_name])
+        metric = config.objective.metric_name
+        return config.objective.is_better(values[metric], best[metric])
 
     @contextmanager
     def alone(self, params: TrialParams, weights: AdapterState) -> Iterator[None]:

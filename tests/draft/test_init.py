@@ -31,6 +31,8 @@ SMALL = [
     "evaluation.count=2",
     "evaluation.rows=8",
     "search.trials=2",
+    "retention.choices=null",
+    "retention.passages=null",
     "engine.slots=2",
 ]
 README = Path(__file__).parents[2] / "README.md"

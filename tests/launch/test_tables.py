@@ -111,7 +111,7 @@ def test_what_the_winner_keeps_of_the_base_is_said(composed: Callable[..., Confi
     assert "Retention on the sample: perplexity 12 (base 10), drop +0.167 ± 0.020" in said
     assert "in perplexity, tolerated 0.500; 1 trial lost more" in said
     assert study_json(seen, config)["retention"]["violating"] == [2]
-    full = {"finalists": {"1": {"perplexity": 13.0, "drop": 0.154, "drop_se": 0.01}}, "excluded": {"7": "why"}}
+    full = {"retention_in_full": {"1": {"perplexity": 13.0, "drop": 0.154, "drop_se": 0.01}}, "excluded": {"7": "why"}}
     whole = StudyView("demo", trials, {**seen.attributes, **full})
     said = " ".join(text(answer(whole, config)).split())
     assert "Retention in full: perplexity 13 (base 11), drop +0.154 ± 0.010 in perplexity, tolerated 0.300" in said

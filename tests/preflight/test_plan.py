@@ -27,6 +27,7 @@ from sweeper.preflight.case import ModelShape
 from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, target_choices
 from sweeper.preflight.plan import ROWS, Cell, Plan, model_config, plan
 from sweeper.preflight.predictor import fitted
+from sweeper.retention.watch import Watch
 from sweeper.units import GIB, MIB
 from tests.conftest import share_formulas
 
@@ -57,10 +58,12 @@ def workers(composed: Compose, store: Home) -> Callable[..., MemoryForecast]:
     def make(*overrides: str, study: str = "demo") -> MemoryForecast:
         config = composed(f"study={study}", *overrides)
         data = rows.of(config)
-        rendered = Renderer(load_tokenizer(config.model, store), config.prompt, data.labels)
+        tokenizer = load_tokenizer(config.model, store)
+        rendered = Renderer(tokenizer, config.prompt, data.labels)
         selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
         prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
-        lengths = Lengths.of(rendered.examples(data.train), prompts)
+        retention = Watch(config.retention, tokenizer).full.longest
+        lengths = Lengths.of(rendered.examples(data.train), prompts, retention=retention)
         shape = ModelShape(model_config(config, store), "float32", "nf4", target_choices(config))
         formula = fitted(shape, extent(config, lengths), store.memory)
         budget_bytes = int((config.memory.budget_gib or 1) * GIB)

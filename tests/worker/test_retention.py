@@ -92,6 +92,7 @@ def test_a_trial_that_has_wrecked_the_base_is_stopped_and_found_again(
     assert (wild.state, wild.reason) == ("PRUNED", "wrecked")
     assert 0 < len(wild.evaluations) < 4
     assert wild.constraints["retention"] > 0
+    assert wild.detail.startswith("a drop of 0.")
     assert tracker.runs[trial_key(wild.number)].tags["sweeper.reason"] == "wrecked"
     again = rerun(home, "demo", wild.number, is_alone=False, announce=lambda _: None)
     assert again.is_same
@@ -128,21 +129,21 @@ def test_a_finalist_that_fails_in_full_is_excluded_and_the_next_moves_up(
         admit(pack, slot, state)
 
     session = Session(paths, MemoryTracker(), lambda: False)
-    choose = session.teller.finish
+    measure = session.teller.measure_finalists
 
-    def finish(bench: Any) -> None:
+    def measure_damaged(bench: Any) -> None:
         best = view(home, "demo").best
         assert best is not None
         finished.append(best.number)
-        choose(bench)
+        measure(bench)
 
     monkeypatch.setattr(Pack, "admit", damaged)
-    monkeypatch.setattr(session.teller, "finish", finish)
+    monkeypatch.setattr(session.teller, "measure_finalists", measure_damaged)
     assert session.run() == {"status": "finished"}
     attributes = view(home, "demo").attributes
     [first] = finished
     assert set(attributes["excluded"]) >= {str(first)}
-    assert attributes["excluded"][str(first)].startswith("retention in full: drop ")
-    assert attributes["finalists"][str(first)]["excess"] > 0
+    assert attributes["excluded"][str(first)].startswith("retention in full: a drop of ")
+    assert attributes["retention_in_full"][str(first)]["excess"] > 0
     assert attributes["test"]["trial"] != first
-    assert attributes["finalists"][str(attributes["test"]["trial"])]["excess"] <= 0
+    assert attributes["retention_in_full"][str(attributes["test"]["trial"])]["excess"] <= 0
