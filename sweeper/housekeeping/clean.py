@@ -177,8 +177,8 @@ class Cleaner:
 
             return forget
 
-        count = max(config.store.keep_adapters, config.confirmation.top)
-        why = f"not of the best {config.store.keep_adapters} (store.keep_adapters)"
+        count = config.store.keep_adapters
+        why = f"not of the best {count} (store.keep_adapters)"
         for number in _trial_folders(paths):
             if number not in kept and number not in untold and paths.adapter(number).is_dir():
                 words = why if number in told else "of no trial"

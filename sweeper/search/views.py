@@ -267,15 +267,16 @@ def is_finished(study: StudyView, config: Config) -> bool:
 def kept_adapters(study: StudyView, paths: StudyPaths, config: Config) -> list[int]:
     """The trials whose adapters are to stay, of those that have theirs on the disk.
 
-    These are the best `store.keep_adapters` and the winner; before the winner has been scored on the test split, also
-    those that may be confirmed, and be its runner-up.
+    These are the best `store.keep_adapters` and the winner; in a study that is to be confirmed also all that may be,
+    until the winner has been scored on the test split.
     """
     here = [trial for trial in study.ranked if paths.adapter(trial.number).is_dir()]
     best = study.best
     wanted = {trial.number for trial in here[: config.store.keep_adapters]}
     if best is not None:
         wanted.add(best.number)
-        if study.attributes.get("test", {}).get("trial") != best.number:
+        is_tested = study.attributes.get("test", {}).get("trial") == best.number
+        if study.attributes.get(HELD_BACK, 0) > 0 and not is_tested:
             wanted |= {trial.number for trial in study.finalists(config.confirmation.top)}
     return [trial.number for trial in here if trial.number in wanted]
 

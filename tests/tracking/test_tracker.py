@@ -53,6 +53,10 @@ def test_states_follow_a_trial_through_an_interruption(reopen: Callable[[], Trac
     tracker.start(STUDY, "study", {}, {})
     tracker.start(TRIAL, "t03", {"rank": 8}, {"sweeper.state": "RUNNING"})
     assert tracker.states() == {**expected, STUDY: RunState.RUNNING, TRIAL: RunState.RUNNING}
+    side = RunKey(RunKind.CONFIRMATION, 3)  # of the same number, and another run
+    tracker.start(side, "confirm t00 seed 3", {}, {})
+    tracker.end(side, RunState.FINISHED, {})
+    assert reopen().states() == {**tracker.states(), side: RunState.FINISHED, TRIAL: RunState.RUNNING}
     for state in (RunState.FINISHED, RunState.KILLED, RunState.FAILED):
         tracker.end(TRIAL, state, {})
         assert tracker.states()[TRIAL] is state
