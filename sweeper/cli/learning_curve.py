@@ -25,8 +25,8 @@ def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_js
         click.echo(json.dumps({"study": study, **found.as_dict(), "picture": str(picture)}, indent=2))
         return 0
     whose = f"trial {found.trial}" if found.trial is not None else "the start of the search"
-    seeds = f", {len(found.seeds)} seeds each" if len(found.seeds) > 1 else ""
-    click.echo(f"{study}, {whose}, on parts of the training rows: {found.examples:,} examples for each{seeds}")
+    of_each = f", {len(found.seeds)} seeds each" if len(found.seeds) > 1 else ""
+    click.echo(f"{study}, {whose}, on parts of the training rows: {found.examples:,} examples for each{of_each}")
     Console().print(_table(found))
     for sentence in found.sentences():
         click.echo(sentence)
