@@ -46,6 +46,7 @@ SHORT = [
     "evaluation.rows=24",
     "search.trials=3",
     "engine.slots=2",
+    "confirmation.top=0",
 ]
 
 

@@ -19,6 +19,8 @@ from sweeper.paths import Home
 from sweeper.redaction import redacted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweeper.config.schema import Config
     from sweeper.search.views import StudyView
 
@@ -118,11 +120,14 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
 
     from sweeper.config import check
     from sweeper.launch.tables import study_table
+    from sweeper.launch.verdict import advice
     from sweeper.search.views import view
 
     console = Console()
     if is_finished:
-        console.print(study_table(view(home, name), check.load(home.study(name))))
+        seen, config = view(home, name), check.load(home.study(name))
+        console.print(study_table(seen, config))
+        _print_steps(console, advice(seen, config, home.study(name)))
     variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
     then = (
         [("look at the runs", "sweeper ui"), ("export the winner", f"sweeper export {name} --to DIR")]
@@ -131,6 +136,11 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
     )
     for purpose, command in then:
         console.print(f"{purpose}: {variable if command.startswith('sweeper') else ''}{command}", highlight=False)
+
+
+def _print_steps(console: Console, steps: list[str]) -> None:
+    if steps:
+        console.print("What to try next:", *(f"- {step}" for step in steps), sep="\n", highlight=False, markup=False)
 
 
 def _read(study: str) -> tuple[StudyView, Config]:
@@ -186,28 +196,39 @@ def status(study: str, as_json: bool) -> None:
 @main.command()
 @click.argument("study")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--force", is_flag=True, help="Exit with 0 even if the winner is nothing to use.")
 @_plainly
-def best(study: str, as_json: bool) -> None:
-    """Show a study's best trial and what it scored."""
+def best(study: str, as_json: bool, force: bool) -> int:
+    """Show a study's best trial and what it scored.
+
+    The exit code is 1 where there is nothing to use: no trial keeps to the constraints, or the winner cannot be told
+    from the untuned base.
+    """
     from rich.console import Console
 
-    from sweeper.errors import StoreError
     from sweeper.launch.tables import answer, trial_json
+    from sweeper.launch.verdict import advice
+    from sweeper.search.advice import shortfall
 
     seen, config = _read(study)
-    if seen.best is None:
-        raise StoreError(
-            f"study {study!r} has no complete trial yet ({seen.summary()}); `sweeper status {study}` shows all"
-        )
+    problem = shortfall(seen, config)
+    steps = advice(seen, config, Home.from_environment().study(study))
     if as_json:
         extra = {
             "baseline": seen.attributes.get("baseline"),
+            "confirmation": seen.confirmation,
             "test": seen.attributes.get("test"),
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
+            "shortfall": problem,
+            "next": steps,
         }
-        click.echo(json.dumps({"study": study, **trial_json(seen.best), **extra}, indent=2))
+        found = trial_json(seen.best) if seen.best is not None else {"number": None}
+        click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
     else:
-        Console().print(answer(seen, config))
+        console = Console()
+        console.print(answer(seen, config))
+        _print_steps(console, steps)
+    return 1 if problem is not None and not force else 0
 
 
 @main.command()
@@ -309,7 +330,9 @@ def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_
 @click.argument("study")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--trial", "number", type=int, help="Another trial than the best.")
-@click.option("--force", is_flag=True, help="Replace the folder if it is there.")
+@click.option(
+    "--force", is_flag=True, help="Replace the folder if it is there; export the best though it is nothing to use."
+)
 @_plainly
 def export(study: str, folder: Path, number: int | None, force: bool) -> None:
     """Export the best adapter as a PEFT folder."""

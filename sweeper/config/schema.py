@@ -35,6 +35,7 @@ from sweeper.trial import (
     WeightDecay,
 )
 
+MOST_SEEDS = 50  # that a configuration is confirmed on
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
@@ -105,6 +106,12 @@ class TrainSection(Section):
 class EvaluationSection(Section):
     count: Frozen[Annotated[int, Field(ge=1, le=100_000)]]
     rows: Frozen[Annotated[int, Field(ge=1)] | None]
+
+
+class ConfirmationSection(Section):
+    top: Frozen[Annotated[int, Field(ge=0, le=20)]]
+    seeds: Frozen[Annotated[int, Field(ge=1, le=MOST_SEEDS)]]
+    share: Frozen[Annotated[float, Field(gt=0, lt=1)]]
 
 
 class SearchSection(Section):
@@ -258,6 +265,7 @@ class Config(Section):
     evaluation: EvaluationSection
     objective: ObjectiveSection
     search: SearchSection
+    confirmation: ConfirmationSection
     sampler: SamplerSection
     pruner: PrunerSection
     preflight: PreflightSection

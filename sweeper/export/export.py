@@ -12,6 +12,7 @@ from typing import Any
 
 from sweeper import __version__
 from sweeper.config import check
+from sweeper.config.schema import Config
 from sweeper.config.teaching import CustomSection
 from sweeper.custom import own
 from sweeper.custom.sources import Sources
@@ -20,6 +21,7 @@ from sweeper.models import origin
 from sweeper.paths import Home, write_atomically
 from sweeper.preflight import disk
 from sweeper.preflight.disk import Need
+from sweeper.search.advice import shortfall
 from sweeper.search.views import StudyView, TrialView, view
 from sweeper.units import MIB
 
@@ -41,13 +43,13 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
 
     Raises:
         ModelError: if the base is not the one that the study was begun with.
-        ExportError: if there is nothing to export, or `folder` exists and `force` is not set.
+        ExportError: if there is nothing to export, or without `force`: if `folder` exists, or the best is of no use.
         StoreError: if there is no room for it.
     """
     seen = view(home, study)
     paths = home.study(study)
     config = check.load(paths)
-    trial = _chosen(seen, number)
+    trial = _chosen(seen, number) if number is not None else _best(seen, config, force)
     adapter = paths.adapter(trial.number)
     if not adapter.is_dir():
         kept = ", ".join(map(str, seen.attributes.get("adapters", []))) or "none"
@@ -92,11 +94,22 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     return manifest
 
 
-def _chosen(seen: StudyView, number: int | None) -> TrialView:
-    if number is None:
-        if seen.best is None:
-            raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}")
-        return seen.best
+def _best(seen: StudyView, config: Config, force: bool) -> TrialView:
+    """The winner; where there is none, `force` takes the best of those that break a constraint."""
+    problem = shortfall(seen, config)
+    if problem is not None and not force:
+        raise ExportError(
+            f"what is exported must be of use: {problem} `sweeper best {seen.name}` says what to try next; --force "
+            "exports the best there is all the same"
+        )
+    complete = [trial for trial in seen.trials if trial.merit is not None and trial.same_as is None]
+    best = seen.best or max(complete, key=lambda trial: trial.merit or 0.0, default=None)
+    if best is None:
+        raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}")
+    return best
+
+
+def _chosen(seen: StudyView, number: int) -> TrialView:
     found = [trial for trial in seen.trials if trial.number == number]
     if not found:
         raise ExportError(f"{seen.name!r} has the trials 0 to {len(seen.trials) - 1}, but not {number}")

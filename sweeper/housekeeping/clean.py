@@ -25,7 +25,7 @@ from sweeper.housekeeping.listing import names, optuna_store, size_bytes
 from sweeper.housekeeping.removal import children, is_aside, link_in, remove, whole_name
 from sweeper.paths import Home, StudyPaths, is_valid_name
 from sweeper.search.running import idle, refuse_if_running, running
-from sweeper.search.views import StudyView, kept_adapters, ranked, read
+from sweeper.search.views import StudyView, kept_adapters, read
 from sweeper.tracking.mlflow_cleaning import RUN_ID, Experiment, MlflowStore
 
 
@@ -157,14 +157,14 @@ class Cleaner:
 
     def _adapters(self, paths: StudyPaths, seen: StudyView) -> Iterator[Item]:
         try:
-            count = check.load(paths).store.keep_adapters
+            config = check.load(paths)
         except SweeperError as error:
             reason = " ".join(str(error).split())
             self._result.notes.append(
                 f"the adapters of {paths.name} are left alone, for want of its settings: {reason}"
             )
             return
-        kept = kept_adapters(seen.trials, paths, count)
+        kept = kept_adapters(seen, paths, config)
         told = {trial.number for trial in seen.trials if trial.is_told}
         untold = {trial.number for trial in seen.trials} - told  # one that is not told yet may be about to be
 
@@ -177,13 +177,14 @@ class Cleaner:
 
             return forget
 
-        why = f"not of the best {count} (store.keep_adapters)"
+        count = max(config.store.keep_adapters, config.confirmation.top)
+        why = f"not of the best {config.store.keep_adapters} (store.keep_adapters)"
         for number in _trial_folders(paths):
             if number not in kept and number not in untold and paths.adapter(number).is_dir():
                 words = why if number in told else "of no trial"
                 yield Item(Kind.ADAPTERS, paths.adapter(number), words, before=gone(number))
         # MLflow may have the last copy of one of the best, where that on the disk is lost.
-        best = [trial.number for trial in ranked(seen.trials)][:count]
+        best = [trial.number for trial in seen.ranked][:count]
         experiment = self._mlflow.experiments.get(paths.name) if self._mlflow is not None else None
         for run in experiment.runs if experiment is not None else ():
             copy = self._home.artifacts / paths.name / run.run_id / "artifacts" / _ADAPTER

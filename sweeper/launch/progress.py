@@ -59,6 +59,13 @@ class Progress:
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 self.phase = "training"
                 return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
+            case "confirming":
+                named = ", ".join(map(str, event["numbers"]))
+                self.phase = f"confirming trials {named} on {event['seeds']} fresh seeds"
+                return self.phase
+            case "confirmed":
+                ties = f", tied with {', '.join(map(str, event['tied']))}" if event["tied"] else ""
+                return f"confirmed: trial {number}{ties}"
             case "side_started":
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.schema import Config
+from sweeper.search.advice import shortfall
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
 
@@ -83,6 +84,8 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
             state += f" (as {trial.same_as})"
         if not trial.is_feasible and trial.reason != Reason.INFEASIBLE:
             state += " (infeasible)"
+        if trial.number in study.excluded:
+            state += " (excluded)"
         value = plus_minus(trial.metrics, config.objective.metric_name) if trial.value is not None else "–"
         course = " ".join(f"{score:.2f}" for score in trial.evaluations) or "–"
         seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
@@ -97,32 +100,79 @@ def answer(study: StudyView, config: Config) -> RenderableType:
     best = study.best
     metric = config.objective.metric_name
     if best is None:
-        return Text("No trial is complete yet, so there is no winner.")
+        return Text(shortfall(study, config) or "")
     params = ", ".join(f"{name} {_number(value)}" for name, value in best.params.items())
     lines = [f"Best: trial {best.number} ({params}), validation {metric} {plus_minus(best.metrics, metric)}"]
     baseline = study.attributes.get("baseline")
     if baseline:
         lines[0] += f"; untuned base {plus_minus(baseline, metric)}"
     ties = study.ties(metric)
-    if ties:
+    if study.confirmation is not None:
+        lines += _confirmed(study.confirmation)
+    elif ties:
         named = ", ".join(str(trial.number) for trial in ties[:MAX_TIES]) + (", …" if len(ties) > MAX_TIES else "")
         lines.append(
             f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
             "These rows cannot tell which is best."
         )
-    test = study.attributes.get("test")
-    if test and test["trial"] == best.number:
-        trivial = "majority class" if config.task.name == "classification" else "most common answer"
-        winner, base, majority = (plus_minus(test[who], metric) for who in ("winner", "base", "majority"))
-        lines.append(
-            f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, {trivial} {majority}"
-        )
+    lines += _tested(study, config)
     if curve := study.attributes.get("learning_curve"):
         whose = f"trial {curve['trial']}" if curve["trial"] is not None else "the start of the search"
         lines.append(f"Learning curve of {whose}: {curve['sentences'][0]}")
+    if line := shortfall(study, config):
+        lines.append(line)
     if line := memory_line(study):
         lines.append(line)
     return Text("\n".join(lines))
+
+
+def _confirmed(found: dict[str, Any]) -> list[str]:
+    """Whether the choice among the best is a winner or a tie, and what each scored."""
+    seeds, rows, metric = len(found["seeds"]), found["rows"], found["metric"]
+    words = []
+    for one in found["candidates"]:
+        mean = "none" if one["mean"] is None else score(one["mean"])
+        spread = f" ± {score(one['spread'])}" if one["spread"] is not None else ""
+        failed = f" ({', '.join(one['failures'])})" if one["failures"] else ""
+        words.append(f"trial {one['trial']} {mean}{spread}{failed}")
+    lines = [
+        f"Confirmed on {seeds} fresh seed{'s' if seeds != 1 else ''} and {rows} validation rows that the search did "
+        f"not score: {metric} {', '.join(words)}{' (± over seeds)' if seeds > 1 else ''}"
+    ]
+    if found["tied"]:
+        named = ", ".join(map(str, found["tied"]))
+        trials = f"trial{'s' if len(found['tied']) > 1 else ''} {named}"
+        lines.append(f"A tie: these rows and seeds cannot tell it from {trials}; it is the cheapest of them.")
+    elif found["versus"]:
+        nearest = min(found["versus"], key=lambda one: one["low"])
+        lines.append(
+            f"The winner: better than trial {nearest['trial']} by {score(nearest['difference'])} "
+            f"(95 %: {score(nearest['low'])} to {score(nearest['high'])}), with a probability of "
+            f"{nearest['probability']:.1%}."
+        )
+    return lines
+
+
+def _tested(study: StudyView, config: Config) -> list[str]:
+    """What the test split says of winner, runner-up, base and the trivial answer; nothing before it was scored."""
+    test, metric = study.attributes.get("test"), config.objective.metric_name
+    if not test or study.best is None or test["trial"] != study.best.number:
+        return []
+    trivial = "majority class" if config.task.name == "classification" else "most common answer"
+    winner, base, majority = (plus_minus(test[who], metric) for who in ("winner", "base", "majority"))
+    second = ""
+    if runner_up := test.get("runner_up"):
+        second = f"runner-up (trial {runner_up['trial']}) {plus_minus(runner_up['scores'], metric)}, "
+    lines = [
+        f"Test {metric} over {test['rows']} rows: winner {winner}, {second}untuned base {base}, {trivial} {majority}"
+    ]
+    if "optimism" in test:
+        word = "better" if test["optimism"] >= 0 else "worse"
+        lines.append(
+            f"Optimism of the search: its best validation {metric} is {score(abs(test['optimism']))} {word} than what "
+            "the same adapter has on the test split."
+        )
+    return lines
 
 
 def memory_line(study: StudyView) -> str | None:

@@ -255,7 +255,9 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
     rendered = renderer(config, load_tokenizer(config.model, home), data.labels)
     data = long.fit(rendered, data, config.data.long).data
     examples = rendered.examples(data.train)
-    selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)  # as a worker does
+    selected = data.validation  # as a worker does: what the search does not score is for confirmation
+    if config.confirmation.top == 0:
+        selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
     room = config.task.max_new_tokens if isinstance(config.task, WrittenSection) else None
     return Lengths.of(examples, prompts, room), True

@@ -30,7 +30,7 @@ from sweeper.redaction import redacted
 from sweeper.search.leases import Holder, Leases, renewing
 from sweeper.search.pruners import pruner, should_prune
 from sweeper.search.samplers import distributions, sampler
-from sweeper.search.views import TOLD, TrialView, configurations, is_at_total, open_storage, views_of
+from sweeper.search.views import TOLD, StudyView, TrialView, configurations, is_at_total, open_storage, views_of
 from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
@@ -134,6 +134,10 @@ class Search:
     def views(self) -> list[TrialView]:
         """All trials, for display."""
         return views_of(self._study)
+
+    def seen(self) -> StudyView:
+        """The study as it stands."""
+        return StudyView(self._config.study.name, self.views(), self.attributes)
 
     def enqueue_starts(self) -> list[str]:
         """Queues the configurations that are to be tried first; those that are queued already stay as they are.

@@ -25,6 +25,9 @@ from sweeper.trial import Reason
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LOCK_WAIT_S = 60  # how long a writer waits for another to leave SQLite
+# Attributes of a study: the rows that it holds back for confirmation, what came of that, and the trials that turned out
+# infeasible after they were told, with why.
+HELD_BACK, CONFIRMATION, EXCLUDED = "confirmation_rows", "confirmation", "excluded"
 
 
 def open_storage(home: Home) -> optuna.storages.RDBStorage:
@@ -136,8 +139,55 @@ class StudyView:
     attributes: dict[str, Any]
 
     @property
+    def excluded(self) -> dict[int, str]:
+        """The trials that turned out infeasible after they were told, and why."""
+        return {int(number): why for number, why in self.attributes.get(EXCLUDED, {}).items()}
+
+    @property
+    def ranked(self) -> list[TrialView]:
+        """The trials that may win, the best value first."""
+        return [trial for trial in ranked(self.trials) if trial.number not in self.excluded]
+
+    def finalists(self, top: int) -> list[TrialView]:
+        """The best trials of `top` different configurations."""
+        found: list[TrialView] = []
+        for trial in self.ranked:
+            if len(found) < top and all(trial.params != other.params for other in found):
+                found.append(trial)
+        return found
+
+    @property
+    def confirmation(self) -> dict[str, Any] | None:
+        """What came of confirming the best; None where other trials are the best by now, or nothing was confirmed."""
+        found: dict[str, Any] | None = self.attributes.get(CONFIRMATION)
+        if found is None or [trial.number for trial in self.finalists(found["top"])] != found["finalists"]:
+            return None
+        return found
+
+    @property
     def best(self) -> TrialView | None:
-        return best_of(self.trials)
+        """The trial that confirmation chose; without one that with the best value."""
+        confirmation, ranked = self.confirmation, self.ranked
+        if confirmation is not None:
+            return next(trial for trial in ranked if trial.number == confirmation["chosen"])
+        return next(iter(ranked), None)
+
+    @property
+    def runner_up(self) -> TrialView | None:
+        """The next best of another configuration than the best: by its confirmation, or by its value."""
+        best, confirmation = self.best, self.confirmation
+        if best is None:
+            return None
+        others = [trial for trial in self.ranked if trial.params != best.params]
+        if confirmation is not None:
+            order = [one["trial"] for one in confirmation["candidates"]]
+            others = [trial for number in order for trial in others if trial.number == number] or others
+        return next(iter(others), None)
+
+    def must_be_confirmed(self, config: Config) -> bool:
+        """Whether the best trials have yet to be confirmed; without rows held back for it there is nothing to do."""
+        is_due = config.confirmation.top > 0 and self.attributes.get(HELD_BACK, 0) > 0
+        return is_due and bool(self.ranked) and self.confirmation is None
 
     @property
     def rejections(self) -> int:
@@ -173,7 +223,7 @@ class StudyView:
             return []
         own = best.standard_error(metric)
         found = []
-        for trial in ranked(self.trials):
+        for trial in self.ranked:
             error = trial.standard_error(metric)
             if trial.number == best.number or trial.same_as == best.number or own is None or error is None:
                 continue
@@ -211,12 +261,23 @@ def is_finished(study: StudyView, config: Config) -> bool:
     best = study.best
     is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
     is_whole = is_at_total(study.trials, config.search.trials, configurations(config))
-    return is_whole and is_tested and "baseline" in study.attributes
+    return is_whole and is_tested and "baseline" in study.attributes and not study.must_be_confirmed(config)
 
 
-def kept_adapters(trials: Sequence[TrialView], paths: StudyPaths, count: int) -> list[int]:
-    """The trials whose adapters are to stay: the best `count` of those that have theirs on the disk."""
-    return [trial.number for trial in ranked(trials) if paths.adapter(trial.number).is_dir()][:count]
+def kept_adapters(study: StudyView, paths: StudyPaths, config: Config) -> list[int]:
+    """The trials whose adapters are to stay, of those that have theirs on the disk.
+
+    These are the best `store.keep_adapters` and the winner; before the winner has been scored on the test split, also
+    those that may be confirmed, and be its runner-up.
+    """
+    here = [trial for trial in study.ranked if paths.adapter(trial.number).is_dir()]
+    best = study.best
+    wanted = {trial.number for trial in here[: config.store.keep_adapters]}
+    if best is not None:
+        wanted.add(best.number)
+        if study.attributes.get("test", {}).get("trial") != best.number:
+            wanted |= {trial.number for trial in study.finalists(config.confirmation.top)}
+    return [trial.number for trial in here if trial.number in wanted]
 
 
 def study_names(home: Home) -> list[str]:

@@ -17,7 +17,6 @@ from sweeper.learning.subsets import nested
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.plots.learning_curve import draw
 from sweeper.search.study import Search
-from sweeper.search.views import StudyView
 from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.trial import RunKind
 from sweeper.worker.memory import MemoryLog
@@ -72,7 +71,7 @@ class LearningCurves:
         Raises:
             StoreError: if a training that was asked for did not come to its end.
         """
-        study = StudyView(self._paths.name, self._search.views(), self._search.attributes)
+        study = self._search.seen()
         is_due = self._config.preflight.learning_curve and ATTRIBUTE not in study.attributes
         if request is None and not is_due:
             return True

@@ -131,7 +131,9 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
     forecast = MemoryForecast(
         formula=Formula.generic(sizes, pack.stack.can_checkpoint),
         config=config,
-        lengths=Lengths.of(pack.examples, [*bench.validation.prompts, *bench.test.prompts], bench.task.room_tokens),
+        lengths=Lengths.of(
+            pack.examples, [prompt for split in bench.splits for prompt in split.prompts], bench.task.room_tokens
+        ),
         budget_bytes=guard.budget_bytes(),
         runtime_bytes=guard.runtime_bytes,
         is_on_host=pack.stack.device.type == "cpu",

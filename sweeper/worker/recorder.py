@@ -20,7 +20,7 @@ from sweeper.events import EventLog
 from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
-from sweeper.search.views import TrialView, kept_adapters
+from sweeper.search.views import StudyView, TrialView, kept_adapters
 from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
 
@@ -244,7 +244,7 @@ class Recorder:
         """Says that a trial is interrupted."""
         self.tracker.end(trial_key(number), RunState.SCHEDULED, _tags("WAITING", None))
 
-    def keep_best_adapters(self, trials: Sequence[TrialView], tracked: Sequence[int]) -> list[int]:
+    def keep_best_adapters(self, seen: StudyView, tracked: Sequence[int]) -> list[int]:
         """Keeps the adapters of the best trials, on disk and in MLflow; deletes the others'.
 
         Args:
@@ -253,11 +253,11 @@ class Recorder:
         Returns:
             The trials whose adapters are kept.
         """
-        kept = kept_adapters(trials, self.paths, self.config.store.keep_adapters)
+        kept = kept_adapters(seen, self.paths, self.config)
         for number in kept:
             if number not in tracked:
                 self.tracker.log_file(trial_key(number), self.paths.adapter(number), ADAPTER)
-        for trial in trials:  # one that is not told yet may be about to be
+        for trial in seen.trials:  # one that is not told yet may be about to be
             if trial.is_told and trial.number not in kept and self.paths.adapter(trial.number).is_dir():
                 self.tracker.drop_files(trial_key(trial.number), ADAPTER)  # first, for the folder says that it is due
                 shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)

@@ -32,10 +32,11 @@ from sweeper.memory.oom import is_out_of_memory
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import StudyView, is_finished
+from sweeper.search.views import is_finished
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
-from sweeper.trial import Reason
+from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
+from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.learning_curve import LearningCurves
 from sweeper.worker.memory import (
@@ -50,6 +51,7 @@ from sweeper.worker.memory import (
 )
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.room import Room
+from sweeper.worker.side import SideRuns
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench, set_up
 
@@ -128,6 +130,8 @@ class Session:
                 if self.is_stopping():
                     self._save(bench)
                     return self._suspend()
+                if not self._confirm(bench):
+                    return self._suspend()
                 self._room.outlast(lambda: self.teller.finish(bench))
                 return {"status": "finished"}
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
@@ -163,9 +167,16 @@ class Session:
 
     def _state(self) -> tuple[RunState, dict[str, str]]:
         """That of the study's run while nothing of it runs."""
-        if is_finished(StudyView(self.paths.name, self.search.views(), self.search.attributes), self.config):
+        if is_finished(self.search.seen(), self.config):
             return RunState.FINISHED, {"sweeper.state": "finished"}
         return RunState.KILLED, {"sweeper.state": "interrupted"}
+
+    def _confirm(self, bench: Workbench) -> bool:
+        """Confirms the best trials; False where a stop was asked for."""
+        assert self._memory is not None
+        side = SideRuns(RunKind.CONFIRMATION, self.paths, self.config, bench, self._memory, self.tracker, self.events)
+        confirmation = Confirmation(self.paths, self.config, self.search, self.recorder)
+        return confirmation.run(bench, side, self._room.outlast, self.is_stopping)
 
     def _train(self, bench: Workbench) -> bool:
         """Trains until the study has its total, or a stop is asked for.

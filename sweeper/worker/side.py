@@ -265,8 +265,7 @@ class SideRuns:
             {f"{scored_on[0]}/{name}": value for name, value in (values["scores"] or {}).items()} if scored_on else {}
         )
         self._records.end(run, slot, scores, failure)
-        texts = [prediction.text for prediction in scored.predictions] if scored is not None else None
-        return SideResult(number=slot.number, texts=texts, **values)
+        return SideResult(number=slot.number, texts=scored.texts if scored is not None else None, **values)
 
     def _scored(self, slot: Slot, split: Split) -> Scored:
         state = slot.best_adapter

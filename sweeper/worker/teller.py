@@ -17,11 +17,12 @@ from sweeper.mistakes.table import write_csv
 from sweeper.models import origin
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import StudyView, TrialView, best_of
+from sweeper.search.views import HELD_BACK, TrialView
+from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
 from sweeper.worker.recorder import Recorder, curve, trial_key
-from sweeper.worker.workbench import Workbench
+from sweeper.worker.workbench import Scored, Split, Workbench
 
 
 class Teller:
@@ -45,6 +46,9 @@ class Teller:
         self._bench = bench
         self.search.remember("data_sha256", bench.data_sha256)
         self.search.remember("long_rows", bench.long_rows)
+        self.search.remember("train_rows", len(bench.pack.examples))
+        if bench.confirmation is not None:
+            self.search.remember(HELD_BACK, len(bench.confirmation.rows))
         self.search.remember("labels", bench.task.labels)
         self.search.remember("code_sha256", bench.own.sha256)
         if (known := origin.kept(self.paths)) is not None:
@@ -154,16 +158,16 @@ class Teller:
             self._bench.keep(self.paths.predictions(slot.number), self._bench.validation, slot.best_predictions)
 
     def keep_best_adapters(self) -> None:
-        kept = self.recorder.keep_best_adapters(self.search.views(), self.search.attributes.get("adapters", []))
+        kept = self.recorder.keep_best_adapters(self.search.seen(), self.search.attributes.get("adapters", []))
         self.search.remember("adapters", kept)
 
     def finish(self, bench: Workbench) -> None:
-        """Scores the winner and the base on the test split, once for each winner, and closes the study."""
+        """Scores winner, runner-up and base on the test split, once for each winner, and closes the study."""
         tracker = self.recorder.tracker
-        best = best_of(self.search.views())
-        test = None
-        if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
-            test = self._test(bench, best)
+        seen = self.search.seen()
+        best, test = seen.best, None
+        if best is not None and seen.attributes.get("test", {}).get("trial") != best.number:
+            test = self._test(bench, best, seen.runner_up)
         if best is not None and self.config.tracking.log_text:
             self._log_wrong_rows(best)
         tracker.flush()
@@ -171,35 +175,60 @@ class Teller:
         if test is not None:  # last: it is what makes the study finished for the launcher
             self.search.remember("test", test)
 
-    def _test(self, bench: Workbench, best: TrialView) -> dict[str, Any]:
+    def _test(self, bench: Workbench, best: TrialView, second: TrialView | None) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
-        params: TrialParams = self.config.trial_params(best.params)
-        winner = bench.score_adapter(params, adapter.read(self.paths.adapter(best.number), params), bench.test)
-        base = bench.score_base(bench.test)
-        for number, scored in ((best.number, winner), (None, base)):
-            bench.keep(self.paths.predictions(number, TEST), bench.test, scored.predictions)
-        looks = int(self.search.attributes.get("test", {}).get("looks", 0)) + 1
-        test = {
+        winner, base = self.score_trial(bench, best, bench.test), bench.score_base(bench.test)
+        scored = {best.number: winner, None: base}
+        if second is not None and self.paths.adapter(second.number).is_dir():
+            scored[second.number] = self.score_trial(bench, second, bench.test)
+        for number, one in scored.items():
+            bench.keep(self.paths.predictions(number, TEST), bench.test, one.predictions)
+        metric = self.config.objective.metric_name
+        resampler = Resampler(bench.task, metric, bench.test.rows, self.config.search.seed)
+        of_winner, of_base = (resampler.score(one.texts) for one in (winner, base))
+        gain = best.value - of_winner.value if best.value is not None else 0.0
+        test: dict[str, Any] = {
             "trial": best.number,
             "rows": len(bench.test.rows),
-            "looks": looks,
+            "looks": int(self.search.attributes.get("test", {}).get("looks", 0)) + 1,
             "winner": winner.scores.as_dict(),
             "base": base.scores.as_dict(),
             "majority": bench.score_majority(bench.test).as_dict(),
+            "runner_up": None,
+            # The rows are the same for both, which an error of each by itself does not know.
+            "against_base": {
+                "difference": of_winner.value - of_base.value,
+                "standard_error": float((of_winner.draws - of_base.draws).std()),
+            },
+            # How much better the search made the winner look: above zero where it did.
+            "optimism": -gain if self.config.objective.is_minimized else gain,
         }
+        if second is not None and second.number in scored:
+            test["runner_up"] = {"trial": second.number, "scores": scored[second.number].scores.as_dict()}
         self._log_test(test)
         return test
+
+    def score_trial(self, bench: Workbench, trial: TrialView, split: Split) -> Scored:
+        """Scores the adapter of a trial that is kept."""
+        params: TrialParams = self.config.trial_params(trial.params)
+        return bench.score_adapter(params, adapter.read(self.paths.adapter(trial.number), params), split)
 
     def _log_test(self, test: dict[str, Any]) -> None:
         tracker, winner = self.recorder.tracker, self._told(test["trial"])
         scores, base = ({f"test/{name}": value for name, value in test[who].items()} for who in ("winner", "base"))
         tracker.log(trial_key(winner.number), scores, step=0)
         tracker.log(BASELINE, base, step=0)
-        tracker.log(STUDY, {**scores, "best_value": winner.value or 0.0}, step=winner.number)
+        if runner_up := test.get("runner_up"):
+            own = {f"test/{name}": value for name, value in runner_up["scores"].items()}
+            tracker.log(trial_key(runner_up["trial"]), own, step=0)
+        summary = {**scores, "best_value": winner.value or 0.0}
+        if "optimism" in test:
+            summary["test/optimism"] = test["optimism"]
+        tracker.log(STUDY, summary, step=winner.number)
 
     def _log_wrong_rows(self, best: TrialView) -> None:
         """The wrong rows of winner and base with their text, on their runs."""
-        seen = StudyView(self.paths.name, self.search.views(), self.search.attributes)
+        seen = self.search.seen()
         for number, key in ((best.number, trial_key(best.number)), (None, BASELINE)):
             for split in (VALIDATION, TEST):
                 if self.paths.predictions(number, split).is_file():

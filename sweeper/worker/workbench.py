@@ -13,8 +13,9 @@ import torch
 from sweeper.config.schema import Config, ModelSection
 from sweeper.custom import own
 from sweeper.custom.own import Own
-from sweeper.data import long, rows
+from sweeper.data import held_back, long, rows
 from sweeper.data.example import balanced
+from sweeper.data.held_back import Validation
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.engine import compatibility
@@ -28,8 +29,9 @@ from sweeper.mistakes import kept
 from sweeper.mistakes.kept import Kept
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
-from sweeper.paths import Home
+from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import target_choices
+from sweeper.search.views import HELD_BACK, begun
 from sweeper.tasks.task import Scores, Task, task_of
 from sweeper.trial import Prediction, Rhythm, TrialParams
 
@@ -66,6 +68,10 @@ class Scored:
     scores: Scores
     predictions: list[Prediction]
 
+    @property
+    def texts(self) -> list[str]:
+        return [prediction.text for prediction in self.predictions]
+
 
 @dataclass
 class Workbench:
@@ -76,6 +82,7 @@ class Workbench:
     pack: Pack
     task: Task
     validation: Split
+    confirmation: Split | None  # validation rows that the search does not score; None where it is not confirmed
     test: Split
     most_common: str  # label or answer of the training rows
     linears: list[str]
@@ -88,6 +95,11 @@ class Workbench:
     def dtype(self) -> str:
         """What the base computes in, such as `bfloat16`."""
         return str(self.pack.model.dtype).removeprefix("torch.")
+
+    @property
+    def splits(self) -> list[Split]:
+        """All that is scored."""
+        return [self.validation, *([self.confirmation] if self.confirmation is not None else []), self.test]
 
     def score(self, split: Split, slots: list[int]) -> list[Scored]:
         """Scores the adapters of `slots`, all in the same forwards."""
@@ -169,6 +181,17 @@ class Workbench:
         )
 
 
+def _validation(validation: list[Row], config: Config, paths: StudyPaths) -> Validation:
+    """The rows that the search scores, and those that are held back for confirmation.
+
+    A study from before there was confirmation goes on with the rows that it was begun with.
+    """
+    before = begun(paths.home, paths.name)
+    if config.confirmation.top == 0 or (before is not None and HELD_BACK not in before.attributes):
+        return Validation(rows.stratified(validation, config.evaluation.rows, config.train.seed), [])
+    return held_back.of(validation, config)
+
+
 def _targets(config: Config, linears: list[str]) -> list[str]:
     """Every linear that any trial may adapt; an unknown one is found now, not when a trial draws it."""
     chosen = {name for choice in target_choices(config) for name in resolve(choice, linears)}
@@ -212,8 +235,10 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     examples = rendered.examples(data.train)
     if config.data.class_weight == "balanced":
         examples = balanced(examples, [row.label for row in data.train])
-    selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
-    validation, test = (Split.of(rendered, chosen, hashes) for chosen in (selected, data.test))
+    parts = _validation(data.validation, config, paths)
+    validation, held, test = (
+        Split.of(rendered, chosen, hashes) for chosen in (parts.scored, parts.held_back, data.test)
+    )
 
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
@@ -237,6 +262,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         pack=pack,
         task=task_of(rendered, brought.task, brought.metric, config.data.columns.label),
         validation=validation,
+        confirmation=held if held.rows else None,
         test=test,
         most_common=data.most_common,
         linears=linears,

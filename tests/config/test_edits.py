@@ -14,7 +14,10 @@ from sweeper.config.marks import Frozen, Live
 from sweeper.config.schema import Config
 
 # What is promised, written out: a mark that is changed by mistake changes this.
-FROZEN_SECTIONS = {"model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"}
+FROZEN_SECTIONS = {
+    *("model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"),
+    "confirmation",
+}
 LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "engine", "checkpoint"}
 FROZEN_KEYS = {
     "study.name",
@@ -109,6 +112,9 @@ OTHER: dict[str, Any] = {
     "search.deterministic": True,
     "search.max_rejections": 3,
     "search.lease_s": 9.0,
+    "confirmation.top": 1,
+    "confirmation.seeds": 5,
+    "confirmation.share": 0.2,
     "sampler.name": "random",
     "sampler.startup_trials": 3,
     "sampler.points": 3,

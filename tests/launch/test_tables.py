@@ -117,3 +117,34 @@ def test_a_score_of_any_size_with_or_without_its_error() -> None:
     assert plus_minus({"cost": 1234.5}, "cost") == "1234.5"
     assert plus_minus({"cost": 0.00012, "cost_se": 0.00001}, "cost") == "0.00012 ± 1e-05"
     assert plus_minus({"cost": 0.0, "cost_se": 0.0}, "cost") == "0.000 ± 0.000"
+
+
+def confirmed(chosen: int, tied: list[int]) -> dict[str, Any]:
+    versus = {"trial": 0, "difference": 0.05, "low": 0.02, "high": 0.08, "probability": 0.995, "is_tied": bool(tied)}
+    return {
+        **{"top": 2, "finalists": [1, 0], "seeds": [5, 6], "rows": 240, "metric": "accuracy", "leader": 1},
+        **{"chosen": chosen, "tied": tied, "versus": [versus]},
+        "candidates": [
+            {"trial": 1, "mean": 0.75, "spread": 0.01, "failures": []},
+            {"trial": 0, "mean": 0.70, "spread": 0.02, "failures": ["diverged"]},
+        ],
+    }
+
+
+def test_a_confirmed_winner_and_a_tie_are_said(composed: Callable[..., Config]) -> None:
+    config, trials = composed("study=demo"), [trial(0, 0.79, params={"rank": 4}), trial(1, 0.80)]
+    test = {**ATTRIBUTES["test"], "runner_up": {"trial": 0, "scores": scored(0.6)}, "optimism": 0.1}
+    winner = StudyView("demo", trials, {**ATTRIBUTES, "confirmation": confirmed(1, []), "test": test})
+    said = " ".join(text(answer(winner, config)).split())
+    assert "accuracy trial 1 0.750 ± 0.010, trial 0 0.700 ± 0.020 (diverged) (± over seeds)" in said
+    assert "The winner: better than trial 0 by 0.050 (95 %: 0.020 to 0.080), with a probability of 99.5%" in said
+    assert "winner 0.700 ± 0.020, runner-up (trial 0) 0.600 ± 0.020, untuned base" in said
+    assert "validation accuracy is 0.100 better than what the same adapter has on the test split" in said
+    assert "noise" not in said  # what was confirmed is not guessed at from the search's own rows
+    tie = StudyView("demo", trials, {**ATTRIBUTES, "confirmation": confirmed(0, [1])})
+    said = " ".join(text(answer(tie, config)).split())
+    assert "Best: trial 0 (rank 4)" in said
+    assert "cannot tell it from trial 1; it is the cheapest of them." in said
+    # Where another trial is among the best by now, what was confirmed says nothing of it.
+    more = StudyView("demo", [*trials, trial(2, 0.81, params={"rank": 16})], tie.attributes)
+    assert (more.best.number if more.best else None, more.confirmation) == (2, None)

@@ -1,0 +1,81 @@
+"""Metrics on rows that are drawn again: what the task itself gives on the same draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeper.data.row import Row
+from sweeper.tasks.classification import Classification
+from sweeper.tasks.custom import NamedScores
+from sweeper.tasks.generation import Generation
+from sweeper.tasks.resampled import SLOW_DRAWS, Resampler
+
+LABELS = ["a", "b", "c", "d"]
+
+
+def row(number: int, label: str = "", answers: Sequence[str] = ()) -> Row:
+    return Row(place=f"rows:{number}", text="text", label=label, answers=tuple(answers))
+
+
+def by_hand(resampler: Resampler, task: Any, metric: str, rows: list[Row], texts: list[str]) -> list[float]:
+    found = []
+    for counts in resampler._counts[:40]:
+        drawn = [index for index, count in enumerate(counts) for _ in range(int(count))]
+        scores = task.score([rows[index] for index in drawn], [texts[index] for index in drawn])
+        found.append(scores.as_dict()[metric])
+    return found
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data(), st.sampled_from(["accuracy", "macro_f1"]))
+def test_labels(data: st.DataObject, metric: str) -> None:
+    pairs = data.draw(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=3, max_size=30))
+    rows = [row(number, label) for number, (label, _) in enumerate(pairs)]
+    texts, task = [said for _, said in pairs], Classification({label: [ord(label)] for label in LABELS})
+    resampler = Resampler(task, metric, rows, seed=1)
+    found = resampler.score(texts)
+    assert found.value == pytest.approx(task.score(rows, texts).as_dict()[metric])
+    assert found.draws[:40] == pytest.approx(by_hand(resampler, task, metric, rows, texts))
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
+def test_written_answers(metric: str) -> None:
+    rows = [row(number, answers=["the red house", f"house {number}"]) for number in range(9)]
+    texts, task = ["red house", "house 1", "a blue one"] * 3, Generation(str, 8, 0)
+    resampler = Resampler(task, metric, rows, seed=1)
+    assert resampler.score(texts).draws[:40] == pytest.approx(by_hand(resampler, task, metric, rows, texts), abs=1e-5)
+
+
+def test_a_metric_that_is_no_mean_over_rows_is_computed_for_each_draw() -> None:
+    class Spread(Generation):
+        def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Any:
+            return NamedScores({"spread": float(np.std([len(text) for text in predictions]))})
+
+    rows, texts, task = (
+        [row(n, answers=["x"]) for n in range(6)],
+        ["", "a", "bb", "ccc", "d", "eeeee"],
+        Spread(str, 8, 0),
+    )
+    resampler = Resampler(task, "spread", rows, seed=1)
+    found = resampler.score(texts)
+    assert len(found.draws) == SLOW_DRAWS
+    assert found.draws[:40] == pytest.approx(by_hand(resampler, task, "spread", rows, texts))
+    assert found.value == pytest.approx(float(np.std([0, 1, 2, 3, 1, 5])))
+
+
+def test_what_predictions_have_in_common_cancels_out() -> None:
+    """The paired difference of two that differ in one row of 400 has the error of that row alone."""
+    rows = [row(number, LABELS[number % 4]) for number in range(400)]
+    task = Classification({label: [ord(label)] for label in LABELS})
+    one = [LABELS[0]] * 400
+    other = [LABELS[1], *one[1:]]
+    resampler = Resampler(task, "accuracy", rows, seed=1)
+    first, second = resampler.score(one), resampler.score(other)
+    assert (first.draws - second.draws).std() == pytest.approx(1 / 400, rel=0.1)
+    assert first.draws.std() == pytest.approx((0.25 * 0.75 / 400) ** 0.5, rel=0.1)

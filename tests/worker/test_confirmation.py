@@ -1,0 +1,112 @@
+"""The best of a search, trained again on fresh seeds and judged on rows that the search did not score."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeper.mistakes import kept
+from sweeper.paths import Home, StudyPaths
+from sweeper.search.views import view
+from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
+from sweeper.trial import RunKind
+from sweeper.worker.confirmation import fresh_seeds
+from sweeper.worker.recorder import trial_key
+from tests.worker.conftest import Prepare
+from tests.worker.test_session import run
+
+ON = (
+    "confirmation.top=2",
+    "confirmation.share=0.3",
+    "confirmation.seeds=2",
+    "pruner=none",
+    "evaluation.count=1",
+    "train.examples=16",
+)
+
+
+class StopAtKind:
+    """Asks to stop after so many questions behind the first side run."""
+
+    def __init__(self, paths: StudyPaths, questions: int) -> None:
+        self._paths, self._left = paths, questions
+
+    def __call__(self) -> bool:
+        if not self._paths.events.is_file() or '"side_started"' not in self._paths.events.read_text():
+            return False
+        self._left -= 1
+        return self._left < 0
+
+
+def test_the_winner_is_confirmed_before_the_test_split_is_scored(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare(*ON), MemoryTracker()
+    assert run(paths, tracker, StopAtKind(paths, 3)) == {"status": "stopped"}
+    assert "test" not in view(home, "demo").attributes
+    assert tracker.states()[STUDY] is RunState.KILLED
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert len(seen.trials) == 3  # none of it is a trial
+    found, test = seen.attributes["confirmation"], seen.attributes["test"]
+    assert found["finalists"] == [trial.number for trial in seen.ranked[:2]]
+    assert {one["trial"] for one in found["candidates"]} == set(found["finalists"])
+    assert seen.best is not None
+    assert seen.runner_up is not None
+    assert (seen.best.number, test["trial"]) == (found["chosen"], found["chosen"])
+    assert {seen.best.number, test["runner_up"]["trial"]} == set(found["finalists"])
+    assert test["optimism"] == pytest.approx((seen.best.value or 0) - test["winner"]["accuracy"])
+    wrong = {number: kept.read(paths.predictions(number, "test")) for number in (*found["finalists"], None)}
+    assert sum(one.is_correct for one in wrong[seen.best.number]) / 36 == pytest.approx(test["winner"]["accuracy"])
+    difference = sum(one.is_correct for one in wrong[seen.best.number]) - sum(one.is_correct for one in wrong[None])
+    assert test["against_base"]["difference"] == pytest.approx(difference / 36)
+
+    # 24 of the 36 validation rows are the search's; the others are for this, and each run scored those alone.
+    searched = {one.row for one in kept.read(paths.predictions(0))}
+    confirmed = {one.row for one in kept.read(next(paths.root.glob("side/*/predictions.jsonl")))}
+    assert (len(searched), len(confirmed), searched & confirmed, found["rows"]) == (24, 12, set(), 12)
+    runs = {key: run for key, run in tracker.runs.items() if key.kind is RunKind.CONFIRMATION}
+    assert sorted(run.name for run in runs.values()) == [
+        f"confirm t{number:02d} seed {seed}" for number in sorted(found["finalists"]) for seed in (1, 2)
+    ]
+    assert {run.state for run in runs.values()} == {RunState.FINISHED}
+    assert {run.params["seed"] for run in runs.values()} == set(found["seeds"]) == set(fresh_seeds(0, 2))
+    best = next(one for one in found["candidates"] if one["trial"] == found["chosen"])
+    metrics = tracker.runs[STUDY].metrics
+    assert metrics["confirmation/accuracy_mean"] == [(found["chosen"], best["mean"])]
+    assert tracker.runs[trial_key(found["chosen"])].metrics["confirmation/accuracy_original"]
+    assert best["values"] == [
+        run.metrics["confirmation/accuracy"][-1][1]
+        for key, run in sorted(runs.items(), key=lambda item: str(item[1].name))
+        if run.tags["sweeper.confirms"] == str(found["chosen"])
+    ]
+
+
+def test_more_trials_are_confirmed_again_only_where_others_are_the_best(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, tracker = prepare(*ON, "search.trials=2", "confirmation.seeds=1"), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    before = view(home, "demo").attributes["confirmation"]
+    ticks = paths.events.read_text().count('"side_started"')
+    assert ticks == 2
+    assert run(paths, tracker) == {"status": "finished"}
+    assert paths.events.read_text().count('"side_started"') == 2
+    paths = prepare(*ON, "search.trials=4", "confirmation.seeds=1")
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    new = {trial.number for trial in seen.ranked[:2]} - set(before["finalists"])
+    assert paths.events.read_text().count('"side_started"') == 2 + len(new)
+    assert seen.attributes["confirmation"]["finalists"] == [trial.number for trial in seen.ranked[:2]]
+
+
+def test_a_study_from_before_goes_on_with_its_rows(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("search.trials=1", "evaluation.rows=null"), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}  # as if there had been no confirmation yet
+    assert "confirmation_rows" not in view(home, "demo").attributes
+    paths = prepare("search.trials=2", "evaluation.rows=null", "confirmation.top=3")
+    assert run(paths, tracker) == {"status": "finished"}
+    assert len(kept.read(paths.predictions(1))) == 36
+    assert "confirmation" not in view(home, "demo").attributes
+    other = prepare("study.name=other", "search.trials=1", "evaluation.rows=null", "confirmation.top=1",
+                    "confirmation.seeds=1")  # fmt: skip
+    assert run(other, MemoryTracker()) == {"status": "finished"}
+    assert len(kept.read(other.predictions(0))) == 22  # 40 % of 36 are held back
+    assert view(home, "other").attributes["confirmation"]["rows"] == 14
