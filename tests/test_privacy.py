@@ -151,7 +151,12 @@ def is_clean(person: Person) -> None:
 
 def test_nothing_of_a_study_leaves_its_folder_until_that_is_asked_for(person: Person) -> None:
     person.launch()
-    for command in (["status", "demo"], ["best", "demo", "--json"], ["list"], ["export", "demo", "--to", "out"]):
+    for command in (
+        ["status", "demo"],
+        ["best", "demo", "--json", "--force"],
+        ["list"],
+        ["export", "demo", "--to", "out", "--force"],
+    ):
         person.run(*command)
     assert (person.root / "out" / "sweeper.json").is_file()
     if os.environ.get("SWEEPER_TESTS") == "all":  # a trace takes a third of a minute
@@ -189,6 +194,10 @@ def test_nothing_of_a_study_that_fails_leaves_its_folder(person: Person) -> None
 def test_nothing_of_a_study_of_written_answers_leaves_its_folder(person: Person) -> None:
     columns = ("data.columns.prompt=label", "data.columns.answer=text")
     person.launch("task=generation", "task.max_new_tokens=24", "prompt.max_tokens=128", *columns)
-    for command in (["status", "demo", "--json"], ["best", "demo"], ["export", "demo", "--to", "out"]):
+    for command in (
+        ["status", "demo", "--json"],
+        ["best", "demo", "--force"],
+        ["export", "demo", "--to", "out", "--force"],
+    ):
         person.run(*command)
     is_clean(person)

@@ -102,7 +102,7 @@ def test_a_study_keeps_the_commit_that_it_was_begun_with(
     assert {commit for commit, _ in served.downloads} == {FIRST}
 
     folder = tmp_path / "exported"
-    done = run("export", "demo", "--to", str(folder))
+    done = run("export", "demo", "--to", str(folder), "--force")
     assert done.returncode == 0, done.stderr
     manifest = json.loads((folder / "sweeper.json").read_text())
     assert (manifest["model"]["revision"], manifest["base"]["commit"]) == (FIRST, FIRST)

@@ -82,10 +82,10 @@ def test_a_task_is_exported_with_its_code(examples: Path, home: Home, few_ticket
     overrides = [*SIZE, f"data.path={few_tickets}", "search.trials=1", "task.max_new_tokens=6", "evaluation.rows=6"]
     done = sweeper(home, "launch", f"study={examples / 'slots'}", *overrides)
     assert done.returncode == 0, done.stderr
-    assert set(json_of(home, "best", "slots")["test"]["winner"]) == {"filled"}
+    assert set(json_of(home, "best", "slots", "--force")["test"]["winner"]) == {"filled"}
     shutil.rmtree(examples / "slots")
     out = tmp_path / "out"
-    done = sweeper(home, "export", "slots", "--to", str(out))
+    done = sweeper(home, "export", "slots", "--to", str(out), "--force")
     assert done.returncode == 0, done.stderr
     assert f"try it: sweeper predict {out} --trust-code < ROWS.jsonl" in done.stdout
     assert (out / "code/slot_filling.py").is_file()

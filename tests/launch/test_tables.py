@@ -122,8 +122,15 @@ def test_a_score_of_any_size_with_or_without_its_error() -> None:
 def confirmed(chosen: int, tied: list[int]) -> dict[str, Any]:
     versus = {"trial": 0, "difference": 0.05, "low": 0.02, "high": 0.08, "probability": 0.995, "is_tied": bool(tied)}
     return {
-        **{"top": 2, "finalists": [1, 0], "seeds": [5, 6], "rows": 240, "metric": "accuracy", "leader": 1},
-        **{"chosen": chosen, "tied": tied, "versus": [versus]},
+        "top": 2,
+        "finalists": [1, 0],
+        "seeds": [5, 6],
+        "rows": 240,
+        "metric": "accuracy",
+        "leader": 1,
+        "chosen": chosen,
+        "tied": tied,
+        "versus": [versus],
         "candidates": [
             {"trial": 1, "mean": 0.75, "spread": 0.01, "failures": []},
             {"trial": 0, "mean": 0.70, "spread": 0.02, "failures": ["diverged"]},
