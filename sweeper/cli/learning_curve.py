@@ -24,20 +24,18 @@ def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_js
     if as_json:
         click.echo(json.dumps({"study": study, **found.as_dict(), "picture": str(picture)}, indent=2))
         return 0
-    Console().print(_table(found, study))
+    whose = f"trial {found.trial}" if found.trial is not None else "the start of the search"
+    of_each = f", {len(found.seeds)} seeds each" if len(found.seeds) > 1 else ""
+    click.echo(f"{study}, {whose}, on parts of the training rows: {found.examples:,} examples for each{of_each}")
+    Console().print(_table(found))
     for sentence in found.sentences():
         click.echo(sentence)
     click.echo(f"picture: {picture}")
     return 0
 
 
-def _table(curve: LearningCurve, study: str) -> Table:
-    whose = f"trial {curve.trial}" if curve.trial is not None else "the start of the search"
-    table = Table(
-        title=f"{study}, {whose}: {curve.examples:,} examples for each training, {len(curve.seeds)} of each",
-        title_justify="left",
-        box=box.SIMPLE,
-    )
+def _table(curve: LearningCurve) -> Table:
+    table = Table(box=box.SIMPLE)
     for column in ("rows", "share", "passes", f"{curve.metric}, validation"):
         table.add_column(column, justify="right")
     for point in curve.points:

@@ -290,7 +290,11 @@ def rerun(study: str, number: int, is_alone: bool, as_json: bool) -> int:
 @main.command("learning-curve")
 @click.argument("study")
 @click.option("--fractions", help="Of the training rows, between commas; 0.12,0.25,0.5,1 without it.")
-@click.option("--seeds", type=int, help="Trainings of each fraction; 1, or 3 where the metric has no standard error.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    help="Trainings of each fraction; 1, or 3 where the metric has no standard error.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
 def learning_curve(study: str, fractions: str | None, seeds: int | None, as_json: bool) -> int:

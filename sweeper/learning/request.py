@@ -40,8 +40,6 @@ class Request:
             ConfigError: if no curve can be had from that.
         """
         parsed = FRACTIONS if fractions is None else _parsed(fractions)
-        if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
-            raise ConfigError(f"--seeds: must be 1 to {MOST_SEEDS}, but got {seeds}")
         if seeds == 1 and not has_error:
             raise ConfigError("--seeds: must be 2 or more where the metric has no standard error, but got 1")
         return cls(parsed, seeds or (1 if has_error else 3))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sweeper.errors import StoreError
 
-DPI = 90
+DPI = 80
 COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8d6cab", "#b8862b", "#5b5b5b", "#2a9d8f", "#d1495b")
 
 

@@ -151,6 +151,8 @@ def _course(config: Config, best: TrialView) -> list[str]:
 
 
 def _rows(study: StudyView) -> list[str]:
+    if (curve := study.attributes.get("learning_curve")) is not None and curve["twice"] is not None:
+        return [curve["sentences"][0]]
     rows = study.attributes.get("train_rows")
     if rows is None or rows >= FEW_ROWS:
         return []

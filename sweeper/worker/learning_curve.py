@@ -92,8 +92,9 @@ class LearningCurves:
             return True
         curve = self._curve(number, sampled, runs, results, len(bench.pack.examples))
         self._keep(curve, baseline[curve.metric])
-        for line in curve.sentences():
-            self._events.write("note", message=line)
+        if request is None:  # or whoever asked shows it
+            for line in curve.sentences():
+                self._events.write("note", message=line)
         return True
 
     def _runs(self, wanted: Request, number: int | None, sampled: dict[str, Any], bench: Workbench) -> list[SideRun]:

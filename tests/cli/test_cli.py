@@ -39,6 +39,8 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
         "best",
         "errors",
         "rerun",
+        "learning-curve",
+        "interaction",
         "export",
         "predict",
         "stop",

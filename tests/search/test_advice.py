@@ -109,3 +109,13 @@ def test_near_misses_training_that_still_gained_confusions_and_few_rows(composed
     [said] = next_steps(study(best), config, [Confused("refund", "billing", 7), Confused("a", "b", 2)])
     assert "Wrong rows are mostly `refund` for `billing` (7), the right label first" in said
     assert "`a`" not in said
+
+
+def test_a_learning_curve_says_more_of_the_rows_than_their_number(composed: Callable[..., Config]) -> None:
+    config = composed("study=demo")
+    few = study(trial(0, 0.5, params=SPACE), train_rows=90)
+    assert any("There are 90 training rows, which is few" in step for step in next_steps(few, config))
+    curve = {"twice": {"gain": 0.03}, "sentences": ["Twice the rows would buy 3.0 points.", "And more."]}
+    steps = next_steps(replace(few, attributes={**few.attributes, "learning_curve": curve}), config)
+    assert "Twice the rows would buy 3.0 points." in steps
+    assert not any("There are 90 training rows" in step for step in steps)
