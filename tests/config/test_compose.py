@@ -282,7 +282,10 @@ def test_a_models_configuration_is_open(composed: Callable[..., Config]) -> None
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["study=nope"], "Available options in 'study':\n\tbanking77\n\tdemo\n\ttickets"),
+        (
+            ["study=nope"],
+            "Available options in 'study':\n\tbanking77\n\tcode-comments\n\tdemo\n\tdocqa\n\tqa-techdoc\n\ttickets",
+        ),
         (
             ["study=demo", "model=nope"],
             "Available options in 'model':\n\thub\n\tllama-2-13b\n\tllama-2-7b\n\tllama-3.1-8b\n\tmistral-7b\n"

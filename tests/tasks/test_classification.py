@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
 
 from sweeper.engine.pack import Pack
 from sweeper.models.targets import linear_names
@@ -48,6 +48,24 @@ def test_every_label_is_reached_by_its_own_tokens(labels: dict[str, None]) -> No
         while trie.label(path) is None:
             path = trie.follow((*path, tokens[len(path)]))
         assert trie.label(path) == label
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcde")), min_size=1, max_size=30))
+def test_scores_are_those_of_scikit_learn_and_of_the_definition(rows: list[tuple[str, str]]) -> None:
+    truth, predictions = [one for one, _ in rows], [one for _, one in rows]
+    scores = Scores.of(truth, predictions)
+    labels = sorted(set(truth))
+    assert scores.accuracy == pytest.approx(accuracy_score(truth, predictions))
+    assert scores.accuracy == pytest.approx(sum(one == other for one, other in rows) / len(rows))
+    assert scores.macro_f1 == pytest.approx(
+        f1_score(truth, predictions, labels=labels, average="macro", zero_division=0.0)
+    )
+    by_label = []
+    for label in labels:
+        hits = sum(one == other == label for one, other in rows)
+        by_label.append(2 * hits / (truth.count(label) + predictions.count(label)))
+    assert scores.macro_f1 == pytest.approx(sum(by_label) / len(labels))
 
 
 def test_predictions_equal_constrained_generation() -> None:
