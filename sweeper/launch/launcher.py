@@ -60,14 +60,14 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     paths.create()
     lock = FileLock(paths.launcher_lock)
     try:
-        lock.acquire(timeout=LOOK_S)
+        held = lock.acquire(timeout=LOOK_S)
     except Timeout:
         raise StoreError(
             f"one launcher per study, but {config.study.name!r} is held by {_holder(paths)}; wait for it, or "
             f"`sweeper stop {paths.name}`"
         ) from None
     place = Place.of(config)  # what is wrong with it is said before anything is written
-    with lock:
+    with held:
         if paths.deleting.exists():
             raise StoreError(
                 f"the study {paths.name!r} was being deleted when that was interrupted; `sweeper clean {paths.name} "

@@ -39,10 +39,7 @@ def doubled_template(at: Path) -> None:
 
 
 def answer_without_room(at: Path) -> None:
-    add(at, "train", text="please stop my plan", label="cancellation " * 60)
-    for split in ("validation", "test"):
-        row = read(at, split)[0]
-        add(at, split, text=f"{row['text']} {split}", label=row["label"])
+    add(at, "train", text="please stop my plan", label="It is stopped. " * 60)
 
 
 def one_class(at: Path) -> None:
@@ -75,12 +72,16 @@ def nuls_in_the_file(at: Path) -> None:
         file.write(b"\n" + b"\0" * 64 + b"\n")
 
 
+WRITTEN = (
+    *("task=generation", "task.max_new_tokens=16", "prompt.max_tokens=128", "objective.metric=token_f1"),
+    *("data.columns.text=null", "data.columns.label=null", "data.columns.prompt=text", "data.columns.answer=label"),
+)
 # What is planted, the code and the place that it is named by, and what is set.
 PLANTED: list[tuple[Plant, str, str, tuple[str, ...]]] = [
     (leak, "leak-test", "test.jsonl:37", ()),
     (flipped_label, "contradictions", "train.jsonl:1, train.jsonl:97", ()),
     (doubled_template, "doubled-template", "train.jsonl:97", ()),
-    (answer_without_room, "answer-cut", "train.jsonl:97", ("prompt.max_tokens=128", "data.long=cut_text_tail")),
+    (answer_without_room, "answer-cut", "train.jsonl:97", (*WRITTEN, "data.long=cut_text_tail")),
     (one_class, "one-class", "only billing error", ()),
     (utf_16, "encoding", "train.jsonl: must be UTF-8, but is UTF-16; iconv -f UTF-16", ()),
     (utf_16_csv, "encoding", "test.csv: must be UTF-8, but is UTF-16LE; iconv -f UTF-16LE", ()),
@@ -122,7 +123,7 @@ def test_what_is_allowed_is_no_error_and_the_rest_is(
     given = [*SHORT, f"data.path={folder}"]
     leak(folder)
     nuls(folder)
-    with pytest.raises(DataError, match=r"2 things are wrong.*data.allow=\[nul,leak-test\] goes on") as caught:
+    with pytest.raises(DataError, match=r"(?s)2 things are wrong.*data.allow=\[nul,leak-test\] goes on") as caught:
         launcher.launch(composed_once(*given), announce=lambda _: None)
     assert str(caught.value).count("\n  - ") == 2
     with pytest.raises(DataError, match=r"1 thing is wrong with them:\n  - nul: ") as caught:
