@@ -19,7 +19,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
     ├── deleting              only while the study is being deleted, or where that was interrupted
-    ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl
+    ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;
+    │                         retention.jsonl: how it does the items of the retention suite
     └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
                               predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner
 """
@@ -239,6 +240,11 @@ class StudyPaths:
         """What a trial predicted for the rows of a split, or without a number the untuned base."""
         folder = self.base if number is None else self.trial(number)
         return folder / ("predictions.jsonl" if split == VALIDATION else f"predictions-{split}.jsonl")
+
+    @property
+    def retention(self) -> Path:
+        """How the untuned base does each item of the retention suite, without text."""
+        return self.base / "retention.jsonl"
 
     def wrong_rows(self, number: int | None, split: str = VALIDATION) -> Path:
         """The wrong ones of these with their text, where `tracking.log_text` asks for that."""

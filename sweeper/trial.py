@@ -52,6 +52,7 @@ class Reason(StrEnum):
     PRUNER = "pruner"
     INFEASIBLE = "infeasible"
     DIVERGED = "diverged"
+    WRECKED = "wrecked"  # the base's own abilities
     DEFECT = "defect"
 
 

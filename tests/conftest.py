@@ -46,6 +46,8 @@ SHORT = [
     "evaluation.rows=24",
     "search.trials=3",
     "engine.slots=2",
+    "retention.choices=null",  # it has tests of its own
+    "retention.passages=null",
 ]
 
 

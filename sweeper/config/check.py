@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config import combinations, defaults, outside
 from sweeper.config.marks import key_of
-from sweeper.config.schema import Config, ModelSection, StudySection
+from sweeper.config.schema import BUNDLED, Config, ModelSection, RetentionSection, StudySection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
 from sweeper.config.teaching import KINDS, METRICS, CustomSection, DataSection, WrittenSection
 from sweeper.errors import ConfigError, StoreError, unknown
@@ -24,7 +24,7 @@ SECRETS = (
     "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or "
     "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass"
 )
-Section = TypeVar("Section", ModelSection, DataSection, StudySection)
+Section = TypeVar("Section", ModelSection, DataSection, StudySection, RetentionSection)
 
 
 def check(values: dict[str, Any]) -> Config:
@@ -245,7 +245,12 @@ def with_absolute_paths(config: Config) -> Config:
     search = config.search
     if search.warm_start is not None:
         search = search.model_copy(update={"warm_start": outside.absolute_source(search.warm_start)})
+    retention = config.retention
+    for key in ("choices", "passages"):
+        if getattr(retention, key) != BUNDLED:
+            retention = absolute(retention, key)
     sections = {
+        "retention": retention,
         "model": absolute(config.model, "path"),
         "data": absolute(config.data, "path"),
         "study": absolute(config.study, "folder"),

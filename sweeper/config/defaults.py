@@ -12,6 +12,8 @@ from sweeper.config.edits import sections
 from sweeper.config.marks import key_of
 from sweeper.config.schema import Config
 
+# What a study goes on without that was begun before there was such a thing: its trials were not told with it.
+WITHOUT = frozenset({"retention.choices", "retention.passages"})
 _OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
 _GENERAL = {"model": "hub"}  # the option whose defaults hold for one that does not come with sweeper
 
@@ -22,7 +24,7 @@ def unknown_keys(values: dict[str, Any]) -> list[str]:
 
 
 def filled(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A configuration with today's defaults where it lacks a key, and those keys, dotted.
+    """A configuration with today's defaults where it lacks a key, and those keys, dotted; those of `WITHOUT` are null.
 
     A setting of a group (`model`, `sampler`, …) has the default of the option that the configuration names.
     """
@@ -75,7 +77,7 @@ def _filled(
         inner = _section(model, field_name, values.get(name, default))
         if name not in values and inner is None:
             if standard.get(name, MISSING) != MISSING:  # else the check says what is missing
-                whole[name] = default
+                whole[name] = default if prefix + name not in WITHOUT else None
                 missing.append(prefix + name)
         elif inner is not None and isinstance(values.get(name, {}), dict):
             below = default if isinstance(default, dict) else {}

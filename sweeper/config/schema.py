@@ -107,6 +107,25 @@ class EvaluationSection(Section):
     rows: Frozen[Annotated[int, Field(ge=1)] | None]
 
 
+BUNDLED = "bundled"
+
+
+class RetentionSection(Section):
+    """What is measured of the base's own abilities."""
+
+    choices: Frozen[Annotated[str, Field(min_length=1)] | None]
+    passages: Frozen[Annotated[str, Field(min_length=1)] | None]
+    max_drop: Frozen[Annotated[float, Field(ge=0, le=1)]]
+    max_rise: Frozen[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    sample: Frozen[Annotated[int, Field(ge=2)]]
+    max_tokens: Frozen[Annotated[int, Field(ge=8)]]
+    stop_wrecked: Frozen[bool]
+
+    @property
+    def is_on(self) -> bool:
+        return self.choices is not None or self.passages is not None
+
+
 class SearchSection(Section):
     trials: Live[Annotated[int, Field(ge=1)]]
     seed: Frozen[Seed]
@@ -252,6 +271,7 @@ class Config(Section):
     lora: LoraSection
     train: TrainSection
     evaluation: EvaluationSection
+    retention: RetentionSection
     objective: ObjectiveSection
     search: SearchSection
     sampler: SamplerSection

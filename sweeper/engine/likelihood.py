@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from transformers import LogitsProcessor
+
+from sweeper.engine.batches import Chunk
+from sweeper.engine.head import Head
 
 
 class Choice(NamedTuple):
@@ -21,6 +25,27 @@ class Written(NamedTuple):
 
     tokens: tuple[int, ...]
     log_probability: float
+
+
+def of_endings(head: Head, chunk: Chunk, starts: Sequence[int]) -> list[float]:
+    """The log-probability of each row's tokens from a place on, given those before it.
+
+    Args:
+        starts: of each row; at least 1, for nothing is before the first token.
+    """
+    device = chunk.tokens.device
+    hidden = head.hidden(chunk.tokens, chunk.attention_mask)
+    spans = [(row, starts[row], len(item.tokens)) for row, item in enumerate(chunk.items)]
+    rows = torch.tensor([row for row, start, end in spans for _ in range(start, end)], device=device)
+    places = torch.tensor([place for _, start, end in spans for place in range(start, end)], device=device)
+    sums = torch.zeros(len(spans), dtype=torch.float64, device=device)
+    # As many positions at a time as there are rows: the logits then take no more than where rows are scored by their
+    # last position, which is what is known of the memory.
+    for row, place in zip(torch.split(rows, len(spans)), torch.split(places, len(spans)), strict=True):
+        logits = head.logits(hidden[row, place - 1])
+        chosen = logits.gather(1, chunk.tokens[row, place][:, None])[:, 0]
+        sums.index_add_(0, row, (chosen - logits.logsumexp(1)).double())
+    return [float(value) for value in sums.tolist()]
 
 
 class Likelihoods(LogitsProcessor):  # type: ignore[misc]

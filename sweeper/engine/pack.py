@@ -27,7 +27,7 @@ from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
-from sweeper.engine.likelihood import Choice, Likelihoods, Written
+from sweeper.engine.likelihood import Choice, Likelihoods, Written, of_endings
 from sweeper.engine.lora import Layout
 from sweeper.engine.loss_scale import LossScale
 from sweeper.engine.moments import OptimizerState
@@ -331,6 +331,15 @@ class Pack:
         best = among.argmax(1, keepdim=True)
         likelihood = among.gather(1, best)[:, 0] - among.masked_fill(is_padded, -math.inf).logsumexp(1)
         return index.gather(1, best)[:, 0], likelihood
+
+    @torch.no_grad()
+    def likelihoods(self, items: Sequence[Item], starts: Sequence[int], with_adapters: bool = True) -> list[float]:
+        """The log-probability of each item's tokens from its place of `starts` on; slots are as in `choose_next`."""
+
+        def read(chunk: Chunk) -> list[float]:
+            return of_endings(self.head, chunk, [starts[item.key] for item in chunk.items])
+
+        return self._in_parts(items, Work.SCORE, read, with_adapters)
 
     @torch.no_grad()
     def generate(

@@ -29,9 +29,10 @@ from sweeper.data import rows
 from sweeper.errors import ERRORS, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
-from sweeper.launch.resume import resume
+from sweeper.launch.resume import as_begun, resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.model import admit
+from sweeper.retention import suite
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
@@ -76,15 +77,17 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         note(paths.holder)
         before = begun(home, paths.name)
         if before is None:
+            retention = suite.load(config.retention)  # what is wrong with it is said now
             brought = own.load(config)
             data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
             brought.keep(paths.code)
             for line in admit(config, paths, goes_on=False):
                 announce(f"note: {line}")
-            for line in _check_rows(config, data, paths):
+            for line in _check_rows(config, data, retention, paths):
                 announce(line)
         else:
+            config = as_begun(config, paths)
             for line in resume(config, paths, before):
                 announce(line)
         check.save(config, paths)
@@ -103,11 +106,11 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         return Supervisor(paths, config, before).run()
 
 
-def _check_rows(config: Config, data: rows.TaskData, paths: StudyPaths) -> list[str]:
+def _check_rows(config: Config, data: rows.TaskData, retention: suite.Suite, paths: StudyPaths) -> list[str]:
     """What the data doctor says of a new study's rows; raises what stops its launch."""
     from sweeper.preflight.data import report  # takes seconds to import, which a study that goes on does not need
 
-    return report.admit(config, data, paths)
+    return report.admit(config, data, retention.texts(), paths)
 
 
 def _prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:

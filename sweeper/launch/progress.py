@@ -14,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.launch.tables import plus_minus, score
+from sweeper.retention.measure import PREFIX
+
+DROP = f"{PREFIX}drop"
 
 
 @dataclass
@@ -55,6 +58,10 @@ class Progress:
             case "baseline":
                 self.baseline = event[self.metric]
                 return f"untuned base: validation {self.metric} {plus_minus(event, self.metric)}"
+            case "retention_started":
+                self.phase = "scoring the untuned base on the retention suite"
+            case "retention":
+                return f"untuned base, retention: {event['message']}"
             case "trial_started":
                 self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
                 self.phase = "training"
@@ -69,12 +76,16 @@ class Progress:
                 self.phase = "evaluating"
             case "evaluation" if number in self.in_flight:  # not a late word of an earlier worker
                 self.in_flight[number].score = event[self.metric]
+                lost = f", retention drop {event[DROP]:+.3f}" if DROP in event else ""
                 return (
                     f"{self.in_flight[number].name}: validation {self.metric} {plus_minus(event, self.metric)} "
-                    f"after {event['examples']} examples"
+                    f"after {event['examples']} examples{lost}"
                 )
             case "trial_ended":
                 return self._end(event)
+            case "retention_full":
+                self.phase = f"scoring trial {number} on the whole retention suite"
+                return self.phase
             case "testing":
                 self.phase = f"scoring the winner, trial {number}, and the base on the test split"
                 return self.phase
@@ -92,10 +103,13 @@ class Progress:
         state = event["state"]
         self.ended[state] = self.ended.get(state, 0) + 1
         value = event["value"]
-        if state == "COMPLETE" and value is not None and (self.best is None or self._is_better(value, self.best[0])):
+        may_be_best = state == "COMPLETE" and value is not None and not event["violates"]
+        if may_be_best and (self.best is None or self._is_better(value, self.best[0])):
             self.best = (value, event["number"])
         name = trial.name if trial else event["name"]
         reason = f" ({event['reason']})" if event["reason"] else ""
+        if state == "COMPLETE" and event["violates"]:
+            reason = f" (violates {', '.join(event['violates'])})"
         if event["same_as"] is not None:
             reason = f" (the same as trial {event['same_as']}, not trained again)"
         at = f" at {self.metric} {score(value)}" if value is not None else ""

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sweeper import versions
-from sweeper.config import check
+from sweeper.config import check, defaults
 from sweeper.config.edits import Edit, edits, marks
 from sweeper.config.schema import Config
 from sweeper.custom import own
@@ -55,13 +55,32 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     if brought is not None and kept != brought.sha256:
         brought.keep(paths.code)
     lines = [f"note: {edit}" for edit in changed]
-    lines += [f"note: {key}: the study was begun before there was this setting, and has its default" for key in unset]
+    has = {True: "goes on without", False: "has its default"}
+    lines += [
+        f"note: {key}: the study was begun before there was this setting, and {has[key in defaults.WITHOUT]}"
+        for key in unset
+    ]
     lines += [f"note: {line}" for line in of_base]
     if is_finished(before, config) and any(edit.key.startswith("tracking.") for edit in changed):
         lines.append("note: what changed of tracking takes effect with the study's next trial, for it is complete")
     if libraries:
         lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
     return lines
+
+
+def as_begun(config: Config, paths: StudyPaths) -> Config:
+    """The settings of a launch, without what the study was begun before: its trials were not told with it.
+
+    Raises:
+        StoreError, ConfigError: as `check.load` does.
+    """
+    stored, lacked = check.load_filled(paths)
+    missing = set(lacked)
+    if paths.changes.is_file():
+        entries = yaml.safe_load(paths.changes.read_text(encoding="utf-8"))
+        missing |= {key for entry in entries for key in entry.get("defaults", [])}
+    sections = {key.partition(".")[0] for key in defaults.WITHOUT & missing}
+    return config.model_copy(update={name: getattr(stored, name) for name in sections})
 
 
 def _short(sha256: str | None) -> str | None:

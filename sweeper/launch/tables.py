@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.schema import Config
+from sweeper.retention.measure import CONSTRAINT, MEASURES, PREFIX
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
 
@@ -32,6 +33,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "long_rows": study.attributes.get("long_rows"),
         "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
+        "retention": retention_json(study),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
         "trials": [trial_json(trial) for trial in study.trials],
@@ -80,8 +82,8 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
         state = trial.state.lower() + ("" if is_plain else f" ({trial.reason})")
         if trial.same_as is not None:
             state += f" (as {trial.same_as})"
-        if not trial.is_feasible and trial.reason != Reason.INFEASIBLE:
-            state += " (infeasible)"
+        if not trial.is_feasible and trial.reason not in (Reason.INFEASIBLE, Reason.WRECKED):
+            state += " (forgets too much)" if trial.constraints.get(CONSTRAINT, 0.0) > 0 else " (infeasible)"
         value = plus_minus(trial.metrics, config.objective.metric_name) if trial.value is not None else "–"
         course = " ".join(f"{score:.2f}" for score in trial.evaluations) or "–"
         seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
@@ -116,9 +118,41 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         lines.append(
             f"Test {metric} over {test['rows']} rows: winner {winner}, untuned base {base}, {trivial} {majority}"
         )
+    if line := retention_line(study, best):
+        lines.append(line)
     if line := memory_line(study):
         lines.append(line)
     return Text("\n".join(lines))
+
+
+def retention_json(study: StudyView) -> dict[str, Any] | None:
+    """What the base could do, what was tolerated, and which trials lost more; None where it is not measured."""
+    if (base := study.attributes.get("retention")) is None:
+        return None
+    return {
+        **base,
+        "violating": [trial.number for trial in study.trials if trial.constraints.get(CONSTRAINT, 0.0) > 0],
+        "finalists": study.attributes.get("finalists", {}),
+        "excluded": study.attributes.get("excluded", {}),
+    }
+
+
+def retention_line(study: StudyView, best: TrialView) -> str | None:
+    """What the winner keeps of the base's abilities, and how many trials lost too much."""
+    if (base := study.attributes.get("retention")) is None:
+        return None
+    full = study.attributes.get("finalists", {}).get(str(best.number))
+    of_base, where = (base, "in full") if full else (base["sample"], "on the sample")
+    own = {name: value for name, value in best.metrics.items() if name.startswith(PREFIX)}
+    values = full or {name.removeprefix(PREFIX): value for name, value in own.items()}
+    words = [f"{name} {values[name]:.4g} (base {of_base[name]:.4g})" for name in MEASURES if name in values]
+    if base["constrains"] is not None and "drop" in values:
+        drop = f"drop {values['drop']:+.3f} ± {values['drop_se']:.3f} in {base['constrains']}"
+        words.append(f"{drop}, tolerated {of_base['tolerance']:.3f}")
+    count = len((retention_json(study) or {})["violating"])
+    excluded = len(study.attributes.get("excluded", {}))
+    lost = f"; {count} trial{'s' * (count != 1)} lost more" + (f", {excluded} in full" if excluded else "")
+    return f"Retention {where}: {', '.join(words)}{lost}"
 
 
 def memory_line(study: StudyView) -> str | None:

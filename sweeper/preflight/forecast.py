@@ -29,26 +29,37 @@ class Lengths:
         longest: of a training row, prompt and answer, or of a prompt that is scored.
         shortest: of a training row.
         answer: of the longest answer: the supervised tokens of a training row.
+        retention: of the longest item of the retention suite, which is scored alone.
     """
 
     longest: int
     shortest: int
     answer: int
+    retention: int = 0
+
+    @property
+    def scored(self) -> int:
+        """Of the longest sequence that is scored."""
+        return max(self.longest, self.retention)
 
     @classmethod
     def of(
-        cls, examples: Sequence[Example], prompts: Sequence[Sequence[int]], room_tokens: int | None = None
+        cls,
+        examples: Sequence[Example],
+        prompts: Sequence[Sequence[int]],
+        room_tokens: int | None = None,
+        retention: int = 0,
     ) -> Lengths:
         """Of training rows, and of prompts that are scored.
 
         Args:
             room_tokens: what is written behind each prompt; None: scoring reads a part of an answer there.
+            retention: the longest item of the retention suite.
         """
         rows = [len(example) for example in examples]
         answer = max(example.supervised_tokens for example in examples)
-        return cls(
-            longest=max(*rows, max(map(len, prompts)) + (room_tokens or answer)), shortest=min(rows), answer=answer
-        )
+        longest = max(*rows, max(map(len, prompts)) + (room_tokens or answer))
+        return cls(longest=longest, shortest=min(rows), answer=answer, retention=retention)
 
 
 def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:
@@ -93,9 +104,9 @@ def extent(config: Config, lengths: Lengths) -> Extent:
     low, high = ranks(config)
     return Extent(
         ranks=(min(low, FITTED_RANKS[0]), max(high, FITTED_RANKS[1])),
-        seqs=(max(4, min(lengths.shortest, lengths.longest // 2)), max(8, lengths.longest)),
+        seqs=(max(4, min(lengths.shortest, lengths.longest // 2)), max(8, lengths.scored)),
         answer_tokens=lengths.answer,
-        most_tokens=max(config.engine.chunk_tokens, lengths.longest),
+        most_tokens=max(config.engine.chunk_tokens, lengths.scored),
         has_dropout=has_dropout(config),
     )
 
@@ -159,7 +170,7 @@ class MemoryForecast:
 
     def least_bytes(self, profile: Profile, targets: object = None) -> int:
         """The least that a step or an evaluation takes beyond that, one row at a time; an upper bound."""
-        loads = (self.one_row(), Load(Work.SCORE, 1, self.lengths.longest))
+        loads = (self.one_row(), Load(Work.SCORE, 1, self.lengths.scored))
         transient = max(self.transient_bytes(load, profile, targets) for load in loads)
         return max(transient, self.optimizer_bytes(profile, targets), self.moving_bytes(profile, targets))
 
@@ -212,6 +223,7 @@ class MemoryForecast:
         loads = (
             Load(Work.TRAIN, rows, self.lengths.longest, rows * self.lengths.answer, is_checkpointed),
             Load(Work.SCORE, rows, self.lengths.longest),
+            Load(Work.SCORE, max(1, tokens // self.lengths.scored), self.lengths.scored),
         )
         transient = max(self.transient_bytes(load, profile) for load in loads)
         # When a slot comes or goes, its bucket is there twice for a moment.

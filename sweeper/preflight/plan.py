@@ -247,18 +247,22 @@ def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
         longest_answer = len(data.longest_answer.encode()) if data is not None else 16
         # No tokenizer has more tokens than bytes; one more ends the answer.
         most = config.prompt.max_tokens
-        return Lengths(longest=most, shortest=max(8, most // 8), answer=min(most // 2, longest_answer + 2)), False
+        answer, retention = min(most // 2, longest_answer + 2), config.retention.max_tokens * config.retention.is_on
+        return Lengths(longest=most, shortest=max(8, most // 8), answer=answer, retention=retention), False
     from sweeper.data import long
     from sweeper.data.prompt import renderer
     from sweeper.models.base import load_tokenizer
+    from sweeper.retention.watch import Watch
 
-    rendered = renderer(config, load_tokenizer(config.model, home), data.labels)
+    tokenizer = load_tokenizer(config.model, home)
+    rendered = renderer(config, tokenizer, data.labels)
     data = long.fit(rendered, data, config.data.long).data
     examples = rendered.examples(data.train)
     selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)  # as a worker does
     prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
     room = config.task.max_new_tokens if isinstance(config.task, WrittenSection) else None
-    return Lengths.of(examples, prompts, room), True
+    retention = Watch(config.retention, tokenizer).full.longest if config.retention.is_on else 0
+    return Lengths.of(examples, prompts, room, retention), True
 
 
 def _some_ranks(config: Config) -> list[int]:

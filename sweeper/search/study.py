@@ -35,6 +35,7 @@ from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+_ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         self._constraint_keys = sorted(constraint_keys)
         known = self.attributes.get("constraints")
-        if known is None:
+        has_begun = "baseline" in self.attributes or bool(self._study.get_trials(deepcopy=False))
+        if known is None or not has_begun:
             self.remember("constraints", self._constraint_keys)
         elif known != self._constraint_keys:
             raise ConfigError(
@@ -244,7 +246,7 @@ class Search:
         if self._config.search.deterministic:
             known -= self._config.engine.slots - 1
         for trial in self.views()[: max(0, known)]:
-            is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in (Reason.PRUNER, Reason.DIVERGED)
+            is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in _ANSWERS
             if trial.is_told and is_answer and trial.params == asked.params:
                 return trial
         return None

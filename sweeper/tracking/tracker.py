@@ -5,6 +5,10 @@
 | accuracy, macro_f1 | validation scores, 0 to 1 | training examples seen |
 | exact_match, token_f1 | the same of task=generation | training examples seen |
 | accuracy_se, macro_f1_se, … | their standard errors | training examples seen |
+| retention/accuracy, retention/perplexity | over the sample of the retention suite | training examples seen |
+| retention/drop, retention/drop_se | of what constrains, against the untuned base | training examples seen |
+| retention/full_accuracy, …, full_drop_se | over the whole suite, of finalists and base | – |
+| retention/noise_floor | one standard error of the base's own score, over the sample | – |
 | constraint/NAME | holds where it is not above 0; known before training, or at its end | training examples seen |
 | train/loss | the slot's mean loss over its supervised tokens | training examples seen |
 | train/grad_norm | before clipping | training examples seen |

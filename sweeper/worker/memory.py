@@ -131,7 +131,12 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
     forecast = MemoryForecast(
         formula=Formula.generic(sizes, pack.stack.can_checkpoint),
         config=config,
-        lengths=Lengths.of(pack.examples, [*bench.validation.prompts, *bench.test.prompts], bench.task.room_tokens),
+        lengths=Lengths.of(
+            pack.examples,
+            [*bench.validation.prompts, *bench.test.prompts],
+            bench.task.room_tokens,
+            bench.retention.full.longest if bench.retention is not None else 0,
+        ),
         budget_bytes=guard.budget_bytes(),
         runtime_bytes=guard.runtime_bytes,
         is_on_host=pack.stack.device.type == "cpu",
@@ -232,6 +237,8 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
         step = planner.step
         prompts = sorted(bench.validation.prompts, key=len)[-max(1, pack.chunk_tokens // forecast.lengths.longest) :]
         bench.score_prompts(prompts, list(range(slots)))
+        if bench.retention is not None:
+            bench.retention.rehearse(pack, list(range(slots)))
         return slots, step
 
     try:

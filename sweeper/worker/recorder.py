@@ -199,6 +199,7 @@ class Recorder:
             state=trial.state,
             reason=trial.reason,
             same_as=trial.same_as,
+            violates=[name for name, value in trial.constraints.items() if value > 0],
             value=trial.metrics.get(self.config.objective.metric_name),
         )
 

@@ -25,6 +25,7 @@ from sweeper.paths import Home
 from sweeper.search.running import LOOK_S
 from sweeper.search.views import StudyView, TrialView, view
 from sweeper.trial import Company, Reason
+from sweeper.worker.forgetting import RETENTION, hold_to_base
 from sweeper.worker.memory import forecast_of, guarded
 from sweeper.worker.workbench import Workbench, set_up
 
@@ -111,6 +112,8 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
         bench = set_up(config, home, guard)
         forecast_of(bench, config, guard, home.memory)  # so that chunks are cut to fit
         _compare(seen, bench, announce)
+        if bench.retention is not None:
+            hold_to_base(bench, paths, seen.attributes.get(RETENTION))
         trained = attempted(lambda: _train(bench, config, trial, seen, is_alone, announce))
         if isinstance(trained, Failure):
             raise OutOfRoomError(

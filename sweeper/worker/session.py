@@ -30,6 +30,7 @@ from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
+from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Asked, Search
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
 from sweeper.trial import Reason
@@ -76,7 +77,9 @@ class Session:
         self.forecast = forecast
         self.events = EventLog(paths.events)
         self.recorder = Recorder(paths, self.config, tracker, self.events)
-        self.search = Search(paths.home, self.config, forecast.keys if forecast else MemoryForecast.keys)
+        keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
+        keys += [CONSTRAINT] if self.config.retention.is_on else []
+        self.search = Search(paths.home, self.config, keys)
         self.teller = Teller(paths, self.config, self.search, self.recorder, self.events)
         self.checkpoints = Checkpoints(paths, self.config, self.search, tracker, self.events)
         self._suspects: set[int] = set()  # trials that were in flight at an exception
@@ -306,6 +309,15 @@ class Session:
             self._conclude(slot, partial(self.teller.prune, slot, Reason.PRUNER))
         elif slot.is_finished:
             self._conclude(slot, partial(self.teller.complete, bench, slot))
+        elif (why := self._why_wrecked(bench, slot)) is not None:
+            self._conclude(slot, partial(self.teller.prune, slot, Reason.WRECKED, why))
+
+    def _why_wrecked(self, bench: Workbench, slot: Slot) -> str | None:
+        """What a trial has lost, where that is certainly too much of the base's abilities and is to end it."""
+        if bench.retention is None or not self.config.retention.stop_wrecked:
+            return None
+        yardstick, values = bench.retention.sampled, slot.evaluations[-1]
+        return yardstick.loss_in_words(values) if yardstick.is_wrecked(values) else None
 
     def _conclude(self, slot: Slot, verdict: Callable[[], None]) -> None:
         """Takes a trial out of the pack; its verdict is carried out when its turn comes."""

@@ -16,10 +16,12 @@ from sweeper.mistakes.joined import joined
 from sweeper.mistakes.table import write_csv
 from sweeper.models import origin
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
+from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import StudyView, TrialView, best_of
+from sweeper.search.views import StudyView, TrialView, ranked
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
+from sweeper.worker.forgetting import Finalists, base_metrics, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Workbench
 
@@ -62,12 +64,14 @@ class Teller:
         self.recorder.open(self.search.attributes["versions"], bench.own.sha256)
         self._follow_the_tracker()
         self.keep_best_adapters()
+        if bench.retention is not None:
+            measure_base(bench, self.paths, self.search, self.events)
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
             base = bench.score_base(bench.validation)
             bench.keep(self.paths.predictions(None), bench.validation, base.predictions)
             scores = base.scores
-            self.recorder.baseline(scores.as_dict())
+            self.recorder.baseline({**scores.as_dict(), **base_metrics(self.search.attributes)})
             self.search.remember("baseline", scores.as_dict())
             self.events.write("baseline", **scores.as_dict())
         if "is_started" not in self.search.attributes:
@@ -80,7 +84,9 @@ class Teller:
         place, attributes = self.recorder.tracker.place, self.search.attributes
         if attributes.get("tracked_in", "store") != place:
             self.search.remember("adapters", [])  # that are there
-            self.recorder.catch_up(self.search.views(), attributes.get("baseline"))
+            known = attributes.get("baseline")
+            baseline = {**known, **base_metrics(attributes)} if known is not None else None
+            self.recorder.catch_up(self.search.views(), baseline)
             if test := attributes.get("test"):
                 self._log_test(test)
         self.search.remember("tracked_in", place)
@@ -95,7 +101,7 @@ class Teller:
         patiently(lambda: adapter.write(folder, best, slot.params, *base))
         self._keep_predictions(slot)
         value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
-        self.search.complete(slot.number, value, self._record(slot), self.constraints[slot.number])
+        self.search.complete(slot.number, value, self._record(slot), self._constraints(slot.number, slot))
         self.recorder.end(self._told(slot.number))
         self.keep_best_adapters()
 
@@ -109,7 +115,8 @@ class Teller:
         self.search.confirm(slot.number)
         self._keep_predictions(slot)
         record = self._record(slot) | ({"detail": detail} if detail else {})
-        self.search.prune(slot.number, reason, record, self.constraints[slot.number])
+        constraints = self._constraints(slot.number, slot, is_last=reason is Reason.WRECKED)
+        self.search.prune(slot.number, reason, record, constraints)
         if readings:
             file = self.paths.readings(slot.number)
             write_atomically(file, json.dumps(readings, indent=1))
@@ -121,18 +128,34 @@ class Teller:
         constraints = self.constraints[number]
         broken = [f"{name} is {value:+.3g} above its limit" for name, value in constraints.items() if value > 0]
         record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
-        self.search.prune(number, Reason.INFEASIBLE, record, constraints)
+        self.search.prune(number, Reason.INFEASIBLE, record, self._constraints(number))
         self.recorder.end(self._told(number))
 
     def repeat(self, number: int, earlier: TrialView) -> None:
         """Gives a trial the result of the earlier one that it equals, untrained."""
-        self.search.repeat(number, earlier, self.constraints[number])
+        own = {name: value for name, value in earlier.constraints.items() if name == CONSTRAINT}
+        self.search.repeat(number, earlier, {**self.constraints[number], **own})
         self.recorder.end(self._told(number))
 
     def fail(self, asked: Asked) -> None:
         detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
-        self.search.fail(asked.number, detail, self.constraints[asked.number])
+        self.search.fail(asked.number, detail, self._constraints(asked.number))
         self.recorder.end(self._told(asked.number))
+
+    def _constraints(self, number: int, slot: Slot | None = None, is_last: bool = False) -> dict[str, float]:
+        """What was foretold of a trial, and what it has lost of the base's abilities.
+
+        That is of the adapter that is kept, or of the last evaluation. One that was not evaluated has lost nothing that
+        is known: zero, which holds.
+        """
+        known = self.constraints[number]
+        if self._bench.retention is None:
+            return known
+        best = slot.best_evaluation if slot is not None else None
+        excess = 0.0
+        if slot is not None and best is not None:
+            excess = self._bench.retention.sampled.excess(slot.evaluations[-1 if is_last else best])
+        return {**known, CONSTRAINT: excess}
 
     def _told(self, number: int) -> TrialView:
         return next(trial for trial in self.search.views() if trial.number == number)
@@ -160,7 +183,9 @@ class Teller:
     def finish(self, bench: Workbench) -> None:
         """Scores the winner and the base on the test split, once for each winner, and closes the study."""
         tracker = self.recorder.tracker
-        best = best_of(self.search.views())
+        finalists = Finalists(self.paths, self.config, self.search, tracker, self.events)
+        candidates = finalists.choose(bench, ranked(self.search.views()), self.config.store.keep_adapters)
+        best = next(iter(candidates), None)
         test = None
         if best is not None and self.search.attributes.get("test", {}).get("trial") != best.number:
             test = self._test(bench, best)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sweeper.config.schema import Config, ModelSection
+from sweeper.config.teaching import ObjectiveSection
 from sweeper.custom import own
 from sweeper.custom.own import Own
 from sweeper.data import long, rows
@@ -30,6 +31,7 @@ from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from sweeper.preflight.forecast import target_choices
+from sweeper.retention.watch import Watch
 from sweeper.tasks.task import Scores, Task, task_of
 from sweeper.trial import Prediction
 
@@ -83,6 +85,7 @@ class Workbench:
     own: Own  # the code that the study brings
     long_rows: long.Counts  # what became of rows that were too long
     notes: list[str]  # on the data, for whoever watches
+    retention: Watch | None  # what is measured of the base's own abilities
 
     @property
     def dtype(self) -> str:
@@ -103,22 +106,33 @@ class Workbench:
     def evaluate(self, slots: list[Slot], config: Config) -> None:
         """Scores slots on the validation split, together, and keeps the best evaluation's adapter and predictions.
 
-        Where memory runs out, nothing has changed.
+        An evaluation that has lost too much of the base's abilities is kept only where there is no other. Where memory
+        runs out, nothing has changed.
         """
-        metric = config.objective.metric_name
-        scored = self.score(self.validation, [self.pack.slots.index(slot) for slot in slots])
+        indices = [self.pack.slots.index(slot) for slot in slots]
+        scored = self.score(self.validation, indices)
+        retained = self.retention.score(self.pack, indices) if self.retention is not None else [{} for _ in slots]
         found: list[tuple[Slot, dict[str, float], AdapterState | None, list[Prediction]]] = []
-        for slot, one in zip(slots, scored, strict=True):
-            values = one.scores.as_dict()
-            best = slot.evaluations[slot.best_evaluation][metric] if slot.best_evaluation is not None else None
-            is_last = config.objective.value == "last"
-            is_better = best is None or is_last or config.objective.is_better(values[metric], best)
+        for slot, one, lost in zip(slots, scored, retained, strict=True):
+            values = {**one.scores.as_dict(), **lost}
+            best = slot.evaluations[slot.best_evaluation] if slot.best_evaluation is not None else None
+            is_better = best is None or self._is_better(values, best, config.objective)
             found.append((slot, values, self.pack.weights(slot) if is_better else None, one.predictions))
         for slot, values, weights, predictions in found:
             slot.evaluations.append(values)
             if weights is not None:
                 slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, weights
                 slot.best_predictions = predictions
+
+    def _is_better(self, values: dict[str, float], best: dict[str, float], objective: ObjectiveSection) -> bool:
+        """Whether an evaluation takes the place of the best one so far."""
+        if objective.value == "last":
+            return True
+        if self.retention is not None:
+            is_within, was_within = (self.retention.sampled.excess(each) <= 0 for each in (values, best))
+            if is_within != was_within:
+                return is_within
+        return objective.is_better(values[objective.metric_name], best[objective.metric_name])
 
     def score_base(self, split: Split) -> Scored:
         """Scores the base without any adapter."""
@@ -204,6 +218,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         examples = balanced(examples, [row.label for row in data.train])
     selected = rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
     validation, test = (Split.of(rendered, chosen, hashes) for chosen in (selected, data.test))
+    retention = Watch(config.retention, tokenizer) if config.retention.is_on else None
 
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
@@ -234,4 +249,5 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         own=brought,
         long_rows=fitted.counts,
         notes=fitted.notes(config.data.long, config.prompt.max_tokens),
+        retention=retention,
     )

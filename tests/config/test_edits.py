@@ -14,7 +14,19 @@ from sweeper.config.marks import Frozen, Live
 from sweeper.config.schema import Config
 
 # What is promised, written out: a mark that is changed by mistake changes this.
-FROZEN_SECTIONS = {"model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"}
+FROZEN_SECTIONS = {
+    "model",
+    "data",
+    "task",
+    "prompt",
+    "lora",
+    "train",
+    "evaluation",
+    "retention",
+    "objective",
+    "sampler",
+    "pruner",
+}
 LIVE_SECTIONS = {"store", "tracking", "gpu", "engine", "checkpoint"}
 FROZEN_KEYS = {
     "study.name",
@@ -97,6 +109,13 @@ OTHER: dict[str, Any] = {
     "train.seed": 3,
     "evaluation.count": 3,
     "evaluation.rows": 100,
+    "retention.choices": "other.jsonl",
+    "retention.passages": None,
+    "retention.max_drop": 0.2,
+    "retention.max_rise": 0.5,
+    "retention.sample": 8,
+    "retention.max_tokens": 99,
+    "retention.stop_wrecked": False,
     "objective.metric": "macro_f1",
     "objective.direction": "minimize",
     "objective.value": "last",

@@ -20,9 +20,15 @@ EVALUATED = {
 }
 
 
-def ended(state: str, value: float | None, reason: str | None = None, same_as: int | None = None) -> dict[str, Any]:
+def ended(
+    state: str,
+    value: float | None,
+    reason: str | None = None,
+    same_as: int | None = None,
+    violates: tuple[str, ...] = (),
+) -> dict[str, Any]:
     event = {"event": "trial_ended", "number": 3, "name": "t03 r8", "state": state, "value": value, "reason": reason}
-    return {**event, "same_as": same_as}
+    return {**event, "same_as": same_as, "violates": list(violates)}
 
 
 def test_the_story_of_a_trial() -> None:
@@ -53,6 +59,27 @@ def test_the_story_of_a_trial() -> None:
     progress.apply(ended("COMPLETE", 0.5))
     assert progress.best == (0.5, 3)
     assert progress.in_flight == {}
+
+
+def test_what_a_trial_forgets_is_said_and_one_that_forgets_too_much_is_not_the_best() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    events = (
+        {"event": "retention_started"},
+        {"event": "retention", "message": "perplexity 377"},
+        STARTED,
+        {**EVALUATED, "retention/drop": 0.45},
+        ended("COMPLETE", 0.5, violates=("retention",)),
+        {"event": "retention_full", "number": 2},
+    )
+    assert [progress.apply(event) for event in events] == [
+        None,
+        "untuned base, retention: perplexity 377",
+        "t03 r8: started",
+        "t03 r8: validation accuracy 0.250 ± 0.020 after 40 examples, retention drop +0.450",
+        "t03 r8: complete (violates retention) at accuracy 0.500; 1 ended in this session",
+        "scoring trial 2 on the whole retention suite",
+    ]
+    assert progress.best is None
 
 
 def test_a_late_word_of_an_earlier_worker_is_passed_over() -> None:

@@ -26,8 +26,8 @@ def folder(few_tickets: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def checked(composed_once: Callable[..., Config], home: Home, folder: Path) -> Check:
     """Checks the files of `folder`."""
-    return lambda *overrides, retention=(): check_data(
-        composed_once("study=demo", "data=files", f"data.path={folder}", *overrides), home, retention=retention
+    return lambda *overrides: check_data(
+        composed_once("study=demo", "data=files", f"data.path={folder}", *overrides), home
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,11 +65,13 @@ def test_two_labels_of_one_text_are_an_error(checked: Check, folder: Path) -> No
     assert codes["duplicates"].endswith("train.jsonl:98")
 
 
-def test_what_tells_forgetting_must_not_be_learned(checked: Check, folder: Path) -> None:
-    rows = read(folder, "train")
-    suite = ["Which gas do plants take in?", rows[3]["text"], TEXT]
+def test_what_tells_forgetting_must_not_be_learned(checked: Check, folder: Path, tmp_path: Path) -> None:
+    asked = ["Which gas do plants take in?", read(folder, "train")[3]["text"], TEXT]
+    items = [{"id": str(n), "question": text, "choices": ["a", "b"], "answer": 0} for n, text in enumerate(asked)]
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
     add(folder, "train", text=TEXT.replace("blue", "red"), label="late delivery")
-    codes = found(checked(retention=suite))
+    codes = found(checked(f"retention.choices={suite}", "retention.passages=null"))
     assert codes["leak-retention"].startswith("leak-retention: 1 of 3 texts of retention are in train too")
     assert codes["leak-retention"].endswith("retention:2")
     assert codes["near-leak-retention"].endswith("retention:3")

@@ -1,0 +1,127 @@
+"""The items of a retention suite: questions with choices, and passages of general text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sweeper.config.schema import BUNDLED, RetentionSection
+from sweeper.data import files
+from sweeper.errors import DataError
+from sweeper.quoting import kind_of, name_of
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question in multiple choice; `answer` is the index of the right one."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    id: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of general text."""
+
+    text: str
+    id: str
+
+
+Item = TypeVar("Item", Choice, Passage)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What retention is measured on."""
+
+    choices: tuple[Choice, ...] = ()
+    passages: tuple[Passage, ...] = ()
+
+    def texts(self) -> list[str]:
+        """Every question and every passage."""
+        return [choice.question for choice in self.choices] + [passage.text for passage in self.passages]
+
+    @property
+    def sha256(self) -> str:
+        """A hash over all items, in order."""
+        plain = [list(map(astuple, items)) for items in (self.choices, self.passages)]
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def load(section: RetentionSection) -> Suite:
+    """Reads the items that a study names.
+
+    Raises:
+        DataError: naming the file and line of what is wrong.
+    """
+    return Suite(
+        choices=_items("choices", section.choices, _choice), passages=_items("passages", section.passages, _passage)
+    )
+
+
+def _items(key: str, named: str | None, read: Callable[[str, dict[str, Any]], Item]) -> tuple[Item, ...]:
+    """The items of one kind."""
+    if named is None:
+        return ()
+    if named == BUNDLED:
+        with resources.as_file(resources.files("sweeper.retention") / BUNDLED / f"{key}.jsonl") as file:
+            rows = files.read_file(file, file.name)
+    else:
+        file = Path(named).expanduser()
+        if file.suffix != ".jsonl" or not file.is_file():
+            state = "there is no such file" if not file.is_file() else "is another one"
+            raise DataError(
+                f"retention.{key} must be {BUNDLED}, null or a JSONL file, but {state}: {named}; "
+                f"retention.{key}=null goes without"
+            )
+        rows = files.read_file(file, file.name)
+    items = tuple(read(place, row) for place, row in rows)
+    if len(items) < 2:
+        raise DataError(f"retention.{key} must have two items or more, but {file} has {len(items)}")
+    _check_ids(items, [place for place, _ in rows])
+    return items
+
+
+def _check_ids(items: Sequence[Item], places: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for item, place in zip(items, places, strict=True):
+        if item.id in seen:
+            raise DataError(f"{place}: each item must have an id of its own, but has that of {seen[item.id]}")
+        seen[item.id] = place
+
+
+def _choice(place: str, row: dict[str, Any]) -> Choice:
+    choices, answer = row.get("choices"), row.get("answer")
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise DataError(f"{place}: `choices` must be a list of two texts or more, but is {_found(row, 'choices')}")
+    texts = tuple(_text(place, dict(enumerate(choices)), index) for index in range(len(choices)))
+    if len({text.strip() for text in texts}) < len(texts):
+        raise DataError(f"{place}: each of `choices` must be another text, but two are alike")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(texts):
+        found = f"{answer}" if type(answer) is int else _found(row, "answer")
+        raise DataError(f"{place}: `answer` must be an index into `choices`, 0 to {len(texts) - 1}, but is {found}")
+    return Choice(_text(place, row, "question"), texts, answer, _text(place, row, "id"))
+
+
+def _passage(place: str, row: dict[str, Any]) -> Passage:
+    return Passage(_text(place, row, "text"), _text(place, row, "id"))
+
+
+def _text(place: str, row: dict[Any, Any], key: Any) -> str:
+    value = row.get(key)
+    if isinstance(value, str) and value.strip():
+        return value
+    name = f"`{key}`" if isinstance(key, str) else f"`choices[{key}]`"
+    there = f"; the row has {', '.join(map(name_of, row)) or 'nothing'}" if isinstance(key, str) else ""
+    raise DataError(f"{place}: {name} must be a text, but is {_found(row, key)}{there}")
+
+
+def _found(row: dict[Any, Any], key: Any) -> str:
+    return kind_of(row[key]) if key in row else "missing"
