@@ -97,7 +97,8 @@ def _show(report: DataReport, as_json: bool) -> int:
     if report.shown:
         click.echo("\nthe first training row; the loss is on what stands between ⟦ and ⟧:")
         console.print(_masked(report.shown), soft_wrap=True)
-    click.echo()
+    if report.splits:
+        click.echo()
     for finding in report.findings:
         label = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}.get(finding.severity, "")
         console.print(Text(f"{finding.severity}: ", style=label) + Text(str(finding)), soft_wrap=True, highlight=False)

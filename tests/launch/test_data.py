@@ -120,7 +120,7 @@ def test_what_is_allowed_is_no_error_and_the_rest_is(
     composed_once: Callable[..., Config], home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher.Supervisor, "run", lambda _: 0)
-    given = [*SHORT, f"data.path={folder}"]
+    given = [*SHORT, f"data.path={folder}", "search.trials=1", "train.examples=8", "evaluation.rows=4"]
     leak(folder)
     nuls(folder)
     with pytest.raises(DataError, match=r"(?s)2 things are wrong.*data.allow=\[nul,leak-test\] goes on") as caught:
