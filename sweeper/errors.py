@@ -57,7 +57,8 @@ class DataError(SweeperError):
 
     @classmethod
     def joined(cls, errors: Sequence[DataError]) -> DataError:
-        """Several errors in one message; a single one as it is."""
+        """Several errors in one message, each once; a single one as it is."""
+        errors = list({str(error): error for error in errors}.values())
         if len(errors) == 1:
             return errors[0]
         made = cls(f"{len(errors)} problems with the rows:\n" + "\n".join(f"  - {error}" for error in errors))

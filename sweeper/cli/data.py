@@ -18,7 +18,6 @@ from sweeper.errors import ConfigError, DataError
 from sweeper.paths import Home
 from sweeper.preflight.data.finding import Severity
 from sweeper.preflight.data.report import DataReport, Pieces, check_data
-from sweeper.quoting import name_of
 
 _FEW_LABELS = 20
 _USABLE = "every row can be trained on and scored"
@@ -92,13 +91,14 @@ def _show(report: DataReport, as_json: bool) -> int:
         console.print(_table(report))
         click.echo("lengths in tokens, with the answer, or in validation and test with the room for one")
     if report.labels:
-        counts = [f"{name_of(label)} {count:,}" for label, count in report.labels.items()]
+        counts = [f"{label} {count:,}" for label, count in report.labels.items()]
         more = f", … and {len(counts) - _FEW_LABELS} more" if len(counts) > _FEW_LABELS else ""
         click.echo(f"{len(counts)} labels in training: {', '.join(counts[:_FEW_LABELS])}{more}")
     if report.shown:
         click.echo("\nthe first training row; the loss is on what stands between ⟦ and ⟧:")
         console.print(_masked(report.shown), soft_wrap=True)
-    click.echo()
+    if report.splits:
+        click.echo()
     for finding in report.findings:
         label = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}.get(finding.severity, "")
         console.print(Text(f"{finding.severity}: ", style=label) + Text(str(finding)), soft_wrap=True, highlight=False)

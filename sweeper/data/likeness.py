@@ -42,7 +42,7 @@ def near(texts: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
     Args:
         texts: normal ones, each with what must be the same beside it; none may be there twice.
     """
-    known: dict[str, int] = {}
+    known = _WordHashes()
     sets = [_shingles(text, beside, known) for text, beside in texts]
     buckets: dict[tuple[int, bytes], list[int]] = {}
     draw = np.random.default_rng(0)
@@ -62,17 +62,19 @@ def near(texts: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
             yield one, other
 
 
-def _shingles(text: str, beside: str, known: dict[str, int]) -> Hashes:
-    """Hashes of each three words in a row, each once; the same on every machine."""
-    found = []
-    for word in text.split():
-        value = known.get(word)
-        if value is None:
-            value = known[word] = crc32(word.encode())
-        found.append(value)
-    if len(found) < _WORDS:
+class _WordHashes(dict[str, int]):
+    """Hashes of words, the same in every process, each made once."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = found = crc32(word.encode())
+        return found
+
+
+def _shingles(text: str, beside: str, known: _WordHashes) -> Hashes:
+    """Hashes of each three words in a row, each once."""
+    hashes = np.fromiter(map(known.__getitem__, text.split()), np.uint64)
+    if len(hashes) < _WORDS:
         return np.empty(0, np.uint64)
-    hashes = np.array(found, np.uint64)
     rows = len(hashes) - _WORDS + 1
     mixed = np.full(rows, crc32(beside.encode()), np.uint64)
     for offset in range(_WORDS):

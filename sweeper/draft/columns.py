@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sweeper.config.teaching import KINDS, ColumnsSection
@@ -94,13 +94,23 @@ def _is_empty(value: Any) -> bool:
 def _column(name: str, values: Sequence[Any], rows: int) -> Column:
     texts = [value for value in values if isinstance(value, str)]
     distinct = len({repr(value) for value in values})
-    return Column(
+    made = Column(
         name=name,
         holds=_kind(values, distinct, rows),
         filled=len(values),
         distinct=distinct,
         characters=sum(map(len, texts)) / len(texts) if texts else 0.0,
         spaced=sum(" " in text.strip() for text in texts) / len(texts) if texts else 0.0,
+    )
+    # One label everywhere is a mistake that the check of the rows names, where the column says that it is one.
+    return replace(made, holds="label") if made.rank("label") is not None and _is_one_label(values, rows) else made
+
+
+def _is_one_label(values: Sequence[Any], rows: int) -> bool:
+    return (
+        len(values) == rows > 1
+        and len({repr(value) for value in values}) == 1
+        and len(str(values[0])) <= (_LABEL_CHARACTERS)
     )
 
 

@@ -64,14 +64,14 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         place = Place.of(config)  # what is wrong with it is said before anything else is written
         before = begun(home, paths.name)
         if before is None:
-            suite.load(config.retention)  # what is wrong with it is said now
+            retention = suite.load(config.retention)  # what is wrong with it is said now
             brought = own.load(config)
             data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
             brought.keep(paths.code)
             for line in admit(config, paths, goes_on=False):
                 announce(f"note: {line}")
-            for line in _check_rows(config, data, paths):
+            for line in _check_rows(config, data, retention, paths):
                 announce(line)
         else:
             config = as_begun(config, paths)
@@ -102,13 +102,13 @@ def held(paths: StudyPaths) -> Iterator[None]:
     """
     lock = FileLock(paths.launcher_lock)
     try:
-        lock.acquire(timeout=LOOK_S)
+        acquired = lock.acquire(timeout=LOOK_S)
     except Timeout:
         raise StoreError(
             f"one launcher per study, but {paths.name!r} is held by {_holder(paths)}; wait for it, or "
             f"`sweeper stop {paths.name}`"
         ) from None
-    with lock:
+    with acquired:
         if paths.deleting.exists():
             raise StoreError(
                 f"the study {paths.name!r} was being deleted when that was interrupted; `sweeper clean {paths.name} "
@@ -118,11 +118,11 @@ def held(paths: StudyPaths) -> Iterator[None]:
         yield
 
 
-def _check_rows(config: Config, data: rows.TaskData, paths: StudyPaths) -> list[str]:
+def _check_rows(config: Config, data: rows.TaskData, retention: suite.Suite, paths: StudyPaths) -> list[str]:
     """What the data doctor says of a new study's rows; raises what stops its launch."""
     from sweeper.preflight.data import report  # takes seconds to import, which a study that goes on does not need
 
-    return report.admit(config, data, paths)
+    return report.admit(config, data, retention.texts(), paths)
 
 
 def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:

@@ -69,6 +69,7 @@ OTHER: dict[str, Any] = {
     "data.long": "drop",
     "data.class_weight": "balanced",
     "data.loss": "last",
+    "data.allow": ["leak-test"],
     "task.name": "generation",
     "task.max_new_tokens": 9,
     "task._target_": "tests.custom.samples.Other",

@@ -22,7 +22,7 @@ def section(folder: Path, text: str = "text", label: str = "label", **splits: st
     names = {"train": "train", "validation": "validation", "test": "test", **splits}
     columns = {**dict.fromkeys(ColumnsSection.model_fields), "text": text, "label": label}
     values = {"source": "files", "path": str(folder), "splits": names, "columns": columns, "loss": "all"}
-    values |= {"group": None, "seed": 0, "long": "block", "class_weight": None}
+    values |= {"group": None, "seed": 0, "long": "block", "class_weight": None, "allow": []}
     return DataSection.model_validate(values)
 
 

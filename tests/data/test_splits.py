@@ -61,7 +61,9 @@ def test_a_group_is_in_one_split(sizes: list[int], seed: int) -> None:
 
 
 def test_too_few_rows_to_cut() -> None:
-    with pytest.raises(DataError, match=r"2 rows are too few to cut 20% for validation, 10% for test: .* is empty"):
+    with pytest.raises(
+        DataError, match=r"2 different rows are too few to cut 20% for validation, 10% for test: .* is empty"
+    ):
         splits.cut(labelled({"a": 1, "b": 1}), SHARES, None, seed=0)
     grouped = [Row("x", "a", f"x:{n}", {"g": n % 2}) for n in range(40)]
     with pytest.raises(DataError, match=r"2 groups are too few"):

@@ -48,7 +48,7 @@ class _Asked:
         return cls(split, row, exact, normal, " ".join(words(question)), " ".join(words(context)))
 
 
-def findings(data: TaskData, retention: Sequence[str] = ()) -> list[Finding]:
+def findings(data: TaskData, retention: Sequence[str]) -> list[Finding]:
     """Everything that is there twice.
 
     Args:

@@ -26,6 +26,7 @@ from sweeper.paths import Home, StudyPaths, write_atomically
 from sweeper.preflight.data import alike, labels, lengths, texts
 from sweeper.preflight.data.finding import Finding, Severity, allowed
 from sweeper.preflight.data.lengths import SplitReport
+from sweeper.retention import suite
 from sweeper.search.views import begun
 
 _TRIED_ROWS = 20  # rows that a template must not write the same for
@@ -73,12 +74,11 @@ class DataReport:
         }
 
 
-def check_data(config: Config, home: Home, is_launched: bool = True, retention: Sequence[str] = ()) -> DataReport:
+def check_data(config: Config, home: Home, is_launched: bool = True) -> DataReport:
     """Reads, renders and masks every row.
 
     Args:
         is_launched: whether a study of this name in the store is the one that is meant.
-        retention: the texts of the suite that tells what a base has forgotten.
 
     Raises:
         ModelError, CustomCodeError: if the tokenizer or the study's own code cannot be had.
@@ -89,13 +89,17 @@ def check_data(config: Config, home: Home, is_launched: bool = True, retention: 
         section, kept = origin.pinned(section, origin.of_study(section, paths)), paths.splits
     try:
         data = rows.of(config, kept, own.load(config))
+        retention = suite.load(config.retention).texts()
     except DataError as error:
         return DataReport.unread(config.study.name, error)
     return examine(config, data, base.load_tokenizer(section, home), retention)
 
 
-def admit(config: Config, data: TaskData, paths: StudyPaths, retention: Sequence[str] = ()) -> list[str]:
+def admit(config: Config, data: TaskData, retention: Sequence[str], paths: StudyPaths) -> list[str]:
     """Checks the rows of a study that begins, and keeps what was found.
+
+    Args:
+        retention: the texts of the suite that tells what a base has forgotten.
 
     Returns:
         What a person should know, a line each.
@@ -121,7 +125,7 @@ def admit(config: Config, data: TaskData, paths: StudyPaths, retention: Sequence
     return [f"{finding.severity}: {finding}" for finding in found]
 
 
-def examine(config: Config, data: TaskData, tokenizer: Any, retention: Sequence[str] = ()) -> DataReport:
+def examine(config: Config, data: TaskData, tokenizer: Any, retention: Sequence[str]) -> DataReport:
     """Looks for everything that may be wrong with rows that could be read."""
     found = [*texts.findings(data), *alike.findings(data, retention), *labels.findings(config, data)]
     refused: list[Finding] = []
