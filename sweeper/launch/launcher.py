@@ -76,9 +76,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             )
         note(paths.holder)
         before = begun(home, paths.name)
-        config = as_begun(config, paths) if before is not None else config
-        suite.load(config.retention)  # what is wrong with it is said now
         if before is None:
+            suite.load(config.retention)  # what is wrong with it is said now
             brought = own.load(config)
             data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)
@@ -86,6 +85,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             for line in admit(config, paths, goes_on=False):
                 announce(f"note: {line}")
         else:
+            config = as_begun(config, paths)
             for line in resume(config, paths, before):
                 announce(line)
         check.save(config, paths)

@@ -74,15 +74,13 @@ def as_begun(config: Config, paths: StudyPaths) -> Config:
     Raises:
         StoreError, ConfigError: as `check.load` does.
     """
-    missing = set(check.load_filled(paths)[1])
+    stored, lacked = check.load_filled(paths)
+    missing = set(lacked)
     if paths.changes.is_file():
         entries = yaml.safe_load(paths.changes.read_text(encoding="utf-8"))
         missing |= {key for entry in entries for key in entry.get("defaults", [])}
-    unset: dict[str, dict[str, Any]] = {}
-    for section, _, name in (key.partition(".") for key in defaults.WITHOUT & missing):
-        unset.setdefault(section, {})[name] = None
-    sections = {name: getattr(config, name).model_copy(update=keys) for name, keys in unset.items()}
-    return config.model_copy(update=sections)
+    sections = {key.partition(".")[0] for key in defaults.WITHOUT & missing}
+    return config.model_copy(update={name: getattr(stored, name) for name in sections})
 
 
 def _short(sha256: str | None) -> str | None:

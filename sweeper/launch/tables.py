@@ -143,11 +143,12 @@ def retention_line(study: StudyView, best: TrialView) -> str | None:
         return None
     full = study.attributes.get("finalists", {}).get(str(best.number))
     of_base, where = (base, "in full") if full else (base["sample"], "on the sample")
-    values = full or {name.removeprefix(PREFIX): value for name, value in best.metrics.items()}
+    own = {name: value for name, value in best.metrics.items() if name.startswith(PREFIX)}
+    values = full or {name.removeprefix(PREFIX): value for name, value in own.items()}
     words = [f"{name} {values[name]:.4g} (base {of_base[name]:.4g})" for name in MEASURES if name in values]
     if base["constrains"] is not None and "drop" in values:
-        drop = f"drop {values['drop']:+.3f} ± {values['drop_se']:.3f}, tolerated {of_base['tolerance']:.3f}"
-        words.append(f"by {base['constrains']} {drop}")
+        drop = f"drop {values['drop']:+.3f} ± {values['drop_se']:.3f} in {base['constrains']}"
+        words.append(f"{drop}, tolerated {of_base['tolerance']:.3f}")
     count = len((retention_json(study) or {})["violating"])
     excluded = len(study.attributes.get("excluded", {}))
     lost = f"; {count} trial{'s' * (count != 1)} lost more" + (f", {excluded} in full" if excluded else "")

@@ -105,7 +105,7 @@ def _choice(place: str, row: dict[str, Any]) -> Choice:
     if len({text.strip() for text in texts}) < len(texts):
         raise DataError(f"{place}: each of `choices` must be another text, but two are alike")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(texts):
-        found = f"{answer}" if isinstance(answer, int) else _found(row, "answer")
+        found = f"{answer}" if type(answer) is int else _found(row, "answer")
         raise DataError(f"{place}: `answer` must be an index into `choices`, 0 to {len(texts) - 1}, but is {found}")
     return Choice(_text(place, row, "question"), texts, answer, _text(place, row, "id"))
 

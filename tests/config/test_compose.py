@@ -331,6 +331,7 @@ READERS = {
     "gpu": ["preflight/plan.py"],
     "lora": [],
     "train": [],
+    "retention": ["retention/watch.py", "retention/suite.py"],
     "sampler": ["search/samplers.py"],
     "pruner": ["search/pruners.py"],
 }
@@ -340,6 +341,7 @@ OWN_NAMES = {
     "prompt": r"(self\.)?section",
     "model": "section",
     "gpu": "section",
+    "retention": "_?section",
     "sampler": "section",
     "pruner": "section",
 }

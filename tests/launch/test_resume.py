@@ -209,6 +209,20 @@ def test_a_study_from_before_a_setting_goes_on(begun: Begun) -> None:
     assert begun.said == []
 
 
+def test_a_study_from_before_retention_goes_on_without_it(begun: Begun) -> None:
+    values = begun.composed("study=demo").model_dump(mode="json")
+    del values["retention"]
+    begun.paths.config.write_text(yaml.safe_dump(values))
+    for said in (["choices", "passages"], []):  # again it is known, and nothing is said
+        begun.launch(begun.composed("study=demo"))
+        words = "the study was begun before there was this setting, and goes on without"
+        assert [line for line in begun.said if "goes on without" in line] == [
+            f"note: retention.{key}: {words}" for key in said
+        ]
+        assert not begun.started[-1].retention.is_on
+        assert not check.load(begun.paths).retention.is_on
+
+
 def test_a_setting_that_is_gone_is_an_error(begun: Begun) -> None:
     values = begun.composed("study=demo").model_dump(mode="json")
     values["train"]["momentum"] = 0.9

@@ -86,12 +86,39 @@ def test_the_table_says_why_a_trial_is_not_what_it_seems(composed: Callable[...,
     for words in (
         "pruned (infeasible)",
         "complete (as 1)",
-        "complete (infeasible)",
+        "complete (forgets too much)",
         "pruned (diverged)",
         "0.790 ± 0.020",
     ):
         assert words in said
     assert "5 complete, 2 pruned, 1 infeasible, not trained; total 16" in said
+
+
+SAMPLED = {"retention/perplexity": 12.0, "retention/drop": 0.167, "retention/drop_se": 0.02}
+MEASURED = {
+    "constrains": "perplexity",
+    "perplexity": 11.0,
+    "tolerance": 0.3,
+    "sample": {"perplexity": 10.0, "tolerance": 0.5},
+}
+
+
+def test_what_the_winner_keeps_of_the_base_is_said(composed: Callable[..., Config]) -> None:
+    config = composed("study=demo")
+    trials = [replace(trial(1, 0.8), metrics={**scored(0.8), **SAMPLED}), trial(2, 0.9, constraints={"retention": 0.1})]
+    seen = StudyView("demo", trials, {**ATTRIBUTES, "retention": MEASURED})
+    said = " ".join(text(answer(seen, config)).split())
+    assert "Retention on the sample: perplexity 12 (base 10), drop +0.167 ± 0.020" in said
+    assert "in perplexity, tolerated 0.500; 1 trial lost more" in said
+    assert study_json(seen, config)["retention"]["violating"] == [2]
+    full = {"finalists": {"1": {"perplexity": 13.0, "drop": 0.154, "drop_se": 0.01}}, "excluded": {"7": "why"}}
+    whole = StudyView("demo", trials, {**seen.attributes, **full})
+    said = " ".join(text(answer(whole, config)).split())
+    assert "Retention in full: perplexity 13 (base 11), drop +0.154 ± 0.010 in perplexity, tolerated 0.300" in said
+    assert "1 trial lost more, 1 in full" in said
+    assert study_json(whole, config)["retention"]["excluded"] == {"7": "why"}
+    assert study_json(STUDY, config)["retention"] is None
+    assert "Retention" not in text(answer(STUDY, config))
 
 
 def test_status_as_json(composed: Callable[..., Config]) -> None:

@@ -115,6 +115,18 @@ def test_lengths_are_of_rows_and_of_prompts_with_an_answer_behind() -> None:
     assert Lengths.of(examples, [(1,) * 2, (1,) * 6]) == Lengths(longest=10, shortest=4, answer=4)
 
 
+def test_a_retention_item_longer_than_any_row_is_scored_but_not_trained_on(
+    forecast: Callable[..., MemoryForecast],
+) -> None:
+    params = trial_params(rank=8)
+    short, long, longest = (forecast(lengths=replace(LENGTHS, retention=tokens)) for tokens in (64, 128, 4096))
+    assert short.solo_bytes(params) == forecast().solo_bytes(params)
+    assert long.one_row() == short.one_row()
+    assert longest.solo_bytes(params) > short.solo_bytes(params)
+    assert longest.most_bytes() >= long.most_bytes() >= short.most_bytes()
+    assert extent(long.config, long.lengths).seqs == (40, 128)
+
+
 def test_the_corners_hold_all_that_a_study_may_ask_for(composed: Compose) -> None:
     corners = extent(composed("study=demo"), LENGTHS)
     assert (corners.ranks, corners.seqs, corners.answer_tokens) == ((4, 128), (40, 90), 8)
