@@ -18,8 +18,9 @@ from sweeper.data.example import Example
 from sweeper.errors import DataError
 from sweeper.quoting import kind_of, name_of
 from sweeper.retention import suite
+from sweeper.retention.items import Passage
 from sweeper.retention.scoring import Encoded
-from sweeper.retention.suite import Passage, Suite
+from sweeper.retention.suite import Suite
 
 SETTING = "train.replay_text"
 
