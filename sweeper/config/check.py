@@ -249,6 +249,11 @@ def with_absolute_paths(config: Config) -> Config:
     for key in ("choices", "passages"):
         if getattr(retention, key) != BUNDLED:
             retention = absolute(retention, key)
+    tasks = [
+        str(Path(task).expanduser().resolve()) if task.endswith((".yaml", ".yml")) else task
+        for task in retention.lm_eval
+    ]
+    retention = retention.model_copy(update={"lm_eval": tasks})
     sections = {
         "retention": retention,
         "train": absolute(config.train, "replay_text") if config.train.replay_text != BUNDLED else config.train,

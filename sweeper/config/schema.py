@@ -119,6 +119,7 @@ class RetentionSection(Section):
 
     choices: Frozen[Annotated[str, Field(min_length=1)] | None]
     passages: Frozen[Annotated[str, Field(min_length=1)] | None]
+    lm_eval: Frozen[list[Annotated[str, Field(min_length=1)]]]
     max_drop: Frozen[Annotated[float, Field(ge=0, le=1)]]
     max_rise: Frozen[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     sample: Frozen[Annotated[int, Field(ge=2)]]
@@ -127,7 +128,7 @@ class RetentionSection(Section):
 
     @property
     def is_on(self) -> bool:
-        return self.choices is not None or self.passages is not None
+        return self.choices is not None or self.passages is not None or bool(self.lm_eval)
 
 
 class ConfirmationSection(Section):

@@ -17,8 +17,9 @@ import numpy as np
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 from sweeper.errors import DataError
+from sweeper.retention.items import Choice
 from sweeper.retention.measure import Answers
-from sweeper.retention.suite import Choice, Suite
+from sweeper.retention.suite import Suite
 
 Tokens = tuple[int, ...]
 
@@ -134,11 +135,11 @@ def score(pack: Pack, slots: Sequence[int], suite: Encoded, with_adapters: bool 
 
 def _question(choice: Choice, tokenizer: Any, begin: Tokens) -> Question:
     """A question with each of its choices behind it, tokenised together, as lm-eval does it."""
-    asked = f"Question: {choice.question.strip()}\nAnswer:"
+    asked = choice.question if choice.is_whole else f"Question: {choice.question.strip()}\nAnswer:"
     start = len(begin) + len(_tokens(tokenizer, asked))
     reads = []
     for text in choice.choices:
-        tokens = (*begin, *_tokens(tokenizer, f"{asked} {text.strip()}"))
+        tokens = (*begin, *_tokens(tokenizer, asked + (text if choice.is_whole else f" {text.strip()}")))
         # Where the last token of the question grows into the choice, the choice begins with it.
         reads.append(Read(tokens, min(start, len(tokens) - 1), len(text.strip())))
     return Question(choice.id, tuple(reads), choice.answer)

@@ -14,25 +14,8 @@ from sweeper.config.schema import BUNDLED, RetentionSection
 from sweeper.data import files
 from sweeper.errors import DataError
 from sweeper.quoting import kind_of, name_of
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A question in multiple choice; `answer` is the index of the right one."""
-
-    question: str
-    choices: tuple[str, ...]
-    answer: int
-    id: str
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A piece of general text."""
-
-    text: str
-    id: str
-
+from sweeper.retention import harness
+from sweeper.retention.items import Choice, Passage
 
 Item = TypeVar("Item", Choice, Passage)
 
@@ -61,8 +44,10 @@ def load(section: RetentionSection) -> Suite:
     Raises:
         DataError: naming the file and line of what is wrong.
     """
+    choices, passages = harness.items(section.lm_eval)
     return Suite(
-        choices=_items("choices", section.choices, _choice), passages=_items("passages", section.passages, _passage)
+        choices=(*_items("choices", section.choices, _choice), *choices),
+        passages=(*_items("passages", section.passages, _passage), *passages),
     )
 
 

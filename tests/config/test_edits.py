@@ -104,6 +104,7 @@ OTHER: dict[str, Any] = {
     "evaluation.rows": 100,
     "retention.choices": "other.jsonl",
     "retention.passages": None,
+    "retention.lm_eval": ["arc_easy"],
     "retention.max_drop": 0.2,
     "retention.max_rise": 0.5,
     "retention.sample": 8,

@@ -18,10 +18,10 @@ from torch.nn import functional
 from transformers import get_scheduler
 
 from sweeper.data.example import Example
-from sweeper.engine.batches import batch_rows
+from sweeper.engine.batches import batch_rows, replayed_rows
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import FIRST_PASSAGE, Pack, Slot
 from sweeper.models.targets import linear_names, resolve
 from sweeper.trial import Rhythm, TrialParams
 from tests.conftest import trial_params
@@ -113,7 +113,12 @@ def with_peft(
 
 
 def train_alone(
-    base: Any, params: TrialParams, initial: AdapterState, examples: Sequence[Example], steps: int = STEPS
+    base: Any,
+    params: TrialParams,
+    initial: AdapterState,
+    examples: Sequence[Example],
+    steps: int = STEPS,
+    replay: Sequence[Example] = (),
 ) -> Alone:
     """Trains one adapter on a copy of `base`, without any code of ours but the order of the data and the mask."""
     model, weights = with_peft(deepcopy(base), params, initial)
@@ -134,9 +139,14 @@ def train_alone(
     model.train()
     for step in range(steps):
         rows = [examples[row] for row in batch_rows(rhythm, step, len(examples), SEED)]
+        positions = list(range(rhythm.examples_at(step), rhythm.examples_at(step + 1)))
+        if params.replay:
+            passages = replayed_rows(rhythm, step, len(replay), SEED, params.replay)
+            rows += [replay[row] for _, row in passages]
+            positions += [FIRST_PASSAGE + position for position, _ in passages]
         for module in model.modules():
             if isinstance(module, HashedDropout):
-                module.positions = list(range(rhythm.examples_at(step), rhythm.examples_at(step + 1)))
+                module.positions = positions
         longest = max(len(row.prompt) + len(row.answer) for row in rows)
         tokens = torch.zeros(len(rows), longest, dtype=torch.long)
         labels = torch.full((len(rows), longest), -100)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sweeper.errors import DataError
-from sweeper.retention.suite import Choice, Passage, load
+from sweeper.retention.items import Choice, Passage
+from sweeper.retention.suite import load
 from tests.retention.conftest import CHOICES, PASSAGES, choice_rows, lines, passage_rows, section
 
 SECRET = "a sentence that belongs to a row"
