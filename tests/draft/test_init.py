@@ -143,7 +143,7 @@ def test_any_folder_with_a_model_can_be_the_base(
     ("arguments", "expected"),
     [
         (["missing.csv"], "there must be a file or a folder"),
-        (["rows.xlsx"], "rows are read from .jsonl, .csv, .parquet, but rows.xlsx is none"),
+        (["rows.xlsx"], "rows are read from .jsonl, .csv, .parquet, .json, but rows.xlsx is none"),
         (["two"], "a folder needs a file for training, named such as train.csv, but"),
         (["shards"], "has 2 for train: train-0.csv, train-1.csv"),
         (["empty.csv"], "there must be rows to train on"),
