@@ -31,8 +31,9 @@ from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.resume import as_begun, resume
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
-from sweeper.retention import suite
+from sweeper.retention import replay, suite
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
@@ -78,6 +79,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         before = begun(home, paths.name)
         if before is None:
             suite.load(config.retention)  # what is wrong with it is said now
+            if has_replay(config):
+                replay.read(config)
             brought = own.load(config)
             data = rows.of(config, None, brought)  # what is wrong with it is said now
             rows.keep_splits(data, config.data, paths.splits)

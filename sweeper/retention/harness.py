@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,7 @@ def items(named: Sequence[str]) -> tuple[tuple[Choice, ...], tuple[Passage, ...]
     """
     if not named:
         return (), ()
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise DataError(
-            f"{SETTING}: tasks of lm-eval need the package, but it is not installed: pip install 'sweeper[lm-eval]'"
-        ) from None
-    # It reads 15,000 files to find its own.
-    manager = TaskManager(include_defaults=not all(map(_is_file, named)))
+    manager = _manager(not all(map(_is_file, named)))
     choices: dict[str, Choice] = {}
     passages: dict[str, Passage] = {}
     for name in named:
@@ -54,6 +48,18 @@ def items(named: Sequence[str]) -> tuple[tuple[Choice, ...], tuple[Passage, ...]
                 else:
                     passages[item.id] = item
     return tuple(choices.values()), tuple(passages.values())
+
+
+@cache
+def _manager(has_own: bool) -> Any:
+    """What finds tasks; with lm-eval's own, it reads 15,000 files first."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise DataError(
+            f"{SETTING}: tasks of lm-eval need the package, but it is not installed: pip install 'sweeper[lm-eval]'"
+        ) from None
+    return TaskManager(include_defaults=has_own)
 
 
 def _tasks(manager: Any, name: str) -> list[Any]:

@@ -46,14 +46,13 @@ class Replay:
             rows: the training rows of the task.
 
         Raises:
-            DataError: naming the file and line of what is wrong, or where retention is measured on one of them.
+            DataError: as `read` does.
         """
-        passages = _passages(config.train.replay_text)
-        _check_apart(passages, suite.load(config.retention).passages)
+        passages = read(config)
         encoded = Encoded.of(Suite(passages=tuple(passages)), tokenizer, config.prompt.max_tokens)
         each = sum(row.supervised_tokens * row.weight for row in rows) / len(rows)
-        read = [text.read.tokens for text in encoded.texts]
-        examples = [Example(tokens[:1], tokens[1:], weight=each / (len(tokens) - 1)) for tokens in read]
+        texts = [text.read.tokens for text in encoded.texts]
+        examples = [Example(tokens[:1], tokens[1:], weight=each / (len(tokens) - 1)) for tokens in texts]
         return cls(tuple(examples), encoded.cut, encoded.sha256)
 
     def notes(self, config: Config) -> list[str]:
@@ -78,8 +77,18 @@ class Replay:
             )
 
 
+def read(config: Config) -> list[Passage]:
+    """The passages that a study names, by place.
+
+    Raises:
+        DataError: naming the file and line of what is wrong, or where retention is measured on one of them.
+    """
+    passages = _passages(config.train.replay_text)
+    _check_apart(passages, suite.load(config.retention).passages)
+    return passages
+
+
 def _passages(named: str) -> list[Passage]:
-    """What the setting names, by place."""
     if named == BUNDLED:
         with resources.as_file(resources.files("sweeper.retention") / BUNDLED / "replay.jsonl") as file:
             rows = files.read_file(file, file.name)

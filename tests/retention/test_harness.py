@@ -137,6 +137,7 @@ def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", absent)
+    harness._manager.cache_clear()
     with pytest.raises(DataError, match=r"not installed: pip install 'sweeper\[lm-eval\]'"):
         harness.items(["arc_easy"])
     assert harness.items([]) == ((), ())
