@@ -52,4 +52,4 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def section(choices: object, passages: object, **changes: object) -> RetentionSection:
     values = {"max_drop": 0.05, "max_rise": 0.25, "sample": 32, "max_tokens": 128, "stop_wrecked": True, **changes}
     named = [str(value) if value is not None else None for value in (choices, passages)]
-    return RetentionSection.model_validate({"choices": named[0], "passages": named[1], **values})
+    return RetentionSection.model_validate({"choices": named[0], "passages": named[1], "lm_eval": [], **values})
