@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweeper.data.row import Row
 from sweeper.tasks.generation import Generation, mean_error
@@ -30,6 +31,11 @@ def rouge_l(reference: str, prediction: str) -> float:
     wanted, given = _words(reference), _words(prediction)
     common = _longest_common(wanted, given)
     return 2 * common / (len(wanted) + len(given)) if common else 0.0
+
+
+def best_rouge_l(references: Sequence[str], prediction: str) -> float:
+    """ROUGE-L with the reference answer that fits best."""
+    return max(rouge_l(reference, prediction) for reference in references)
 
 
 def _words(text: str) -> list[str]:
@@ -65,34 +71,42 @@ class CommentScores:
 
     @classmethod
     def of(cls, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> CommentScores:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
-
-        by_row = [max(rouge_l(one, text) for one in row) for row, text in zip(truth, predictions, strict=True)]
-        bleu, bleu_se = _corpus_score(BLEU(force=True), truth, predictions)
-        chrf, chrf_se = _corpus_score(CHRF(), truth, predictions)
+        by_row = [best_rouge_l(row, text) for row, text in zip(truth, predictions, strict=True)]
+        bleu, bleu_se = _corpus_score("bleu", truth, predictions)
+        chrf, chrf_se = _corpus_score("chrf", truth, predictions)
         return cls(bleu, chrf, float(np.mean(by_row)), bleu_se, chrf_se, mean_error(by_row))
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
-def _corpus_score(metric: Any, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> tuple[float, float]:
-    """A score of sacrebleu's over all rows, and its standard error, both between 0 and 1.
+def _corpus_score(metric: str, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> tuple[float, float]:
+    """A score over all rows, and its standard error."""
+    rows = len(predictions)
+    times = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), _DRAWS)
+    [whole] = corpus_scores(metric, truth, predictions, np.ones((1, rows), dtype=int))
+    return whole, float(np.std(corpus_scores(metric, truth, predictions, times), ddof=1))
 
-    What is drawn again is the rows' counts, and not the texts: sacrebleu's own bootstrap does so too, by the same two
+
+def corpus_scores(
+    metric: str, truth: Sequence[Sequence[str]], predictions: Sequence[str], times: NDArray[np.int_]
+) -> list[float]:
+    """BLEU or chrF, between 0 and 1, of each draw of the rows.
+
+    What is drawn is the rows' counts, and not the texts: sacrebleu's own bootstrap does so too, by the same two
     methods, but has an interval and no standard error.
+
+    Args:
+        times: `(draws, rows)`: how often each row is in each draw.
     """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    scorer: Any = BLEU(force=True) if metric == "bleu" else CHRF()
     most = max(map(len, truth))
     streams = [[row[place] if place < len(row) else None for row in truth] for place in range(most)]
-    counts = np.array(metric._extract_corpus_statistics(list(predictions), streams))  # (rows, counts)
-
-    def score(summed: Any) -> float:
-        return float(metric._compute_score_from_stats(summed.tolist()).score) / 100
-
-    rows = len(predictions)
-    drawn = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), _DRAWS) @ counts
-    return score(counts.sum(0)), float(np.std([score(summed) for summed in drawn], ddof=1))
+    counts = np.array(scorer._extract_corpus_statistics(list(predictions), streams))  # (rows, counts)
+    return [float(scorer._compute_score_from_stats(summed.tolist()).score) / 100 for summed in times @ counts]
 
 
 class Comments(Generation):

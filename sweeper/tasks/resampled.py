@@ -6,19 +6,27 @@ the paired bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 19
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.data.row import Row
+from sweeper.tasks.comments import best_rouge_l, corpus_scores
+from sweeper.tasks.generation import row_scores
 from sweeper.tasks.task import Task
 
 DRAWS = 2000
 SLOW_DRAWS = 200  # of a metric that is computed anew from the rows of each draw
-# Metrics that are means over rows, and what `Task.judged` calls their values.
-_MEANS = {"accuracy": "is_correct", "exact_match": "is_correct", "token_f1": "token_f1"}
+# Metrics that are means over rows, and what each row adds to them.
+_MEANS: dict[str, Callable[[Row, str], float]] = {
+    "accuracy": lambda row, text: float(row.label == text),
+    "exact_match": lambda row, text: row_scores(row.answers, text)[0],
+    "token_f1": lambda row, text: row_scores(row.answers, text)[1],
+    "rouge_l": lambda row, text: best_rouge_l(row.answers, text),
+}
+_OF_COUNTS = ("macro_f1", "bleu", "chrf")  # and those that are computed of what the rows count
 
 Array = NDArray[np.float64]
 
@@ -32,12 +40,17 @@ class Resampled:
 
 
 class Resampler:
-    """Scores predictions for the rows of one split, always on the same draws."""
+    """Scores predictions for the rows of one split, always on the same draws.
 
-    def __init__(self, task: Task, metric: str, rows: Sequence[Row], seed: int) -> None:
+    Args:
+        is_known: whether the metric is one of `sweeper.config.teaching.METRICS`; the user's own may have the same name.
+    """
+
+    def __init__(self, task: Task, metric: str, rows: Sequence[Row], seed: int, is_known: bool) -> None:
         self._task, self._metric, self._rows = task, metric, rows
-        self._is_fast = metric in _MEANS or metric == "macro_f1"
-        draws = DRAWS if self._is_fast else SLOW_DRAWS
+        self._mean = _MEANS.get(metric) if is_known else None
+        self._is_of_counts = is_known and metric in _OF_COUNTS
+        draws = DRAWS if self._mean is not None or self._is_of_counts else SLOW_DRAWS
         generator = np.random.default_rng(seed)
         # (draws, rows): how often each row is in each draw
         self._counts: Array = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws).astype(float)
@@ -49,12 +62,14 @@ class Resampler:
             CustomCodeError: if a metric of the user's raises.
         """
         value = self._task.score(self._rows, texts).as_dict()[self._metric]
-        if self._metric in _MEANS:
-            name = _MEANS[self._metric]
-            judged = [self._task.judged(row, text)[name] for row, text in zip(self._rows, texts, strict=True)]
-            return Resampled(value, self._counts @ np.asarray(judged, dtype=float) / len(self._rows))
-        if self._metric == "macro_f1":
+        if self._mean is not None:
+            by_row = [self._mean(row, text) for row, text in zip(self._rows, texts, strict=True)]
+            return Resampled(value, self._counts @ np.asarray(by_row) / len(self._rows))
+        if self._is_of_counts and self._metric == "macro_f1":
             return Resampled(value, self._macro_f1(texts))
+        if self._is_of_counts:
+            truth = [row.answers for row in self._rows]
+            return Resampled(value, np.asarray(corpus_scores(self._metric, truth, texts, self._counts.astype(int))))
         return Resampled(value, np.asarray([self._anew(counts, texts) for counts in self._counts]))
 
     def _macro_f1(self, texts: Sequence[str]) -> Array:

@@ -19,7 +19,6 @@ from sweeper.paths import StudyPaths
 from sweeper.search.choice import Candidate, Choice, choose
 from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, TrialView
-from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import STUDY
 from sweeper.worker.recorder import Recorder, trial_key
 from sweeper.worker.side import SideResult, SideRun, SideRuns
@@ -115,7 +114,7 @@ class Confirmation:
 
     def _choose(self, bench: Workbench, split: Split, found: Sequence[_Confirmed]) -> Choice | None:
         """Compares those that trained on every seed; None where none did."""
-        resampler = Resampler(bench.task, self._metric, split.rows, self._config.search.seed)
+        resampler = bench.resampler(split, self._config)
         candidates = []
         for one in found:
             scored = [resampler.score(result.texts) for result in one.results if result.texts is not None]

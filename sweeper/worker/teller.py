@@ -19,7 +19,6 @@ from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import HELD_BACK, TrialView
-from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
 from sweeper.worker.forgetting import Finalists, base_metrics, measure_base
@@ -215,8 +214,7 @@ class Teller:
             scored[second.number] = self.score_trial(bench, second, bench.test)
         for number, one in scored.items():
             bench.keep(self.paths.predictions(number, TEST), bench.test, one.predictions)
-        metric = self.config.objective.metric_name
-        resampler = Resampler(bench.task, metric, bench.test.rows, self.config.search.seed)
+        resampler = bench.resampler(bench.test, self.config)
         of_winner, of_base = (resampler.score(one.texts) for one in (winner, base))
         gain = best.value - of_winner.value if best.value is not None else 0.0
         test: dict[str, Any] = {

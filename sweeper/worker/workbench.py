@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sweeper.config.schema import Config, ModelSection
+from sweeper.config.teaching import METRICS
 from sweeper.custom import own
 from sweeper.custom.own import Own
 from sweeper.data import held_back, long, rows
@@ -35,6 +36,7 @@ from sweeper.preflight.forecast import has_replay, target_choices
 from sweeper.retention.replay import Replay
 from sweeper.retention.watch import Watch
 from sweeper.search.views import HELD_BACK, begun
+from sweeper.tasks.resampled import Resampler
 from sweeper.tasks.task import Scores, Task, task_of
 from sweeper.trial import Prediction, Rhythm, TrialParams
 
@@ -164,6 +166,12 @@ class Workbench:
         with self.alone(params, weights):
             [scored] = self.score(split, [0])
         return scored
+
+    def resampler(self, split: Split, config: Config) -> Resampler:
+        """What scores predictions for a split on rows that are drawn again."""
+        metric = config.objective.metric_name
+        is_known = metric in METRICS[config.task.name]
+        return Resampler(self.task, metric, split.rows, config.search.seed, is_known)
 
     def score_base(self, split: Split) -> Scored:
         """Scores the base without any adapter."""

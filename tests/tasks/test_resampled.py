@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from sweeper.data.row import Row
 from sweeper.tasks.classification import Classification
+from sweeper.tasks.comments import Comments
 from sweeper.tasks.custom import NamedScores
 from sweeper.tasks.generation import Generation
-from sweeper.tasks.resampled import SLOW_DRAWS, Resampler
+from sweeper.tasks.resampled import DRAWS, SLOW_DRAWS, Resampler
 
 LABELS = ["a", "b", "c", "d"]
 
@@ -38,7 +39,7 @@ def test_labels(data: st.DataObject, metric: str) -> None:
     pairs = data.draw(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=3, max_size=30))
     rows = [row(number, label) for number, (label, _) in enumerate(pairs)]
     texts, task = [said for _, said in pairs], Classification({label: [ord(label)] for label in LABELS})
-    resampler = Resampler(task, metric, rows, seed=1)
+    resampler = Resampler(task, metric, rows, seed=1, is_known=True)
     found = resampler.score(texts)
     assert found.value == pytest.approx(task.score(rows, texts).as_dict()[metric])
     assert found.draws[:40] == pytest.approx(by_hand(resampler, task, metric, rows, texts))
@@ -48,8 +49,30 @@ def test_labels(data: st.DataObject, metric: str) -> None:
 def test_written_answers(metric: str) -> None:
     rows = [row(number, answers=["the red house", f"house {number}"]) for number in range(9)]
     texts, task = ["red house", "house 1", "a blue one"] * 3, Generation(str, 8, 0)
-    resampler = Resampler(task, metric, rows, seed=1)
+    resampler = Resampler(task, metric, rows, seed=1, is_known=True)
     assert resampler.score(texts).draws[:40] == pytest.approx(by_hand(resampler, task, metric, rows, texts), abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["rouge_l", "bleu", "chrf"])
+def test_comments(metric: str) -> None:
+    said = ["Return the name of a file.", "Close it.", "Read all lines of the file and return them as a list."]
+    rows = [row(number, answers=[said[number % 3], f"Number {number}"]) for number in range(9)]
+    texts, task = [*said[:2], "Read all lines of a file and return a list."] * 3, Comments(str, 8, 0)
+    resampler = Resampler(task, metric, rows, seed=1, is_known=True)
+    found = resampler.score(texts)
+    assert found.value == pytest.approx(task.score(rows, texts).as_dict()[metric])
+    assert len(found.draws) == DRAWS
+    assert found.draws[:40] == pytest.approx(by_hand(resampler, task, metric, rows, texts))
+
+
+def test_a_metric_of_ones_own_may_have_a_known_name() -> None:
+    class Lenient(Generation):
+        def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Any:
+            return NamedScores({"accuracy": 0.25})
+
+    rows = [row(number, answers=["x"]) for number in range(6)]
+    found = Resampler(Lenient(str, 8, 0), "accuracy", rows, seed=1, is_known=False).score(["y"] * 6)
+    assert set(found.draws) == {0.25}
 
 
 def test_a_metric_that_is_no_mean_over_rows_is_computed_for_each_draw() -> None:
@@ -62,7 +85,7 @@ def test_a_metric_that_is_no_mean_over_rows_is_computed_for_each_draw() -> None:
         ["", "a", "bb", "ccc", "d", "eeeee"],
         Spread(str, 8, 0),
     )
-    resampler = Resampler(task, "spread", rows, seed=1)
+    resampler = Resampler(task, "spread", rows, seed=1, is_known=False)
     found = resampler.score(texts)
     assert len(found.draws) == SLOW_DRAWS
     assert found.draws[:40] == pytest.approx(by_hand(resampler, task, "spread", rows, texts))
@@ -75,7 +98,7 @@ def test_what_predictions_have_in_common_cancels_out() -> None:
     task = Classification({label: [ord(label)] for label in LABELS})
     one = [LABELS[0]] * 400
     other = [LABELS[1], *one[1:]]
-    resampler = Resampler(task, "accuracy", rows, seed=1)
+    resampler = Resampler(task, "accuracy", rows, seed=1, is_known=True)
     first, second = resampler.score(one), resampler.score(other)
     assert (first.draws - second.draws).std() == pytest.approx(1 / 400, rel=0.1)
     assert first.draws.std() == pytest.approx((0.25 * 0.75 / 400) ** 0.5, rel=0.1)
