@@ -258,13 +258,18 @@ class Chat:
                 )
 
     def _check_begin(self, tokens: tuple[int, ...]) -> None:
-        """A first token belongs at the begin, and where a template begins again behind the end of a turn."""
+        """A first token belongs at the begin, and where the next turn begins behind the end of one (SmolLM 2)."""
         first, last = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if first is None:
             return
         is_end = first == last  # then it also ends turns, and may be followed by another's first
         for place in [1] if is_end else range(1, len(tokens)):
-            if len(tokens) > place and tokens[place] == first and tokens[place - 1] not in {self.end, last} - {first}:
+            if len(tokens) <= place or tokens[place] != first:
+                continue
+            before = place - 1
+            while before and not self.tokenizer.decode([tokens[before]]).strip():
+                before -= 1
+            if tokens[before] not in {self.end, last} - {first}:
                 raise PromptError(
                     f"the tokenizer's first token {self.tokenizer.bos_token!r} must be at the begin once, but is there "
                     f"again as token {place + 1}; take it out of prompt.template or prompt.chat_template",

@@ -69,6 +69,17 @@ FAMILIES = {
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
         ("hello there<|im_end|>", "good bye<|im_end|>"),
     ),
+    "SmolLM 2": Family(  # its first token begins each turn
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+        "{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+        ("hello there<|im_end|>", "good bye<|im_end|>"),
+        pad="<|im_end|>",
+    ),
     "Llama 2": Family(
         "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
         "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
