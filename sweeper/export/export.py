@@ -102,8 +102,7 @@ def _best(seen: StudyView, config: Config, force: bool) -> TrialView:
             f"what is exported must be of use: {problem} `sweeper best {seen.name}` says what to try next; --force "
             "exports the best there is all the same"
         )
-    complete = [trial for trial in seen.trials if trial.merit is not None and trial.same_as is None]
-    best = seen.best or max(complete, key=lambda trial: trial.merit or 0.0, default=None)
+    best = seen.best or next(iter(seen.infeasible), None)
     if best is None:
         raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}")
     return best

@@ -76,7 +76,7 @@ class Predictor:
         try:
             section = ModelSection.model_validate(manifest["model"])
             known = origin.Origin(**manifest["base"]) if manifest.get("base") else None
-            params = TrialParams.model_validate(manifest["lora"])
+            params = TrialParams.model_validate({"replay": 0.0, **manifest["lora"]})  # older ones lack it
             prompt = PromptSection.model_validate(manifest["prompt"])
             task: Any = TypeAdapter(TaskSection).validate_python(manifest["task"])
             columns, labels = ColumnsSection.model_validate(manifest["columns"]), manifest["labels"]

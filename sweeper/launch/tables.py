@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.schema import Config
-from sweeper.retention.measure import CONSTRAINT, MEASURES, PREFIX
+from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
@@ -31,6 +31,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "confirmation": study.confirmation,
         "learning_curve": study.attributes.get("learning_curve"),
         "long_rows": study.attributes.get("long_rows"),
         "code_sha256": study.attributes.get("code_sha256"),
@@ -86,8 +87,6 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
             state += f" (as {trial.same_as})"
         if not trial.is_feasible and trial.reason not in (Reason.INFEASIBLE, Reason.WRECKED):
             state += " (forgets too much)" if trial.constraints.get(CONSTRAINT, 0.0) > 0 else " (infeasible)"
-        if trial.number in study.excluded:
-            state += " (excluded)"
         value = plus_minus(trial.metrics, config.objective.metric_name) if trial.value is not None else "–"
         course = " ".join(f"{score:.2f}" for score in trial.evaluations) or "–"
         seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
@@ -137,8 +136,7 @@ def retention_json(study: StudyView) -> dict[str, Any] | None:
     return {
         **base,
         "violating": [trial.number for trial in study.trials if trial.constraints.get(CONSTRAINT, 0.0) > 0],
-        "in_full": study.attributes.get("retention_in_full", {}),
-        "excluded": study.excluded,
+        "in_full": {trial.number: found for trial in study.trials if (found := _in_full(trial))},
     }
 
 
@@ -146,7 +144,7 @@ def retention_line(study: StudyView, best: TrialView) -> str | None:
     """What the winner keeps of the base's abilities, and how many trials lost too much."""
     if (base := study.attributes.get("retention")) is None:
         return None
-    full = study.attributes.get("retention_in_full", {}).get(str(best.number))
+    full = _in_full(best)
     of_base, where = (base, "in full") if full else (base["sample"], "on the sample")
     own = {name: value for name, value in best.metrics.items() if name.startswith(PREFIX)}
     values = full or {name.removeprefix(PREFIX): value for name, value in own.items()}
@@ -155,9 +153,12 @@ def retention_line(study: StudyView, best: TrialView) -> str | None:
         drop = f"drop {values['drop']:+.3f} ± {values['drop_se']:.3f} in {base['constrains']}"
         words.append(f"{drop}, tolerated {of_base['tolerance']:.3f}")
     count = len((retention_json(study) or {})["violating"])
-    excluded = len(study.excluded)
-    lost = f"; {count} trial{'s' * (count != 1)} lost more" + (f", {excluded} in full" if excluded else "")
-    return f"Retention {where}: {', '.join(words)}{lost}"
+    return f"Retention {where}: {', '.join(words)}; {count} trial{'s' * (count != 1)} lost more"
+
+
+def _in_full(trial: TrialView) -> dict[str, float]:
+    """What a trial keeps by the whole suite; empty where that was not measured."""
+    return {name.removeprefix(FULL): value for name, value in trial.metrics.items() if name.startswith(FULL)}
 
 
 def _confirmed(found: dict[str, Any]) -> list[str]:

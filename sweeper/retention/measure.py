@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 Kind = Literal["accuracy", "perplexity"]
 MEASURES: tuple[Kind, ...] = ("accuracy", "perplexity")
 PREFIX = "retention/"
+FULL = f"{PREFIX}full_"  # of the whole suite
 CONSTRAINT = "retention"
 CERTAIN = 2.0  # standard errors
 _DRAWS = 400  # of a bootstrap: its standard error is then known to 4 %
@@ -148,9 +149,13 @@ class Yardstick:
             found["drop"], found["drop_se"] = drop(self.base, adapted, self.kind)
         return {PREFIX + name: value for name, value in found.items()}
 
-    def excess(self, values: dict[str, float]) -> float:
-        """How far an evaluation is above the tolerance: the constraint, which holds where it is not above zero."""
-        return values[f"{PREFIX}drop"] - self.tolerance if self.kind is not None else 0.0
+    def excess(self, values: dict[str, float], prefix: str = PREFIX) -> float:
+        """How far an evaluation is above the tolerance: the constraint, which holds where it is not above zero.
+
+        Args:
+            prefix: of the names of the values.
+        """
+        return values[f"{prefix}drop"] - self.tolerance if self.kind is not None else 0.0
 
     def is_wrecked(self, values: dict[str, float]) -> bool:
         """Whether an evaluation has certainly lost too much: by more than two standard errors."""

@@ -14,12 +14,12 @@ from sweeper.engine.pack import Pack
 from sweeper.errors import StoreError
 from sweeper.paths import write_atomically
 from sweeper.retention import suite
-from sweeper.retention.measure import CERTAIN, Answers, Yardstick, accuracy_error, constraining
+from sweeper.retention.measure import CERTAIN, FULL, PREFIX, Answers, Yardstick, accuracy_error, constraining
 from sweeper.retention.scoring import Encoded, score
 
 
 class Watch:
-    """Scores adapters on the suite: on a small sample at evaluations, in full at the end.
+    """Scores adapters on the suite: on a small sample at evaluations, the best of them in full.
 
     Attributes:
         full: the whole suite.
@@ -60,8 +60,9 @@ class Watch:
         score(pack, slots, self.sample)
 
     def score_full(self, pack: Pack, slots: Sequence[int]) -> list[dict[str, float]]:
-        """The same of the whole suite."""
-        return [self.whole.values(answers) for answers in score(pack, slots, self.full)]
+        """The same of the whole suite, under names of its own."""
+        found = [self.whole.values(answers) for answers in score(pack, slots, self.full)]
+        return [{FULL + name.removeprefix(PREFIX): value for name, value in values.items()} for values in found]
 
     def describe(self) -> dict[str, Any]:
         """What the study remembers of the base's abilities, and of what an adapter may lose of them."""

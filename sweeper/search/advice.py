@@ -86,8 +86,7 @@ def next_steps(study: StudyView, config: Config, confused: Sequence[Confused] = 
 def _misses(study: StudyView, config: Config, best: TrialView | None) -> list[str]:
     """Trials that would have won, but for a constraint that they hardly miss; without a winner the least infeasible."""
     steps = []
-    infeasible = [trial for trial in study.trials if trial.merit is not None and not trial.is_feasible]
-    better = [trial for trial in infeasible if best is None or (trial.merit or 0.0) > (best.merit or 0.0)]
+    better = [trial for trial in study.infeasible if best is None or (trial.merit or 0.0) > (best.merit or 0.0)]
     names = sorted({name for trial in better for name, value in trial.constraints.items() if value > 0})
     metric = config.objective.metric_name
     for name in names:

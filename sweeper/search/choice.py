@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 TAILS = (2.5, 97.5)  # percentiles: an interval of 95 %
+LEAST_DRAWS = 20  # of the rows, that an interval is of
 _NOISE = 20  # of the seeds, for each draw of the rows
 
 
@@ -94,7 +95,11 @@ def choose(candidates: Sequence[Candidate], is_minimized: bool, seed: int = 0) -
     leader, noise = order[0], _noise(order, seed)
     versus = []
     for other in order[1:]:
-        drawn = sign * (leader.draws.mean(0) - other.draws.mean(0))[:, None] + noise
+        differences = sign * (leader.draws.mean(0) - other.draws.mean(0))
+        is_known = np.isfinite(differences)
+        if is_known.sum() < LEAST_DRAWS:  # of a metric that has no value on most draws: nothing is claimed
+            continue
+        drawn = differences[is_known, None] + noise[is_known]
         low, high = np.percentile(drawn, TAILS)
         probability = float(np.mean(drawn > 0) + np.mean(drawn == 0) / 2)
         versus.append(Versus(other.number, sign * (leader.mean - other.mean), float(low), float(high), probability))

@@ -27,7 +27,7 @@ TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LOCK_WAIT_S = 60  # how long a writer waits for another to leave SQLite
 # Attributes of a study: the rows that it holds back for confirmation, what came of that, and the trials that turned out
 # infeasible after they were told, with why.
-HELD_BACK, CONFIRMATION, EXCLUDED = "confirmation_rows", "confirmation", "excluded"
+HELD_BACK, CONFIRMATION = "confirmation_rows", "confirmation"
 
 
 def open_storage(home: Home) -> optuna.storages.RDBStorage:
@@ -139,14 +139,15 @@ class StudyView:
     attributes: dict[str, Any]
 
     @property
-    def excluded(self) -> dict[int, str]:
-        """The trials that turned out infeasible after they were told, and why."""
-        return {int(number): why for number, why in self.attributes.get(EXCLUDED, {}).items()}
-
-    @property
     def ranked(self) -> list[TrialView]:
         """The trials that may win, the best value first."""
-        return [trial for trial in ranked(self.trials) if trial.number not in self.excluded]
+        return ranked(self.trials)
+
+    @property
+    def infeasible(self) -> list[TrialView]:
+        """The complete trials that break a constraint and were trained themselves, the best value first."""
+        found = [t for t in self.trials if t.merit is not None and not t.is_feasible and t.same_as is None]
+        return sorted(found, key=lambda trial: (-(trial.merit or 0.0), trial.number))
 
     def finalists(self, top: int) -> list[TrialView]:
         """The best trials of `top` different configurations."""
@@ -238,11 +239,6 @@ def ranked(trials: Sequence[TrialView]) -> list[TrialView]:
     return sorted(found, key=lambda trial: (-(trial.merit or 0.0), trial.same_as is not None, trial.number))
 
 
-def best_of(trials: Sequence[TrialView]) -> TrialView | None:
-    """The complete and feasible trial with the best value; None where there is none."""
-    return next(iter(ranked(trials)), None)
-
-
 def configurations(config: Config) -> int | None:
     """How many configurations there are, where the sampler visits each once."""
     if isinstance(config.sampler, GridSection):
@@ -268,15 +264,17 @@ def kept_adapters(study: StudyView, paths: StudyPaths, config: Config) -> list[i
     """The trials whose adapters are to stay, of those that have theirs on the disk.
 
     These are the best `store.keep_adapters` and the winner; in a study that is to be confirmed also all that may be,
-    until the winner has been scored on the test split.
+    until the winner has been scored on the test split. While no trial keeps to the constraints, it is the best of those
+    that break them.
     """
-    here = [trial for trial in study.ranked if paths.adapter(trial.number).is_dir()]
+    best_first = study.ranked or study.infeasible[:1]
+    here = [trial for trial in best_first if paths.adapter(trial.number).is_dir()]
     best = study.best
     wanted = {trial.number for trial in here[: config.store.keep_adapters]}
     if best is not None:
         wanted.add(best.number)
         is_tested = study.attributes.get("test", {}).get("trial") == best.number
-        if study.attributes.get(HELD_BACK, 0) > 0 and not is_tested:
+        if study.attributes.get(HELD_BACK, 0) > 0 and (not is_tested or study.must_be_confirmed(config)):
             wanted |= {trial.number for trial in study.finalists(config.confirmation.top)}
     return [trial.number for trial in here if trial.number in wanted]
 

@@ -72,14 +72,17 @@ class WithMetric:
         Raises:
             CustomCodeError: if the function returns a name that the task has, beside what else it raises for.
         """
-        scores = self._task.score(rows, predictions).as_dict()
-        known: list[dict[str, Any]] = [
-            {**row.columns, **({self._label: row.label} if self._label is not None else {})} for row in rows
-        ]
-        added = self._metric(known, predictions)
+        scores, added = self._task.score(rows, predictions).as_dict(), self.score_own(rows, predictions).as_dict()
         if twice := sorted({*scores} & {*added}):
             raise CustomCodeError(
                 f"{self._metric.what} must return other names than the task has, but returned {', '.join(twice)}\n"
                 f"{CURE}"
             )
         return NamedScores({**scores, **added})
+
+    def score_own(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
+        """The function's scores alone."""
+        known: list[dict[str, Any]] = [
+            {**row.columns, **({self._label: row.label} if self._label is not None else {})} for row in rows
+        ]
+        return NamedScores(self._metric(known, predictions))

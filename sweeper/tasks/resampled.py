@@ -6,6 +6,7 @@ the paired bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 19
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.data.row import Row
+from sweeper.errors import CustomCodeError
+from sweeper.search.choice import LEAST_DRAWS
 from sweeper.tasks.comments import best_rouge_l, corpus_scores
+from sweeper.tasks.custom import WithMetric
 from sweeper.tasks.generation import row_scores
 from sweeper.tasks.task import Task
 
@@ -33,10 +37,20 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Resampled:
-    """A metric of one set of predictions: `value` on the rows as they are, and `(draws,)` on each draw."""
+    """A metric of one set of predictions: `value` on the rows as they are, and `(draws,)` on each draw.
+
+    A draw is not a number where a metric of the user's has no value on it, as without any row of a rare label.
+    """
 
     value: float
     draws: Array
+
+
+def difference(one: Array, other: Array) -> Array:
+    """That of two metrics on the draws on which both have a value; none where these are too few to say anything."""
+    found = one - other
+    found = found[np.isfinite(found)]
+    return found if len(found) >= LEAST_DRAWS else found[:0]
 
 
 class Resampler:
@@ -85,5 +99,9 @@ class Resampler:
 
     def _anew(self, counts: Array, texts: Sequence[str]) -> float:
         index = np.repeat(np.arange(len(self._rows)), counts.astype(int)).tolist()
-        drawn = self._task.score([self._rows[row] for row in index], [texts[row] for row in index])
+        score = self._task.score_own if isinstance(self._task, WithMetric) else self._task.score
+        try:
+            drawn = score([self._rows[row] for row in index], [texts[row] for row in index])
+        except CustomCodeError:  # on the rows as they are it does not raise
+            return math.nan
         return drawn.as_dict()[self._metric]

@@ -20,6 +20,7 @@ from sweeper.search.choice import Candidate, Choice, choose
 from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, TrialView
 from sweeper.tracking.tracker import STUDY
+from sweeper.trial import Reason
 from sweeper.worker.recorder import Recorder, trial_key
 from sweeper.worker.side import SideResult, SideRun, SideRuns
 from sweeper.worker.workbench import Scored, Split, Workbench
@@ -41,15 +42,15 @@ class _Confirmed:
     results: list[SideResult]  # of each seed
     original: Scored  # its own adapter, on the same rows
     parameters: int  # of its adapter
-
-    @property
-    def failures(self) -> list[str]:
-        return [result.failure for result in self.results if result.failure is not None]
+    failures: list[str]  # of trainings that came to no end, or lost too much of what the base could do
 
     @property
     def cost(self) -> tuple[float, ...]:
-        """What is cheaper: fewer parameters to hold and serve; of as many, less time to train."""
-        return (self.parameters, sum(result.duration_s for result in self.results), self.trial.number)
+        """What is cheaper: fewer parameters to hold and serve; of as many, fewer tokens to train on.
+
+        Time is none: it is that of all that train together.
+        """
+        return (self.parameters, sum(result.train_tokens for result in self.results))
 
 
 class Confirmation:
@@ -110,7 +111,11 @@ class Confirmation:
         weights = adapter.read(self._paths.adapter(trial.number), params)
         original = outlast(partial(bench.score_adapter, params, weights, split))
         size = sum(tensor.numel() for tensor in weights.tensors["weight"].values())
-        return _Confirmed(trial, results, original, size)
+        failures = [result.failure for result in results if result.failure is not None]
+        if bench.retention is not None:
+            measured = [result.metrics for result in results if result.failure is None]
+            failures += [Reason.WRECKED.value for values in measured if bench.retention.sampled.is_wrecked(values)]
+        return _Confirmed(trial, results, original, size, failures)
 
     def _choose(self, bench: Workbench, split: Split, found: Sequence[_Confirmed]) -> Choice | None:
         """Compares those that trained on every seed; None where none did."""

@@ -1,23 +1,21 @@
-"""Retention in a study's course: the base is scored once, and the finalists in full, before the best is chosen."""
+"""Retention in a study's course: the base is scored once, and the best trials in full, before they are told."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.engine import adapter
 from sweeper.errors import DataError
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths
-from sweeper.retention.measure import PREFIX
+from sweeper.retention.measure import FULL, PREFIX
 from sweeper.retention.watch import in_words
 from sweeper.search.study import Search
-from sweeper.search.views import EXCLUDED, TrialView
-from sweeper.tracking.tracker import Tracker
-from sweeper.worker.recorder import trial_key
+from sweeper.search.views import StudyView
 from sweeper.worker.workbench import Workbench
 
-RETENTION, IN_FULL = "retention", "retention_in_full"  # attributes of the study
+RETENTION = "retention"  # attribute of the study
+UNCONFIRMED = 2  # where nothing is confirmed: a winner and its runner-up
 
 
 def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -65,64 +63,16 @@ def base_metrics(attributes: dict[str, Any]) -> dict[str, float]:
     if (retention := attributes.get(RETENTION)) is None:
         return {}
     found = {PREFIX + name: retention["sample"][name] for name in ("accuracy", "perplexity") if name in retention}
-    found |= {f"{PREFIX}full_{name}": retention[name] for name in ("accuracy", "perplexity") if name in retention}
+    found |= {FULL + name: retention[name] for name in ("accuracy", "perplexity") if name in retention}
     return {**found, f"{PREFIX}drop": 0.0, f"{PREFIX}noise_floor": retention["sample"]["noise_floor"]}
 
 
-class Finalists:
-    """Scores the best trials on the whole suite.
+def is_finalist(seen: StudyView, config: Config, merit: float) -> bool:
+    """Whether a trial that has come to its end is, so far, one of the best configurations.
 
-    Args:
-        tracker: where that is recorded.
+    Those are held to the whole suite before they are told, so that whoever is among the best at the end has been: their
+    adapters are the ones that are kept.
     """
-
-    def __init__(self, paths: StudyPaths, config: Config, search: Search, tracker: Tracker, events: EventLog) -> None:
-        self._paths = paths
-        self._config = config
-        self._search = search
-        self._tracker = tracker
-        self._events = events
-
-    def hold(self, bench: Workbench, count: int) -> None:
-        """Scores the best so many configurations, until all of them keep within the tolerance.
-
-        One that does not is excluded from what the study may call its best, with all that have its result, and the
-        next moves up.
-        """
-        if bench.retention is None:
-            return
-        while due := [trial for trial in self._search.seen().finalists(count) if trial.number not in self._known]:
-            self._look_at(bench, due[0])
-
-    @property
-    def _known(self) -> dict[int, dict[str, float]]:
-        """What was found of those that have been scored."""
-        return {int(number): found for number, found in self._search.attributes.get(IN_FULL, {}).items()}
-
-    def _look_at(self, bench: Workbench, trial: TrialView) -> None:
-        if not self._paths.adapter(trial.number).is_dir():
-            self._exclude(
-                trial,
-                "its retention in full cannot be measured, for its adapter was not kept (store.keep_adapters; "
-                f"`sweeper rerun {self._paths.name} --trial {trial.number}` brings it back)",
-            )
-            return
-        assert bench.retention is not None
-        self._events.write("retention_full", number=trial.number)
-        params = self._config.trial_params(trial.params)
-        with bench.alone(params, adapter.read(self._paths.adapter(trial.number), params)):
-            [values] = bench.retention.score_full(bench.pack, [0])
-        plain = {name.removeprefix(PREFIX): value for name, value in values.items()}
-        excess = bench.retention.whole.excess(values)
-        logged = {f"{PREFIX}full_{name}": value for name, value in plain.items()}
-        self._tracker.log(trial_key(trial.number), logged, step=0)
-        known = {str(number): found for number, found in self._known.items()}
-        self._search.remember(IN_FULL, {**known, str(trial.number): {**plain, "excess": excess}})
-        if excess > 0:
-            self._exclude(trial, f"retention in full: {bench.retention.whole.loss_in_words(values)}")
-
-    def _exclude(self, trial: TrialView, why: str) -> None:
-        alike = [other.number for other in self._search.views() if other.same_as == trial.number]
-        excluded = self._search.attributes.get(EXCLUDED, {})
-        self._search.remember(EXCLUDED, {**excluded, **{str(number): why for number in (trial.number, *alike)}})
-        self._events.write("note", message=f"trial {trial.number} cannot be the best: {why}")
+    count = config.confirmation.top or UNCONFIRMED
+    best = seen.finalists(count)
+    return len(best) < count or merit >= (best[-1].merit or 0.0)

@@ -20,6 +20,7 @@ from sweeper.engine.pack import Slot, Tick
 from sweeper.events import EventLog
 from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
+from sweeper.retention.measure import FULL
 from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, TrialView, kept_adapters
 from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
@@ -230,6 +231,7 @@ class Recorder:
             for point in trial.curve:
                 self._log_evaluation(trial.number, point)
         metrics = {f"constraint/{name}": value for name, value in trial.constraints.items()}
+        metrics |= {name: value for name, value in trial.metrics.items() if name.startswith(FULL)}
         if trial.duration_s is not None:
             metrics["duration_s"] = trial.duration_s
         if trial.value is not None:

@@ -133,8 +133,9 @@ class Session:
                 if self.is_stopping():
                     self._save(bench)
                     return self._suspend()
-                self._room.outlast(lambda: self.teller.measure_finalists(bench))
                 if not self._confirm(bench):
+                    return self._suspend()
+                if self.is_stopping():
                     return self._suspend()
                 self._room.outlast(lambda: self.teller.finish(bench))
                 return {"status": "finished"}
@@ -343,9 +344,29 @@ class Session:
         if is_pruned:
             self._conclude(slot, partial(self.teller.prune, slot, Reason.PRUNER))
         elif slot.is_finished:
-            self._conclude(slot, partial(self.teller.complete, bench, slot))
+            self._conclude(slot, partial(self._complete, bench, slot))
         elif (why := self._why_wrecked(bench, slot)) is not None:
             self._conclude(slot, partial(self.teller.prune, slot, Reason.WRECKED, why))
+
+    def _complete(self, bench: Workbench, slot: Slot) -> None:
+        """Tells a trial that ran to its end; one of the best so far is held to all that the base could do before."""
+        self.teller.complete(bench, slot, self._in_full(bench, slot) if self.teller.is_finalist(slot) else {})
+
+    def _in_full(self, bench: Workbench, slot: Slot) -> dict[str, float]:
+        """Scores the best adapter of a trial on the whole retention suite, beside those that train."""
+
+        def score() -> dict[str, float]:
+            assert bench.retention is not None
+            assert slot.best_adapter is not None
+            guest = Slot(-1, slot.params, slot.rhythm, slot.seed)
+            bench.pack.admit(guest, slot.best_adapter)
+            try:
+                [values] = bench.retention.score_full(bench.pack, [bench.pack.slots.index(guest)])
+            finally:
+                self._room.leave(guest)
+            return values
+
+        return self._room.within(score, lambda: False) or self._room.outlast(score)
 
     def _why_wrecked(self, bench: Workbench, slot: Slot) -> str | None:
         """What a trial has lost, where that is certainly too much of the base's abilities and is to end it."""

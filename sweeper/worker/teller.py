@@ -16,12 +16,13 @@ from sweeper.mistakes.joined import joined
 from sweeper.mistakes.table import write_csv
 from sweeper.models import origin
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
-from sweeper.retention.measure import CONSTRAINT
+from sweeper.retention.measure import CONSTRAINT, FULL
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import HELD_BACK, TrialView
+from sweeper.tasks.resampled import difference
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
-from sweeper.worker.forgetting import Finalists, base_metrics, measure_base
+from sweeper.worker.forgetting import base_metrics, is_finalist, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Scored, Split, Workbench
 
@@ -46,13 +47,14 @@ class Teller:
         """Opens the parent run, scores the untuned base and queues the starts, once in a study's life."""
         self._bench = bench
         self.search.remember("data_sha256", bench.data_sha256)
+        is_begun = "baseline" in self.search.attributes  # what measured nothing binds nobody
         if bench.replay is not None:
-            bench.replay.hold_to(self.search.attributes.get("replay_sha256"))
+            bench.replay.hold_to(self.search.attributes.get("replay_sha256") if is_begun else None)
             self.search.remember("replay_sha256", bench.replay.sha256)
         self.search.remember("long_rows", bench.long_rows)
         self.search.remember("train_rows", len(bench.pack.examples))
-        if bench.confirmation is not None:
-            self.search.remember(HELD_BACK, len(bench.confirmation.rows))
+        if not is_begun:
+            self.search.remember(HELD_BACK, len(bench.confirmation.rows) if bench.confirmation is not None else 0)
         self.search.remember("labels", bench.task.labels)
         self.search.remember("code_sha256", bench.own.sha256)
         if (known := origin.kept(self.paths)) is not None:
@@ -97,7 +99,21 @@ class Teller:
                 self._log_test(test)
         self.search.remember("tracked_in", place)
 
-    def complete(self, bench: Workbench, slot: Slot) -> None:
+    def is_finalist(self, slot: Slot) -> bool:
+        """Whether a trial that has come to its end is to be held to the whole retention suite."""
+        if self._bench.retention is None or any(value > 0 for value in self._constraints(slot.number, slot).values()):
+            return False
+        assert slot.best_evaluation is not None
+        value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
+        merit = -value if self.config.objective.is_minimized else value
+        return is_finalist(self.search.seen(), self.config, merit)
+
+    def complete(self, bench: Workbench, slot: Slot, in_full: dict[str, float]) -> None:
+        """Tells a trial that ran to its planned end.
+
+        Args:
+            in_full: what it keeps of the base's abilities by the whole retention suite, if that was measured.
+        """
         assert slot.best_evaluation is not None  # a trial is complete after its last evaluation
         assert slot.best_adapter is not None
         self.search.confirm(slot.number)  # or the folder is another worker's
@@ -107,7 +123,12 @@ class Teller:
         patiently(lambda: adapter.write(folder, best, slot.params, *base))
         self._keep_predictions(slot)
         value = slot.evaluations[slot.best_evaluation][self.config.objective.metric_name]
-        self.search.complete(slot.number, value, self._record(slot), self._constraints(slot.number, slot))
+        record, constraints = self._record(slot), self._constraints(slot.number, slot)
+        if in_full:
+            assert bench.retention is not None
+            record["metrics"] = {**record["metrics"], **in_full}
+            constraints[CONSTRAINT] = bench.retention.whole.excess(in_full, FULL)
+        self.search.complete(slot.number, value, record, constraints)
         self.recorder.end(self._told(slot.number))
         self.keep_best_adapters()
 
@@ -186,12 +207,6 @@ class Teller:
         kept = self.recorder.keep_best_adapters(self.search.seen(), self.search.attributes.get("adapters", []))
         self.search.remember("adapters", kept)
 
-    def measure_finalists(self, bench: Workbench) -> None:
-        """Scores the best on the whole retention suite, and excludes those that have lost too much."""
-        finalists = Finalists(self.paths, self.config, self.search, self.recorder.tracker, self.events)
-        # A winner and its runner-up, where nothing is confirmed.
-        finalists.hold(bench, self.config.confirmation.top or 2)
-
     def finish(self, bench: Workbench) -> None:
         """Scores winner, runner-up and base on the test split, once for each winner, and closes the study."""
         tracker = self.recorder.tracker
@@ -205,6 +220,7 @@ class Teller:
         tracker.end(STUDY, RunState.FINISHED, {"sweeper.state": "finished"})
         if test is not None:  # last: it is what makes the study finished for the launcher
             self.search.remember("test", test)
+            self.keep_best_adapters()
 
     def _test(self, bench: Workbench, best: TrialView, second: TrialView | None) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
@@ -216,6 +232,7 @@ class Teller:
             bench.keep(self.paths.predictions(number, TEST), bench.test, one.predictions)
         resampler = bench.resampler(bench.test, self.config)
         of_winner, of_base = (resampler.score(one.texts) for one in (winner, base))
+        differences = difference(of_winner.draws, of_base.draws)
         gain = best.value - of_winner.value if best.value is not None else 0.0
         test: dict[str, Any] = {
             "trial": best.number,
@@ -228,7 +245,7 @@ class Teller:
             # The rows are the same for both, which an error of each by itself does not know.
             "against_base": {
                 "difference": of_winner.value - of_base.value,
-                "standard_error": float((of_winner.draws - of_base.draws).std()),
+                "standard_error": float(differences.std()) if len(differences) else None,
             },
             # How much better the search made the winner look: above zero where it did.
             "optimism": -gain if self.config.objective.is_minimized else gain,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,20 +150,14 @@ class Workbench:
         metric = config.objective.metric_name
         return config.objective.is_better(values[metric], best[metric])
 
-    @contextmanager
-    def alone(self, params: TrialParams, weights: AdapterState) -> Iterator[None]:
-        """Within this context an adapter is the pack's only one; the pack must be empty, and is so again afterwards."""
+    def score_adapter(self, params: TrialParams, weights: AdapterState, split: Split) -> Scored:
+        """Scores an adapter by itself; the pack must be empty, and is so again afterwards."""
         slot = Slot(-1, params, Rhythm(interval_examples=1, evaluations=1, batch_size=1), seed=0)
         self.pack.admit(slot, weights)
         try:
-            yield
+            [scored] = self.score(split, [0])
         finally:
             self.pack.discard(slot)
-
-    def score_adapter(self, params: TrialParams, weights: AdapterState, split: Split) -> Scored:
-        """Scores an adapter by itself."""
-        with self.alone(params, weights):
-            [scored] = self.score(split, [0])
         return scored
 
     def resampler(self, split: Split, config: Config) -> Resampler:

@@ -10,7 +10,7 @@ from sweeper.errors import ConfigError, StoreError
 from sweeper.paths import Home
 from sweeper.search import study as study_module
 from sweeper.search.study import Search
-from sweeper.search.views import best_of, ranked, view
+from sweeper.search.views import ranked, view
 from sweeper.trial import Reason
 from tests.search.conftest import RECORD, ask, complete, curve
 
@@ -102,7 +102,7 @@ def test_the_earlier_of_equals_is_best(composed: Compose, home: Home) -> None:
     search = Search(home, composed("study=demo"))
     for value in (0.5, 0.7, 0.7):
         search.complete(ask(search).number, value, RECORD, {})
-    best = best_of(search.views())
+    best = search.seen().best
     assert best is not None
     assert best.number == 1
 

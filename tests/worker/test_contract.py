@@ -22,7 +22,7 @@ import sqlalchemy
 from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.paths import Home
-from sweeper.search.views import best_of, ranked, view
+from sweeper.search.views import ranked, view
 from sweeper.tasks.classification import Scores
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.tracker import MemoryTracker
@@ -128,7 +128,7 @@ def test_twenty_trials(prepared: Prepare, home: Home, sampler: str, pruner: str)
             assert len(steps) == 4 if trial.state == "COMPLETE" else 0 < len(steps) < 4
     kept = [trial.number for trial in ranked(trials) if trial.same_as is None][:3]
     assert sorted(kept) == [trial.number for trial in trials if paths.adapter(trial.number).is_dir()]
-    best = best_of(trials)
+    best = next(iter(ranked(trials)), None)
     assert best is not None
     assert best.is_feasible
     assert seen.attributes["test"]["trial"] == best.number
