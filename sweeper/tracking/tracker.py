@@ -23,7 +23,11 @@
 | vram/chunks | parts that the step was cut into | training examples seen |
 | duration_s | wall seconds in the pack, shared with its neighbours | training examples seen |
 | best_value | the objective's value, on trials that are complete | – |
-| test/accuracy, test/macro_f1, …, …_se | on the test split, winner and base | – |
+| confirmation/accuracy, … | of a training that confirms, on the rows held back for it | training examples seen |
+| confirmation/accuracy_mean, …_spread | over those of a configuration, on its trial; of the chosen one also here | – |
+| confirmation/accuracy_original | of the trial's own adapter on the same rows | – |
+| test/accuracy, test/macro_f1, …, …_se | on the test split, winner, runner-up and base | – |
+| test/optimism | of the search: by how much the winner's validation score is better than that | – |
 """
 
 from __future__ import annotations

@@ -284,7 +284,8 @@ def test_a_models_configuration_is_open(composed: Callable[..., Config]) -> None
     [
         (
             ["study=nope"],
-            "Available options in 'study':\n\tbanking77\n\tcode-comments\n\tdemo\n\tdocqa\n\tqa-techdoc\n\trank-story\n\ttickets",
+            "Available options in 'study':\n\tbanking77\n\tcode-comments\n\tdemo\n\tdocqa\n\tqa-techdoc\n\trank-story"
+            "\n\ttickets",
         ),
         (
             ["study=demo", "model=nope"],

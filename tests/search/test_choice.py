@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.search.choice import Candidate, choose
+from sweeper.search.choice import LEAST_DRAWS, Candidate, choose
 
 ROWS, DRAWS = 1000, 200
 
@@ -86,3 +86,14 @@ def test_intervals_cover_what_they_should(spread: float) -> None:
         ]
         found += not choose(two, is_minimized=False).versus[0].is_tied
     assert found / studies < 0.09
+
+
+def test_draws_on_which_a_metric_has_no_value_are_left_out() -> None:
+    better, worse = candidate(0, hits(0.75)), candidate(1, hits(0.70))
+    better.draws[:, : DRAWS // 2] = np.nan
+    found = choose([better, worse], is_minimized=False)
+    assert (found.chosen, found.tied) == (0, [])
+    assert found.versus[0].low > 0
+    better.draws[:, LEAST_DRAWS - 1 :] = np.nan  # too few to claim anything
+    found = choose([better, worse], is_minimized=False)
+    assert (found.chosen, found.versus) == (0, [])

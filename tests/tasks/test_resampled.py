@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.data.row import Row
+from sweeper.errors import CustomCodeError
 from sweeper.tasks.classification import Classification
 from sweeper.tasks.comments import Comments
-from sweeper.tasks.custom import NamedScores
+from sweeper.tasks.custom import NamedScores, WithMetric
 from sweeper.tasks.generation import Generation
-from sweeper.tasks.resampled import DRAWS, SLOW_DRAWS, Resampler
+from sweeper.tasks.resampled import DRAWS, SLOW_DRAWS, Resampler, difference
 
 LABELS = ["a", "b", "c", "d"]
 
@@ -102,3 +103,41 @@ def test_what_predictions_have_in_common_cancels_out() -> None:
     first, second = resampler.score(one), resampler.score(other)
     assert (first.draws - second.draws).std() == pytest.approx(1 / 400, rel=0.1)
     assert first.draws.std() == pytest.approx((0.25 * 0.75 / 400) ** 0.5, rel=0.1)
+
+
+def test_a_metric_that_raises_on_some_draws_has_no_value_there() -> None:
+    """As one that needs rows of each label; on the rows as they are it has one."""
+
+    class Balanced(Generation):
+        def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Any:
+            if not any(row.answers == ("rare",) for row in rows):
+                raise CustomCodeError("metric `balanced` raised an exception")
+            return NamedScores({"balanced": len(rows) / 10})
+
+    rows = [row(number, answers=["rare" if number == 0 else "common"]) for number in range(10)]
+    resampler = Resampler(Balanced(str, 8, 0), "balanced", rows, seed=1, is_known=False)
+    found = resampler.score(["x"] * 10)
+    lacks = resampler._counts[:, 0] == 0
+    assert found.value == 1.0
+    assert 0.2 < lacks.mean() < 0.5  # (9/10)¹⁰
+    assert np.isnan(found.draws).tolist() == lacks.tolist()
+    assert len(difference(found.draws, found.draws)) == (~lacks).sum()
+    assert len(difference(found.draws[lacks][:30], found.draws[:30])) == 0
+
+
+def test_of_a_users_metric_beside_a_task_that_alone_is_drawn_again() -> None:
+    calls = []
+
+    class Counted(Generation):
+        def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Any:
+            calls.append(len(rows))
+            return super().score(rows, predictions)
+
+    def metric(rows: Any, predictions: Sequence[str]) -> dict[str, float]:
+        return {"length": float(np.mean([len(text) for text in predictions]))}
+
+    task = WithMetric(Counted(str, 8, 0), metric, None)  # type: ignore[arg-type]
+    rows = [row(number, answers=["x"]) for number in range(4)]
+    found = Resampler(task, "length", rows, seed=1, is_known=False).score(["", "a", "bb", "ccc"])
+    assert (found.value, calls) == (1.5, [4])
+    assert len(set(found.draws)) > 3
