@@ -18,9 +18,10 @@ from sweeper.models import origin
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import HELD_BACK, TrialView
+from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
+from sweeper.worker import confirmation, learning_curve
 from sweeper.worker.forgetting import Finalists, base_metrics, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Scored, Split, Workbench
@@ -95,6 +96,10 @@ class Teller:
             self.recorder.catch_up(self.search.views(), baseline)
             if test := attributes.get("test"):
                 self._log_test(test)
+            if outcome := attributes.get(CONFIRMATION):
+                confirmation.log(self.recorder.tracker, outcome)
+            if curve_kept := attributes.get(learning_curve.ATTRIBUTE):
+                learning_curve.log(self.recorder.tracker, self.paths, curve_kept)
         self.search.remember("tracked_in", place)
 
     def complete(self, bench: Workbench, slot: Slot) -> None:
