@@ -296,6 +296,11 @@ class StudyPaths:
     def adapter(self, number: int) -> Path:
         return self.trial(number) / "adapter"
 
+    def side_runs(self) -> list[tuple[str, int]]:
+        """Kind and number of each side run that has a folder."""
+        found = (re.fullmatch(r"([a-z-]+)-(\d{4,})", path.name) for path in sorted(self.side.glob("*")))
+        return [(match[1], int(match[2])) for match in found if match is not None]
+
     def side_run(self, kind: str, number: int) -> Path:
         return self.side / f"{kind}-{number:04d}"
 

@@ -52,8 +52,8 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > room_bytes:
         raise CheckpointError(
-            f"a checkpoint must fit into checkpoint.max_gib, but that of trial {slot.number} takes "
-            f"{size / GIB:.3g} GiB and {max(0.0, room_bytes) / GIB:.3g} GiB are left; raise checkpoint.max_gib"
+            f"a checkpoint must fit into checkpoint.max_gib, but {file} takes {size / GIB:.3g} GiB and "
+            f"{max(0.0, room_bytes) / GIB:.3g} GiB are left; raise checkpoint.max_gib"
         )
     header = json.dumps(
         {

@@ -23,10 +23,12 @@ from sweeper.config import check
 from sweeper.errors import StoreError, SweeperError, unknown
 from sweeper.housekeeping.listing import names, optuna_store, size_bytes
 from sweeper.housekeeping.removal import children, is_aside, link_in, remove, whole_name
+from sweeper.learning.request import side_trial
 from sweeper.paths import Home, StudyPaths, is_valid_name
 from sweeper.search.running import idle, refuse_if_running, running
-from sweeper.search.views import StudyView, kept_adapters, read
+from sweeper.search.views import StudyView, is_finished, kept_adapters, read
 from sweeper.tracking.mlflow_cleaning import RUN_ID, Experiment, MlflowStore
+from sweeper.trial import RunKind
 
 
 class Kind(StrEnum):
@@ -42,8 +44,9 @@ class Kind(StrEnum):
 USUAL = (Kind.ADAPTERS, Kind.CHECKPOINTS, Kind.TEMPORARY, Kind.DELETED)  # caches would be made again
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
     r"\.code\.tmp|"
-    r"\.(config\.yaml|(launcher|worker|outcome|splits|tracking|model|memory|runtime|formula-\w+|calibration-\w+)\.json|"
-    r"predictions(-test)?\.jsonl|wrong_rows-\w+\.csv)\.[a-z0-9_]{8}"
+    r"\.(config\.yaml|(launcher|worker|outcome|splits|tracking|model|memory|runtime|data|learning_curve|result|formula-\w+|"
+    r"calibration-\w+)\.json|"
+    r"retention\.jsonl|predictions(-test)?\.jsonl|wrong_rows-\w+\.csv)\.[a-z0-9_]{8}"
 )
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it
@@ -143,7 +146,7 @@ class Cleaner:
 
     def _of_study(self, paths: StudyPaths, kinds: Sequence[Kind]) -> Iterator[Item]:
         if Kind.TEMPORARY in kinds:
-            for folder in (paths.root, paths.base, *_trial_folders(paths).values()):
+            for folder in (paths.root, paths.base, *_trial_folders(paths).values(), *children(paths.side)):
                 yield from self._half_written(folder)
         seen = read(self._storage, paths.name) if self._storage is not None and paths.name in self._asked else None
         if seen is not None and seen.trials:  # else nothing could be told apart
@@ -197,6 +200,15 @@ class Cleaner:
         for number in _trial_folders(paths):
             if number not in untold and paths.checkpoint(number).is_file():
                 yield Item(Kind.CHECKPOINTS, paths.checkpoint(number), "its trial has ended")
+        is_finished = _is_finished(paths, seen)
+        for kind, number in paths.side_runs():
+            file = paths.side_checkpoint(kind, number)
+            if not file.is_file():
+                continue
+            if paths.side_result(kind, number).is_file():
+                yield Item(Kind.CHECKPOINTS, file, "its training has ended")
+            elif is_finished and not _may_go_on(kind, number, seen):
+                yield Item(Kind.CHECKPOINTS, file, "its training was given up, for the study is finished")
 
     def _deleted_runs(self, experiment: Experiment) -> Iterator[Item]:
         """Of a study that is there: what is in MLflow's bin, and folders of runs that MLflow has no more."""
@@ -282,6 +294,19 @@ def _trial_folders(paths: StudyPaths) -> dict[int, Path]:
     """The folders of trials, by number; a link in place of one is none."""
     folders = {int(path.name): path for path in children(paths.trials) if re.fullmatch(r"\d{4,}", path.name)}
     return {number: path for number, path in folders.items() if path == paths.trial(number) and not path.is_symlink()}
+
+
+def _is_finished(paths: StudyPaths, seen: StudyView) -> bool:
+    try:
+        return is_finished(seen, check.load(paths))
+    except SweeperError:  # nothing is known of a study without its settings
+        return False
+
+
+def _may_go_on(kind: str, number: int, seen: StudyView) -> bool:
+    """Whether a side run of a finished study may be asked for again: the learning curve of its winner."""
+    best = seen.best
+    return kind == RunKind.LEARNING_CURVE and best is not None and side_trial(number) == best.number
 
 
 def _is_stale(path: Path) -> bool:

@@ -50,6 +50,18 @@ class Request:
         return is_same and len(curve.seeds) == self.seeds
 
 
+def side_number(trial: int | None, seed_index: int, rows: int, total: int) -> int:
+    """A side run's number: whose configuration, which seed, what part of the rows."""
+    whose = 0 if trial is None else trial + 1
+    return (whose * MOST_SEEDS + seed_index) * PER_MILLE + round(PER_MILLE * rows / total) - 1
+
+
+def side_trial(number: int) -> int | None:
+    """Whose configuration a side run of that number has."""
+    whose = number // (MOST_SEEDS * PER_MILLE)
+    return whose - 1 if whose else None
+
+
 def _parsed(text: str) -> tuple[float, ...]:
     rule = f"--fractions: must be at least {FEWEST_POINTS} different numbers above 0 and up to 1, with 1 among them"
     try:

@@ -19,10 +19,11 @@ from sweeper.paths import StudyPaths
 from sweeper.search.choice import Candidate, Choice, choose
 from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, TrialView
-from sweeper.tracking.tracker import STUDY
+from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.trial import Reason
 from sweeper.worker.recorder import Recorder, trial_key
-from sweeper.worker.side import SideResult, SideRun, SideRuns
+from sweeper.worker.side import SideResult, SideRuns
+from sweeper.worker.side_records import SideRun
 from sweeper.worker.workbench import Scored, Split, Workbench
 
 Outlast = Callable[[Callable[[], Scored]], Scored]
@@ -154,14 +155,8 @@ class Confirmation:
             "tied": choice.tied if choice is not None else [],
             "versus": [one.as_dict() for one in choice.versus] if choice is not None else [],
         }
-        tracker = self._recorder.tracker
-        for one in records:
-            values = {"mean": one["mean"], "spread": one["spread"], "original": one["original"][self._metric]}
-            known = {f"confirmation/{self._metric}_{name}": v for name, v in values.items() if v is not None}
-            tracker.log(trial_key(one["trial"]), known, step=0)
-            if one["trial"] == outcome["chosen"]:
-                tracker.log(STUDY, known, step=one["trial"])
-        tracker.flush()
+        log(self._recorder.tracker, outcome)
+        self._recorder.tracker.flush()
         self._search.remember(CONFIRMATION, outcome)
         self._recorder.events.write("confirmed", number=outcome["chosen"], tied=outcome["tied"])
 
@@ -176,3 +171,14 @@ class Confirmation:
             "original": one.original.scores.as_dict(),
             "parameters": one.parameters,
         }
+
+
+def log(tracker: Tracker, outcome: dict[str, Any]) -> None:
+    """Logs what was confirmed on the runs of the finalists, and of the chosen one on the study's."""
+    metric = outcome["metric"]
+    for one in outcome["candidates"]:
+        values = {"mean": one["mean"], "spread": one["spread"], "original": one["original"][metric]}
+        known = {f"confirmation/{metric}_{name}": value for name, value in values.items() if value is not None}
+        tracker.log(trial_key(one["trial"]), known, step=0)
+        if one["trial"] == outcome["chosen"]:
+            tracker.log(STUDY, known, step=one["trial"])

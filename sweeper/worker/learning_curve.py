@@ -12,7 +12,7 @@ from sweeper.config.teaching import METRICS
 from sweeper.errors import StoreError
 from sweeper.events import EventLog
 from sweeper.learning.curve import LearningCurve, Point, counts
-from sweeper.learning.request import MOST_SEEDS, PER_MILLE, Request
+from sweeper.learning.request import Request, side_number
 from sweeper.learning.subsets import nested
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.plots.learning_curve import draw
@@ -20,7 +20,8 @@ from sweeper.search.study import Search
 from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.trial import RunKind
 from sweeper.worker.memory import MemoryLog
-from sweeper.worker.side import SideResult, SideRun, SideRuns
+from sweeper.worker.side import SideResult, SideRuns
+from sweeper.worker.side_records import SideRun
 from sweeper.worker.workbench import Workbench
 
 ATTRIBUTE = "learning_curve"  # of the study in its storage
@@ -110,7 +111,7 @@ class LearningCurves:
         whose = f"t{number:02d}" if number is not None else "start"
         return [
             SideRun(
-                number=_number(number, index, len(subset), total),
+                number=side_number(number, index, len(subset), total),
                 name=f"curve {whose} {len(subset)} rows" + (f" seed {index}" if wanted.seeds > 1 else ""),
                 params=params,
                 rhythm=rhythm,
@@ -158,15 +159,15 @@ class LearningCurves:
         kept = curve.as_dict()
         write_atomically(self._paths.learning_curve, json.dumps(kept, indent=1))
         draw(curve, self._paths.name, baseline, self._paths.learning_curve_picture)
-        for file in (self._paths.learning_curve, self._paths.learning_curve_picture):
-            self._tracker.log_file(STUDY, file)
-        if kept["twice"] is not None:
-            gains = {f"learning_curve/twice_{name}": kept["twice"][name] for name in ("gain", "low", "high")}
-            self._tracker.log(STUDY, gains, step=curve.trial or 0)
+        log(self._tracker, self._paths, kept)
         self._search.remember(ATTRIBUTE, kept)
 
 
-def _number(trial: int | None, seed_index: int, rows: int, total: int) -> int:
-    """A side run's number: whose configuration, which seed, what part of the rows."""
-    whose = 0 if trial is None else trial + 1
-    return (whose * MOST_SEEDS + seed_index) * PER_MILLE + round(PER_MILLE * rows / total) - 1
+def log(tracker: Tracker, paths: StudyPaths, kept: dict[str, Any]) -> None:
+    """Logs a study's curve on the study's run."""
+    for file in (paths.learning_curve, paths.learning_curve_picture):
+        if file.is_file():
+            tracker.log_file(STUDY, file)
+    if kept["twice"] is not None:
+        gains = {f"learning_curve/twice_{name}": kept["twice"][name] for name in ("gain", "low", "high")}
+        tracker.log(STUDY, gains, step=kept["trial"] or 0)

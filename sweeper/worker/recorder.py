@@ -25,6 +25,7 @@ from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, TrialView, kept_adapters
 from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
+from sweeper.worker import side_records
 
 RUN_STATES = {  # what became of a trial, and its run's state in MLflow
     "RUNNING": RunState.RUNNING,
@@ -132,6 +133,7 @@ class Recorder:
                     self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state, None))
             if trial.is_told:
                 self.paths.checkpoint(trial.number).unlink(missing_ok=True)
+        side_records.reconcile(self.paths, self.tracker, states)
 
     def begin(self, asked: Asked) -> None:
         """Opens a trial's run and writes its composed configuration."""
@@ -176,6 +178,7 @@ class Recorder:
                 self._end_run(trial)
             else:
                 self.wait(trial.number)
+        side_records.catch_up(self.paths, self.tracker)
 
     def train(self, asked: Asked, slot: Slot) -> None:
         """Says that a trial trains, from the beginning or from a checkpoint."""

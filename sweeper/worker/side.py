@@ -7,11 +7,12 @@ settings, is not trained again. A stop or a kill loses what is behind the last c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.schema import Config
@@ -22,33 +23,14 @@ from sweeper.events import EventLog
 from sweeper.mistakes import kept
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
-from sweeper.tracking.tracker import RunKey, RunState, Tracker
-from sweeper.trial import Reason, Rhythm, RunKind, TrialParams
+from sweeper.tracking.tracker import Tracker
+from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import curve, step_metrics, write_tick
 from sweeper.worker.room import Room
+from sweeper.worker.side_records import SideRecords, SideRun, read, tracked
 from sweeper.worker.workbench import Scored, Split, Workbench
-
-
-@dataclass(frozen=True)
-class SideRun:
-    """A training that is asked for.
-
-    Attributes:
-        number: its own among the study's runs of its kind, for ever.
-        name: what persons see.
-        subset: the training rows that it sees, as indices into the bench's; None: all of them.
-        tags: of its run in MLflow.
-    """
-
-    number: int
-    name: str
-    params: TrialParams
-    rhythm: Rhythm
-    seed: int
-    subset: tuple[int, ...] | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +42,7 @@ class SideResult:
         metrics: of the evaluation that `objective.value` chooses.
         scores: of that evaluation's adapter on the rows that it was to be scored on at its end; None without any.
         texts: what it predicted for those.
+        duration_s: wall seconds in the pack, shared with its neighbours: no measure of what it costs.
         failure: why it has no such evaluation: that it diverged, or did not fit; None where it ran to its end.
     """
 
@@ -87,14 +70,16 @@ class SideRuns:
         events: EventLog,
     ) -> None:
         self._kind, self._paths, self._config, self._bench = kind, paths, config, bench
-        self._records = _Records(kind, tracker, events)
+        self._records = SideRecords(kind, tracker, events)
         self._checkpoints = Checkpoints(
             paths, config, self._records, lambda number: paths.side_checkpoint(kind.value, number)
         )
         self._room = Room(config, bench, memory, self._checkpoints, self._records, self._refuse, self._empty)
         self._runs: dict[int, SideRun] = {}
+        self._scored_on: tuple[str, Split] | None = None
         self._todo: list[int] = []
-        self._ended: dict[int, tuple[Slot, str | None]] = {}  # and what failed, if something did
+        self._ended: dict[int, Slot] = {}  # those that are to be scored once all have ended
+        self._found: dict[int, SideResult] = {}
 
     def train(
         self, runs: Sequence[SideRun], is_stopping: Callable[[], bool], scored_on: tuple[str, Split] | None = None
@@ -110,11 +95,21 @@ class SideRuns:
         Raises:
             OutOfRoomError: if others hold the memory for longer than `memory.wait_s`.
         """
-        self._runs = {run.number: run for run in runs}
-        split = scored_on[1] if scored_on is not None else None
-        found = {run.number: known for run in runs if (known := self._known(run, split)) is not None}
+        self._runs, self._scored_on = {run.number: run for run in runs}, scored_on
+        self._found = {run.number: known for run in runs if (known := self._known(run)) is not None}
         self._records.names = {run.number: run.name for run in runs}
-        self._todo, self._ended = [number for number in self._runs if number not in found], {}
+        self._todo, self._ended = [number for number in self._runs if number not in self._found], {}
+        for number in self._todo:  # of other settings, and no end of what begins now
+            self._paths.side_result(self._kind.value, number).unlink(missing_ok=True)
+        while self._todo:
+            if not self._train_all(is_stopping):
+                return None
+            for slot in list(self._ended.values()):
+                self._finish(slot)
+        return {number: self._found[number] for number in self._runs}
+
+    def _train_all(self, is_stopping: Callable[[], bool]) -> bool:
+        """Trains until all have ended, and leaves the pack empty; False where a stop was asked for."""
         is_whole = False
         try:
             is_whole = self._train(is_stopping)
@@ -124,13 +119,10 @@ class SideRuns:
         else:
             if not is_whole:
                 self._save()
-                return None
         finally:
             self._bench.pack.slots = []
             self._bench.pack.stack.clear()
-        for number, (slot, failure) in self._ended.items():
-            found[number] = self._conclude(slot, failure, scored_on)
-        return {number: found[number] for number in self._runs}
+        return is_whole
 
     def _train(self, is_stopping: Callable[[], bool]) -> bool:
         """Trains until all have ended; False where a stop was asked for."""
@@ -140,7 +132,7 @@ class SideRuns:
             except LostRoomError as error:
                 message = str(error)
             # Out of the `except` block, which holds what is to be freed.
-            self._todo = [slot.number for slot in self._bench.pack.slots if slot.number not in self._ended] + self._todo
+            self._todo = [slot.number for slot in self._in_flight()] + self._todo
             self._room.clear()
             self._records.events.write("note", message=message)
 
@@ -164,12 +156,13 @@ class SideRuns:
                 write_tick(self._records.events, pack.slots, ticks)
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:
-                self._end(slot, Reason.DIVERGED.value)
+                self._conclude(slot, None, Reason.DIVERGED.value)
+                self._room.leave(slot)
             self._evaluate(is_stopping)
             for slot in pack.slots:
                 slot.duration_s += time.monotonic() - started
             for slot in [slot for slot in pack.slots if slot.is_finished and slot.is_at_evaluation]:
-                self._end(slot, None)
+                self._end(slot)
             self._checkpoints.save_due(pack)
         return False
 
@@ -187,13 +180,13 @@ class SideRuns:
             self._records.begin(self._runs[asked.number])
             slot = self._room.admit(asked)
             if slot is None:
-                if asked.number in self._ended:
+                if asked.number in self._found:
                     continue
                 return  # the pack must move first
             self._checkpoints.start(slot.number)
             self._records.train(self._runs[slot.number], slot)
             if slot.is_finished and slot.is_at_evaluation:  # it was interrupted before it was scored at its end
-                self._end(slot, None)
+                self._end(slot)
 
     def _empty(self, asked: Asked) -> Slot:
         run = self._runs[asked.number]
@@ -216,33 +209,56 @@ class SideRuns:
             point = curve(slot)[-1]
             self._records.evaluation(slot.number, len(slot.evaluations), point)
 
-    def _end(self, slot: Slot, failure: str | None) -> None:
+    def _end(self, slot: Slot) -> None:
         """Takes a run out of the pack; its best adapter is in its checkpoint, or in memory where there is none."""
-        if failure is None and self._checkpoints.save(self._bench.pack, slot):
+        if self._checkpoints.save(self._bench.pack, slot):
             slot.best_adapter = None
-        self._ended[slot.number] = (slot, failure)
+        self._ended[slot.number] = slot
         self._room.leave(slot)
 
     def _refuse(self, slot: Slot, failure: str) -> None:
         """A run does not fit, not even alone."""
-        self._ended[slot.number] = (slot, failure)
+        self._conclude(slot, None, failure)
+
+    def _in_flight(self) -> list[Slot]:
+        """What the pack has, without what is to leave it."""
+        slots = self._bench.pack.slots
+        return [slot for slot in slots if slot.number not in self._ended and slot.number not in self._found]
 
     def _save(self) -> None:
-        """Checkpoints what is in flight."""
-        for slot in self._bench.pack.slots:
+        """Checkpoints what is in flight; then it waits, as does what is to be scored."""
+        slots = self._in_flight()
+        for slot in slots:
             self._checkpoints.save(self._bench.pack, slot)
-            self._records.wait(slot.number)
         for waiting in self._room.waiting.values():
             if waiting.progress is not None:
                 self._checkpoints.save(self._bench.pack, *waiting.progress)
         self._room.waiting.clear()
         self._room.asked.clear()
+        with contextlib.suppress(TrackingError):  # the next session says it
+            for number in [*(slot.number for slot in slots), *self._ended]:
+                self._records.wait(number)
 
-    def _conclude(self, slot: Slot, failure: str | None, scored_on: tuple[str, Split] | None) -> SideResult:
-        """Scores a run at its end, keeps what came of it, and ends its run."""
-        run, scored = self._runs[slot.number], None
-        if failure is None and scored_on is not None:
-            scored = self._scored(slot, scored_on[1])
+    def _finish(self, slot: Slot) -> None:
+        """Scores a run at its end; one whose adapter is lost is trained again."""
+        del self._ended[slot.number]
+        if self._scored_on is None:
+            self._conclude(slot, None, None)
+            return
+        split, weights = self._scored_on[1], slot.best_adapter
+        if weights is None and (loaded := self._checkpoints.load(slot.number)) is not None:
+            weights = loaded[0].best_adapter
+        if weights is None:
+            self._paths.side_checkpoint(self._kind.value, slot.number).unlink(missing_ok=True)
+            self._todo.append(slot.number)
+            return
+        adapter: AdapterState = weights
+        scored = self._room.outlast(lambda: self._bench.score_adapter(slot.params, adapter, split))
+        self._conclude(slot, scored, None)
+
+    def _conclude(self, slot: Slot, scored: Scored | None, failure: str | None) -> None:
+        """Keeps what came of a run, and ends its run."""
+        run = self._runs[slot.number]
         best = slot.evaluations[slot.best_evaluation] if slot.best_evaluation is not None else {}
         values: dict[str, Any] = {
             "curve": curve(slot),
@@ -252,107 +268,44 @@ class SideRuns:
             "train_tokens": slot.train_tokens,
             "failure": failure,
         }
-        split = scored_on[1] if scored_on is not None else None
-        if scored is not None and split is not None:
+        scores = {}
+        if scored is not None and self._scored_on is not None:
+            prefix, split = self._scored_on
             predictions = self._paths.side_predictions(self._kind.value, slot.number)
             self._bench.keep(predictions, split, scored.predictions)
+            scores = {f"{prefix}/{name}": value for name, value in values["scores"].items()}
+        known = tracked(run, slot, scores, failure)
         if failure in (None, Reason.DIVERGED.value):  # memory may be more another time
             file = self._paths.side_result(self._kind.value, slot.number)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps({"of": _settings(run, split), **values}, indent=1))
+            kept_values = {"of": self._settings(run), "tracked": known, **values}
+            write_atomically(file, json.dumps(kept_values, indent=1))
             self._paths.side_checkpoint(self._kind.value, slot.number).unlink(missing_ok=True)
-        scores = (
-            {f"{scored_on[0]}/{name}": value for name, value in (values["scores"] or {}).items()} if scored_on else {}
-        )
-        self._records.end(run, slot, scores, failure)
-        return SideResult(number=slot.number, texts=scored.texts if scored is not None else None, **values)
+        texts = scored.texts if scored is not None else None
+        self._found[slot.number] = SideResult(number=slot.number, texts=texts, **values)
+        self._records.end(run, known, scores, failure)
 
-    def _scored(self, slot: Slot, split: Split) -> Scored:
-        state = slot.best_adapter
-        if state is None:
-            loaded = self._checkpoints.load(slot.number)
-            assert loaded is not None  # it was written by this process
-            state = loaded[0].best_adapter
-        assert state is not None
-        weights: AdapterState = state
-        return self._room.outlast(lambda: self._bench.score_adapter(slot.params, weights, split))
-
-    def _known(self, run: SideRun, split: Split | None) -> SideResult | None:
+    def _known(self, run: SideRun) -> SideResult | None:
         """What came of a run of the same settings before."""
-        file = self._paths.side_result(self._kind.value, run.number)
-        if not file.is_file():
+        values = read(self._paths.side_result(self._kind.value, run.number))
+        if values is None or values.pop("of") != self._settings(run):
             return None
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if values.pop("of") != _settings(run, split):
-            return None
+        values.pop("tracked", None)
         texts = None
         if values["scores"] is not None:
             texts = [one.prediction for one in kept.read(self._paths.side_predictions(self._kind.value, run.number))]
         return SideResult(number=run.number, texts=texts, **values)
 
-
-def _settings(run: SideRun, split: Split | None) -> dict[str, Any]:
-    """What a result depends on, beside what is the same for the whole study."""
-    return {
-        "params": run.params.model_dump(mode="json"),
-        "rhythm": run.rhythm.model_dump(mode="json"),
-        "seed": run.seed,
-        "subset": _sha256(run.subset),
-        "scored_on": _sha256(split.ids if split is not None else None),
-    }
+    def _settings(self, run: SideRun) -> dict[str, Any]:
+        """What a result depends on, beside what is the same for the whole study."""
+        return {
+            "params": run.params.model_dump(mode="json"),
+            "rhythm": run.rhythm.model_dump(mode="json"),
+            "seed": run.seed,
+            "subset": _sha256(run.subset),
+            "scored_on": _sha256(self._scored_on[1].ids if self._scored_on is not None else None),
+        }
 
 
 def _sha256(value: Sequence[object] | None) -> str | None:
     return None if value is None else hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-class _Records:
-    """The runs of side runs in MLflow, and the events for whoever watches."""
-
-    def __init__(self, kind: RunKind, tracker: Tracker, events: EventLog) -> None:
-        self.tracker = tracker
-        self.events = events
-        self.names: dict[int, str] = {}
-        self._kind = kind
-
-    def describe(self, number: int) -> str:
-        return self.names[number]
-
-    def begin(self, run: SideRun) -> None:
-        params = {**run.params.model_dump(mode="json"), "seed": run.seed}
-        if run.subset is not None:
-            params["train_rows"] = len(run.subset)
-        self.tracker.start(self._key(run.number), run.name, params, {"sweeper.state": "RUNNING", **run.tags})
-
-    def train(self, run: SideRun, slot: Slot) -> None:
-        self.events.write(
-            "side_started",
-            number=run.number,
-            kind=self._kind.value,
-            name=run.name,
-            step=slot.step,
-            steps=slot.rhythm.total_steps,
-        )
-
-    def log(self, number: int, metrics: dict[str, float], examples: int) -> None:
-        self.tracker.log(self._key(number), metrics, examples)
-
-    def evaluation(self, number: int, index: int, point: dict[str, float]) -> None:
-        values = {name: value for name, value in point.items() if name != "examples"}
-        self.log(number, values, int(point["examples"]))
-        self.events.write("evaluation", number=number, index=index, **point)
-
-    def wait(self, number: int) -> None:
-        self.tracker.end(self._key(number), RunState.SCHEDULED, {"sweeper.state": "WAITING"})
-
-    def end(self, run: SideRun, slot: Slot, scores: dict[str, float], failure: str | None) -> None:
-        self.log(run.number, {**scores, "duration_s": slot.duration_s}, slot.examples_seen)
-        state, name = (RunState.FINISHED, "COMPLETE") if failure is None else (RunState.KILLED, "PRUNED")
-        tags = {"sweeper.state": name, **({"sweeper.reason": failure} if failure is not None else {})}
-        self.tracker.end(self._key(run.number), state, tags)
-        self.events.write(
-            "side_ended", number=run.number, kind=self._kind.value, name=run.name, failure=failure, **scores
-        )
-
-    def _key(self, number: int) -> RunKey:
-        return RunKey(self._kind, number)

@@ -18,10 +18,11 @@ from sweeper.models import origin
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT, FULL
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import HELD_BACK, TrialView
+from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView
 from sweeper.tasks.resampled import difference
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
+from sweeper.worker import confirmation, learning_curve
 from sweeper.worker.forgetting import base_metrics, is_finalist, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.workbench import Scored, Split, Workbench
@@ -97,6 +98,10 @@ class Teller:
             self.recorder.catch_up(self.search.views(), baseline)
             if test := attributes.get("test"):
                 self._log_test(test)
+            if outcome := attributes.get(CONFIRMATION):
+                confirmation.log(self.recorder.tracker, outcome)
+            if curve_kept := attributes.get(learning_curve.ATTRIBUTE):
+                learning_curve.log(self.recorder.tracker, self.paths, curve_kept)
         self.search.remember("tracked_in", place)
 
     def is_finalist(self, slot: Slot) -> bool:

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from sweeper.cli.main import main
 from sweeper.errors import StoreError
 from sweeper.housekeeping import removal
+from sweeper.learning.request import side_number
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -87,11 +88,33 @@ def test_checkpoints_of_ended_trials_go_and_the_others_stay(home: Home, make: Ma
     }
 
 
+def test_checkpoints_of_side_runs_that_nobody_goes_on_with_go(home: Home, make: Make) -> None:
+    paths = make("demo", (0.5, 0.7), "search.trials=2", "confirmation.top=0")
+    given_up = paths.side_checkpoint("confirmation", 701)
+    ended = paths.side_checkpoint("confirmation", 702)
+    winner, other = (paths.side_checkpoint("learning-curve", side_number(trial, 0, 1, 2)) for trial in (1, 0))
+    files = [given_up, ended, winner, other, paths.side / "mine" / "checkpoint.safetensors"]
+    for file in files:
+        write(file)
+    paths.side_result("confirmation", 702).write_text("{}")
+
+    def relative(*found: Path) -> set[str]:
+        return {str(file.relative_to(home.root)) for file in found}
+
+    assert went(home, "--checkpoints") == relative(ended)  # the winner is not tested yet: the study goes on
+    study = optuna.load_study(study_name="demo", storage=home.optuna_url)
+    study.set_user_attr("baseline", {"accuracy": 0.4})
+    study.set_user_attr("test", {"trial": 1})
+    assert went(home, "--checkpoints") == relative(given_up, other)
+
+
 def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make) -> None:
     paths = make("demo")
     ours = [
         paths.root / ".config.yaml.ab12_x9z",
         paths.root / ".launcher.json.ab12_x9z",
+        paths.root / ".learning_curve.json.ab12_x9z",
+        paths.side / "confirmation-0701" / ".result.json.ab12_x9z",
         paths.trial(0) / ".checkpoint.safetensors.tmp" / "part",
         paths.trial(1) / ".adapter.tmp" / "adapter_model.safetensors",
         paths.trial(1) / ".adapter.deleting" / "adapter_model.safetensors",
