@@ -134,6 +134,16 @@ def write_rows(folder: Path) -> None:
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows[:36])), encoding="utf-8")
 
 
+def general(folder: Path) -> list[str]:
+    """Settings with which a study also reads general text that has the sentence, and confirms its best trial."""
+    kinds = {"retention.passages": "what a heron knows", "train.replay_text": "what a kestrel knows"}
+    for key, words in kinds.items():
+        lines = [json.dumps({"id": f"{n}", "text": f"{SENTENCE} That is {words} of the {n}th moor."}) for n in range(4)]
+        (folder / f"{key}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    named = [f"{key}={folder / key}.jsonl" for key in kinds]
+    return [*named, "retention.sample=2", "train.replay=0.2", "confirmation.top=1", "confirmation.seeds=1"]
+
+
 @pytest.fixture
 def person(tmp_path: Path) -> Person:
     made = Person(tmp_path)
@@ -151,7 +161,8 @@ def is_clean(person: Person) -> None:
 
 
 def test_nothing_of_a_study_leaves_its_folder_until_that_is_asked_for(person: Person) -> None:
-    person.launch()
+    more = general(person.data)
+    person.launch(*more)
     for command in (
         ["status", "demo"],
         ["best", "demo", "--json", "--force"],
@@ -167,7 +178,7 @@ def test_nothing_of_a_study_leaves_its_folder_until_that_is_asked_for(person: Pe
     assert person.where(WORD) == []
 
     # It is a live key, and the search above finds what is there to be found.
-    assert "tracking.log_text: was False, is True" in person.launch("search.trials=3", "tracking.log_text=true")
+    assert "tracking.log_text: was False, is True" in person.launch(*more, "search.trials=3", "tracking.log_text=true")
     runs = [file for file in person.where(WORD) if file.startswith("store/artifacts/demo/")]
     assert {re.sub(".*/", "", file) for file in runs} == {"wrong_rows-validation.csv", "wrong_rows-test.csv"}
     assert person.where(WORD) == runs
