@@ -146,3 +146,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else "."
     return f"unknown {kind} `{name}`{hint} Known: {', '.join(names) or 'none'}"
+
+
+def number_of(count: int, one: str, many: str) -> str:
+    """A number with its words: `1 row has`, `2 rows have`."""
+    return f"{count} {one if count == 1 else many}"

@@ -252,6 +252,18 @@ class StudyPaths:
         )
         return {file.name for file in (*files, *others)}
 
+    @property
+    def written(self) -> set[str]:
+        """Every file name in it that is written at once, those of its folders too."""
+        files = (
+            *(self.predictions(None, split) for split in (VALIDATION, TEST)),
+            *(self.wrong_rows(None, split) for split in (VALIDATION, TEST)),
+            self.retention,
+            self.readings(0),
+            self.side_result("", 0),
+        )
+        return {name for name in self.known if Path(name).suffix} | {file.name for file in files}
+
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:04d}"
 

@@ -18,6 +18,7 @@ from sweeper.errors import ConfigError, DataError
 from sweeper.paths import Home
 from sweeper.preflight.data.finding import Severity
 from sweeper.preflight.data.report import DataReport, Pieces, check_data
+from sweeper.quoting import name_of
 
 _FEW_LABELS = 20
 _USABLE = "every row can be trained on and scored"
@@ -58,23 +59,32 @@ def data_check(arguments: list[str], as_json: bool) -> int:
 
     Returns:
         0, or 1 where something would stop a launch.
+
+    Raises:
+        ConfigError: if something that is no override stands behind a file.
     """
-    home = Home.from_environment()
-    if len(arguments) == 1 and "=" not in arguments[0] and not arguments[0].startswith("-"):
-        return _show(_of_file(Path(arguments[0]), home), as_json)
+    first, *overrides = arguments
+    if "=" not in first and not first.startswith(("-", "+", "~")):
+        return _show(_of_file(Path(first), overrides), as_json)
     reports: list[DataReport] = []
     compose.main(arguments, lambda config: reports.append(check_data(config, _home_of(config))))
     return _show(reports[0], as_json) if reports else 0  # --help, or --cfg job
 
 
-def _of_file(data: Path, home: Home) -> DataReport:
+def _of_file(data: Path, overrides: list[str]) -> DataReport:
+    for override in overrides:
+        if override.startswith(("-", "study=")) or not ("=" in override or override.startswith("~")):
+            raise ConfigError(
+                f"behind a file there must be settings, such as data.long=drop, but there is {override!r}"
+            )
     try:
-        made = drafts.draft(data, None, {}, drafts.SMALL, None, None, home)
+        made = drafts.draft(data, None, {}, drafts.SMALL, None, None, Home.from_environment())
     except DataError as error:
         if not data.exists():
             raise
         return DataReport.unread(drafts.name_of(data), error)
-    return check_data(drafts.composed(made), home, is_launched=False)
+    config = drafts.composed(made, overrides)
+    return check_data(config, _home_of(config), is_launched=False)
 
 
 def _home_of(config: Config) -> Home:
@@ -91,7 +101,7 @@ def _show(report: DataReport, as_json: bool) -> int:
         console.print(_table(report))
         click.echo("lengths in tokens, with the answer, or in validation and test with the room for one")
     if report.labels:
-        counts = [f"{label} {count:,}" for label, count in report.labels.items()]
+        counts = [f"{name_of(label)} {count:,}" for label, count in report.labels.items()]
         more = f", … and {len(counts) - _FEW_LABELS} more" if len(counts) > _FEW_LABELS else ""
         click.echo(f"{len(counts)} labels in training: {', '.join(counts[:_FEW_LABELS])}{more}")
     if report.shown:

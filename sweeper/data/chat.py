@@ -246,7 +246,7 @@ class Chat:
         """
         if found := [special for special in self.specials if special in text]:
             raise PromptError(
-                f"a text must not have special tokens of the model in it, but has {found[0]!r}", code="doubled-template"
+                f"a text must not have special tokens of the model in it, but has {found[0]!r}", code="special-token"
             )
 
     def _check_contents(self, messages: Sequence[Message], text: str) -> None:
@@ -273,7 +273,7 @@ class Chat:
                 raise PromptError(
                     f"the tokenizer's first token {self.tokenizer.bos_token!r} must be at the begin once, but is there "
                     f"again as token {place + 1}; take it out of prompt.template or prompt.chat_template",
-                    code="doubled-template",
+                    code="special-token",
                 )
 
 

@@ -2,7 +2,7 @@
 
 It is read at run time from the sources of the Python that runs, with `ast`: the docstring, decorators, comments and
 return annotations are gone from the code, so nothing of the answer is left in it. No module is in two splits, and no
-code or comment occurs twice. The same installation always gives the same rows; another minor version of Python, or a
+code or comment occurs twice. The same installation always gives the same rows; another version of Python, or a
 distribution that leaves modules out, gives others (a study records the sha256 of what it read).
 """
 

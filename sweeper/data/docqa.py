@@ -2,7 +2,7 @@
 
 A passage of whole sentences is the context. Most questions ask which topic it is from, of those that are long; the
 others which exception it names, or which keyword, type and so on: the one in the passage. No passage is in two splits.
-The same installation always gives the same rows; another minor version of Python has other documentation (a study
+The same installation always gives the same rows; another version of Python has other documentation (a study
 records the sha256 of what it read).
 """
 
@@ -14,7 +14,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pydoc_data.topics import topics
 
 from sweeper.errors import DataError
 
@@ -36,6 +35,12 @@ def splits() -> dict[str, list[dict[str, object]]]:
     Raises:
         DataError: if this Python has too little documentation.
     """
+    try:
+        from pydoc_data.topics import topics  # which some distributions leave out, and other data does not need
+    except ImportError:
+        raise DataError(
+            "data.source=docqa must find pydoc's topics, but this Python has none; install all of its library"
+        ) from None
     origins: dict[str, list[str]] = {}  # passages, and the topics that they are in
     for title in sorted(topics):
         for passage in passages(topics[title]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -14,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sweeper.config.teaching import DataSection
-from sweeper.data import code_comments, docqa, squad, tickets
+from sweeper.data import code_comments, docqa, encoding, squad, tickets
 from sweeper.errors import DataError
 from sweeper.quoting import name_of
 
@@ -26,10 +25,8 @@ _BUNDLED: dict[str, Callable[[], Mapping[str, Any]]] = {
     "docqa": cache(docqa.splits),
     "code-comments": cache(code_comments.splits),
 }
-_HEAD_BYTES = 4096
 _SHOWN = 5  # lines that a message lists
 _NUL_CURE = "tr -d '\\000' < FILE > NEW drops them"
-_LATIN = "WINDOWS-1252"  # what a file of Western text is that is neither
 
 
 def read(section: DataSection, split: str, name: str) -> list[Raw]:
@@ -71,6 +68,8 @@ def _find(folder: Path, split: str, name: str) -> Path:
         raise DataError(f"data.path must be a folder with the files of the splits, but {folder} is not a folder")
     tried = [folder / name] if Path(name).suffix in ENDINGS else [folder / f"{name}{ending}" for ending in ENDINGS]
     found = [file for file in tried if file.is_file()]
+    if len(found) > 1:  # what is no rows often lies beside them as JSON, such as a description of the data
+        found = [file for file in found if file.suffix != ".json"]
     if len(found) != 1:
         state = "is missing" if not found else "is there more than once"
         there = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)) or "none"
@@ -84,7 +83,7 @@ def _find(folder: Path, split: str, name: str) -> Path:
 def _read_jsonl(file: Path) -> Iterator[Numbered]:
     broken: dict[str, list[tuple[int, DataError]]] = {}  # by code: all of a file is said at once
     with file.open("rb") as lines:
-        _check_encoding(file, lines.read(_HEAD_BYTES))
+        encoding.check(file, lines.read(encoding.HEAD_BYTES))
         lines.seek(0)
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -103,7 +102,8 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: must be UTF-8, but {error.reason}; {_recode(_LATIN)}", code="encoding") from None
+        cure = encoding.recode(encoding.LATIN)
+        raise DataError(f"{where}: must be UTF-8, but {error.reason}; {cure}", code="encoding") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: must be one JSON object, but {error}") from None
     if not isinstance(row, dict):
@@ -121,36 +121,8 @@ def _of_lines(code: str, found: list[tuple[int, DataError]]) -> DataError:
     return DataError(f"{first}; so are lines {numbers}{more}", code)
 
 
-def _check_encoding(file: Path, head: bytes) -> None:
-    """Refuses a file in UTF-16 or UTF-32, by its first bytes.
-
-    Raises:
-        DataError: with the command that converts it.
-    """
-    marks = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # first: one begins like the next
-    marks |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-    name = next((name for mark, name in marks.items() if head.startswith(mark)), None)
-    if name is None and len(head) > 3:  # without a mark, most other bytes of Western text are NULs
-        even, odd = (head[start::2].count(0) / len(head[start::2]) for start in (0, 1))
-        name = "UTF-16LE" if odd > 0.5 > even else "UTF-16BE" if even > 0.5 > odd else None
-    if name is not None:
-        raise DataError(f"{file}: must be UTF-8, but is {name}; {_recode(name)}", code="encoding")
-
-
-def _recode(encoding: str) -> str:
-    return f"iconv -f {encoding} -t UTF-8 FILE > NEW converts it"
-
-
 def _read_csv(file: Path) -> Iterator[Numbered]:
-    content = file.read_bytes()
-    _check_encoding(file, content[:_HEAD_BYTES])
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{file}, line {line}: must be UTF-8, but {error.reason}; {_recode(_LATIN)}", code="encoding"
-        ) from None
+    text = encoding.decoded(file, file.read_bytes())
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     begin = 1  # of the row that is read next; a quoted field may go over several lines
     try:

@@ -39,9 +39,9 @@ def of(rows: list[Row], config: Config) -> Validation:
     scored = stratified(rows, config.evaluation.rows, seed)
     read = {row.place for row in scored}
     unread = [row for row in rows if row.place not in read]
-    if group is not None:  # the same customer must not be scored by both
-        groups = {splits.group_of(row, group) for row in scored}
-        unread = [row for row in unread if splits.group_of(row, group) not in groups]
+    # The same customer, or the same question, must not be scored by both.
+    units = {splits.unit_of(row, group) for row in scored}
+    unread = [row for row in unread if splits.unit_of(row, group) not in units]
     if len(unread) >= share * len(rows):
         return Validation(scored, unread)
     try:

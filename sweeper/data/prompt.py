@@ -59,7 +59,7 @@ class _RowRenderer:
             if body.count(special) > self._template.source.count(special):
                 raise PromptError(
                     f"a column must not have special tokens of the model in it, but one has {special!r}",
-                    code="doubled-template",
+                    code="special-token",
                 )
         return body
 

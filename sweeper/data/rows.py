@@ -21,7 +21,7 @@ from sweeper.custom.own import Own, OwnTask
 from sweeper.data import files, kinds, splits
 from sweeper.data.row import Row
 from sweeper.data.template import ROW, columns_read
-from sweeper.errors import DataError, unknown
+from sweeper.errors import DataError, number_of, unknown
 from sweeper.quoting import name_of
 
 SPLITS = ("train", "validation", "test")
@@ -151,7 +151,9 @@ def _rows(raw: list[files.Raw], section: DataSection, split: str, own: OwnTask |
             problems.append(f"{place}: {error}")
     if problems:
         raise DataError(
-            f"{len(problems)} rows of `{split}` are not usable:\n" + _listed(problems), code="unusable-rows"
+            f"{number_of(len(problems), f'row of `{split}` is', f'rows of `{split}` are')} not usable:\n"
+            + _listed(problems),
+            code="unusable-rows",
         )
     return rows
 
@@ -169,7 +171,8 @@ def _check_labels(data: TaskData) -> None:
         if strange:
             errors.append(
                 DataError(
-                    f"each label of `{split}` must occur in the training split, but {len(strange)} rows have another:\n"
+                    f"each label of `{split}` must occur in the training split, but "
+                    f"{number_of(len(strange), 'row has', 'rows have')} another:\n"
                     + _listed([f"{row.place}: `{name_of(row.label)}`" for row in strange])
                     + f"\nLabels of the training split: {_names(data.labels)}",
                     code="unknown-labels",

@@ -35,7 +35,7 @@ def cut(rows: Sequence[Row], shares: Mapping[str, float], group: str | None, see
     wanted = {TRAIN: 1 - sum(shares.values()), **shares}
     units: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        units.setdefault(question_of(row) if group is None else group_of(row, group), []).append(index)
+        units.setdefault(unit_of(row, group), []).append(index)
     order = list(units.values())
     random.Random(seed).shuffle(order)
     order.sort(key=len, reverse=True)
@@ -70,6 +70,11 @@ def shares_of(section: SplitsSection) -> dict[str, float]:
     """The splits that are cut from the training rows, with their shares."""
     named = {"validation": section.validation, "test": section.test}
     return {split: float(share) for split, share in named.items() if not isinstance(share, str)}
+
+
+def unit_of(row: Row, group: str | None) -> str:
+    """What the rows have in common that stay together: their group, or what they ask; raises as `group_of` does."""
+    return question_of(row) if group is None else group_of(row, group)
 
 
 def group_of(row: Row, group: str) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper.data import encoding
 from sweeper.errors import DataError
+from sweeper.quoting import kind_of
 
 _FORM = '{"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": [{"text": …}]}]}]}]}'
 
@@ -23,9 +25,7 @@ def read(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: saying where the file has another form, or a question no answer.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: must be UTF-8, but {error.reason}") from None
+        content = json.loads(encoding.decoded(file, file.read_bytes()))
     except json.JSONDecodeError as error:
         raise DataError(f"{file}: must be JSON, but {error}") from None
     number, unanswered = 0, []
@@ -33,7 +33,9 @@ def read(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for place, paragraph in _members(article, "paragraphs", file, article_place):
             for question_place, asked in _members(paragraph, "qas", file, place):
                 number += 1
-                texts = [answer.get("text") for _, answer in _members(asked, "answers", file, question_place)]
+                texts = [
+                    _text(answer, file, where) for where, answer in _members(asked, "answers", file, question_place)
+                ]
                 if not texts:
                     unanswered.append(number)
                 yield (
@@ -52,6 +54,13 @@ def read(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             f"of them question {unanswered[0]}. Leave the unanswerable ones out, or give them an answer, such as "
             "`unanswerable`"
         )
+
+
+def _text(answer: Mapping[str, Any], file: Path, place: str) -> str:
+    text = answer.get("text")
+    if not isinstance(text, str):
+        raise DataError(f"{file}: must have the form of SQuAD, {_FORM}, but `{place}.text` is {kind_of(text)}")
+    return text
 
 
 def _members(parent: Any, key: str, file: Path, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

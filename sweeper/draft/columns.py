@@ -158,11 +158,13 @@ def guess(columns: Sequence[Column], task: str | None, chosen: Mapping[str, str]
         if found is not None:
             return _guess(columns, kind_task, found, chosen)
     wanted = " and ".join(f"`{key}`" for key in chosen)
+    kinds_ = list(dict.fromkeys(keys for _, keys in _in_turn(task)))
+    pairs = [keys for keys in reversed(kinds_) if len(keys) == 2][:2]
     raise DataError(
         f"the columns must make a task{f' of {task}' if task else ''}, but which is for what could not be told"
         f"{f' with {wanted} as given' if chosen else ''}:\n{_listed(columns)}\n"
-        "Say it, such as --column text=NAME --column label=NAME, or --column prompt=NAME --column answer=NAME; keys: "
-        + "; ".join(", ".join(keys) for kinds_ in KINDS.values() for keys in kinds_)
+        f"Say it, such as {', or '.join(' '.join(f'--column {key}=NAME' for key in keys) for keys in pairs)}; keys: "
+        + "; ".join(map(", ".join, kinds_))
     )
 
 

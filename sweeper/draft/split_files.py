@@ -63,10 +63,12 @@ def split_files(data: Path) -> SplitFiles:
             if set(words) & set(names):
                 found[split].append(file)
     listed = ", ".join(file.name for file in there) or "none"
-    if len(there) == 1 and not found["train"]:
-        return SplitFiles(there[0], {"train": there[0]})
+    plain = _rows_first(there)
+    if len(plain) == 1 and not found["train"]:
+        return SplitFiles(plain[0], {"train": plain[0]})
     if not found["train"]:
         raise DataError(f"a folder needs a file for training, named such as train.csv, but {data} has: {listed}")
+    found = {split: _rows_first(files) for split, files in found.items()}
     for split, files in found.items():
         if len(files) > 1:
             raise DataError(
@@ -74,3 +76,8 @@ def split_files(data: Path) -> SplitFiles:
                 f"{', '.join(file.name for file in files)}. Put them together, or the others elsewhere"
             )
     return SplitFiles(data, {split: files[0] for split, files in found.items() if files})
+
+
+def _rows_first(files: list[Path]) -> list[Path]:
+    """The files without those in JSON, which often describe others; where there are no others, these."""
+    return [file for file in files if file.suffix != ".json"] or files

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -187,14 +187,18 @@ def draft(
     return replace(made, numbers=measured(made.numbers, composed(made), home))
 
 
-def composed(made: Draft) -> Config:
-    """The configuration of a draft, as `sweeper launch` would compose it."""
+def composed(made: Draft, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a draft, as `sweeper launch` would compose it.
+
+    Raises:
+        ConfigError: if an override is not valid.
+    """
     configs: list[Config] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / made.name
         folder.mkdir()
         write_atomically(folder / "config.yaml", made.config)
-        compose.main([f"study={folder}"], configs.append)
+        compose.main([f"study={folder}", *overrides], configs.append)
     return configs[0]
 
 

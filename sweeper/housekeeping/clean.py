@@ -42,11 +42,9 @@ class Kind(StrEnum):
 
 
 USUAL = (Kind.ADAPTERS, Kind.CHECKPOINTS, Kind.TEMPORARY, Kind.DELETED)  # caches would be made again
+_WRITTEN = "|".join(map(re.escape, sorted(StudyPaths(Home(Path()), "any").written)))
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
-    r"\.code\.tmp|"
-    r"\.(config\.yaml|(launcher|worker|outcome|splits|tracking|model|memory|runtime|data|learning_curve|result|formula-\w+|"
-    r"calibration-\w+)\.json|"
-    r"retention\.jsonl|predictions(-test)?\.jsonl|wrong_rows-\w+\.csv)\.[a-z0-9_]{8}"
+    rf"\.code\.tmp|\.({_WRITTEN}|(runtime|formula-\w+|calibration-\w+)\.json)\.[a-z0-9_]{{8}}"
 )
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it

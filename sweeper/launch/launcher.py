@@ -27,7 +27,7 @@ from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
-from sweeper.errors import ERRORS, StoreError, WorkerError
+from sweeper.errors import ERRORS, DataError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.resume import as_begun, resume
@@ -65,11 +65,8 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         place = Place.of(config)  # what is wrong with it is said before anything else is written
         before = begun(home, paths.name)
         if before is None:
-            retention = suite.load(config.retention)  # what is wrong with it is said now
-            if has_replay(config):
-                replay.read(config)
             brought = own.load(config)
-            data = rows.of(config, None, brought)  # what is wrong with it is said now
+            data, retention = _read(config, brought)
             rows.keep_splits(data, config.data, paths.splits)
             brought.keep(paths.code)
             for line in admit(config, paths, goes_on=False):
@@ -119,6 +116,24 @@ def held(paths: StudyPaths) -> Iterator[None]:
             )
         note(paths.holder)
         yield
+
+
+def _read(config: Config, brought: own.Own) -> tuple[rows.TaskData, suite.Suite]:
+    """Reads the rows and the items of retention; what is wrong with either is said now, and with both at once."""
+    wrong: list[DataError] = []
+    try:
+        retention = suite.load(config.retention)
+        if has_replay(config):
+            replay.read(config)
+    except DataError as error:
+        wrong.append(error)
+    try:
+        data = rows.of(config, None, brought)
+    except DataError as error:
+        wrong.insert(0, error)
+    if wrong:
+        raise DataError.joined(wrong)
+    return data, retention
 
 
 def _check_rows(config: Config, data: rows.TaskData, retention: suite.Suite, paths: StudyPaths) -> list[str]:

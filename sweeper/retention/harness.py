@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import DataError
+from sweeper.quoting import kind_of
 from sweeper.retention.items import Choice, Passage
 
 SETTING = "retention.lm_eval"
@@ -37,8 +38,8 @@ def items(named: Sequence[str]) -> tuple[tuple[Choice, ...], tuple[Passage, ...]
             except DataError:
                 raise
             except Exception as error:  # templates and functions of the task's own
-                raise DataError(
-                    f"{SETTING}: {task.task_name} must make its items of its data, but {type(error).__name__}: {error}"
+                raise DataError(  # the error's own message may quote a row
+                    f"{SETTING}: {task.task_name} must make its items of its data, but raises {type(error).__name__}"
                 ) from error
             for item in found:
                 if item.id in choices or item.id in passages:
@@ -74,9 +75,9 @@ def _tasks(manager: Any, name: str) -> list[Any]:
     try:
         return list(manager.load([str(file) if is_file else name])["tasks"].values())
     except Exception as error:  # the library raises many kinds, for a dataset, a network, a template
-        raise DataError(
+        raise DataError(  # the error's own message may quote a row, on which a task is tried when it is loaded
             f"{SETTING}: the data of a task must be in the cache of Hugging Face's datasets or within reach, but "
-            f"{name} could not be loaded: {type(error).__name__}: {error}"
+            f"{name} could not be loaded: {type(error).__name__}"
         ) from error
 
 
@@ -111,5 +112,5 @@ def _choice(task: Any, row: Any, name: str) -> Choice:
     if isinstance(answer, str):
         answer = choices.index(answer) if answer in choices else None
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise DataError(f"{SETTING}: each question must have one right choice, but that of {name} is {answer!r}")
+        raise DataError(f"{SETTING}: each question must have one right choice, but that of {name} is {kind_of(answer)}")
     return Choice(requests[0].args[0], tuple(request.args[1] for request in requests), answer, name, is_whole=True)

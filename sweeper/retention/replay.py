@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from sweeper.config.schema import BUNDLED, Config
-from sweeper.data import files
+from sweeper.config.schema import Config
 from sweeper.data.example import Example
 from sweeper.errors import DataError
 from sweeper.quoting import kind_of, name_of
@@ -83,24 +80,10 @@ def read(config: Config) -> list[Passage]:
     Raises:
         DataError: naming the file and line of what is wrong, or where retention is measured on one of them.
     """
-    passages = _passages(config.train.replay_text)
+    rows = suite.read_rows(SETTING, config.train.replay_text, "replay")
+    passages = [Passage(_text(place, row), place) for place, row in rows]
     _check_apart(passages, suite.load(config.retention).passages)
     return passages
-
-
-def _passages(named: str) -> list[Passage]:
-    if named == BUNDLED:
-        with resources.as_file(resources.files("sweeper.retention") / BUNDLED / "replay.jsonl") as file:
-            rows = files.read_file(file, file.name)
-    else:
-        file = Path(named).expanduser()
-        if file.suffix != ".jsonl" or not file.is_file():
-            state = "there is no such file" if not file.is_file() else "is another one"
-            raise DataError(f"{SETTING} must be {BUNDLED} or a JSONL file, but {state}: {named}")
-        rows = files.read_file(file, file.name)
-    if len(rows) < 2:
-        raise DataError(f"{SETTING} must have two passages or more, but {file} has {len(rows)}")
-    return [Passage(_text(place, row), place) for place, row in rows]
 
 
 def _text(place: str, row: dict[str, Any]) -> str:

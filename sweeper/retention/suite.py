@@ -27,9 +27,10 @@ class Suite:
     choices: tuple[Choice, ...] = ()
     passages: tuple[Passage, ...] = ()
 
-    def texts(self) -> list[str]:
-        """Every question and every passage."""
-        return [choice.question for choice in self.choices] + [passage.text for passage in self.passages]
+    def texts(self) -> list[tuple[str, str]]:
+        """Every question and every passage, each with its item's id."""
+        questions = [(choice.id, choice.question) for choice in self.choices]
+        return questions + [(passage.id, passage.text) for passage in self.passages]
 
     @property
     def sha256(self) -> str:
@@ -55,23 +56,29 @@ def _items(key: str, named: str | None, read: Callable[[str, dict[str, Any]], It
     """The items of one kind."""
     if named is None:
         return ()
-    if named == BUNDLED:
-        with resources.as_file(resources.files("sweeper.retention") / BUNDLED / f"{key}.jsonl") as file:
-            rows = files.read_file(file, file.name)
-    else:
-        file = Path(named).expanduser()
-        if file.suffix != ".jsonl" or not file.is_file():
-            state = "there is no such file" if not file.is_file() else "is another one"
-            raise DataError(
-                f"retention.{key} must be {BUNDLED}, null or a JSONL file, but {state}: {named}; "
-                f"retention.{key}=null goes without"
-            )
-        rows = files.read_file(file, file.name)
+    rows = read_rows(f"retention.{key}", named, key, f"; retention.{key}=null goes without")
     items = tuple(read(place, row) for place, row in rows)
-    if len(items) < 2:
-        raise DataError(f"retention.{key} must have two items or more, but {file} has {len(items)}")
     _check_ids(items, [place for place, _ in rows])
     return items
+
+
+def read_rows(setting: str, named: str, bundled: str, cure: str = "") -> list[files.Raw]:
+    """The rows of the bundled file of that name, or of a JSONL file of one's own.
+
+    Raises:
+        DataError: naming the setting, or the file and line, of what is wrong.
+    """
+    if named == BUNDLED:
+        with resources.as_file(resources.files("sweeper.retention") / BUNDLED / f"{bundled}.jsonl") as file:
+            return files.read_file(file, file.name)
+    file = Path(named).expanduser()
+    if file.suffix != ".jsonl" or not file.is_file():
+        state = "there is no such file" if not file.is_file() else "is another one"
+        raise DataError(f"{setting} must be {BUNDLED} or a JSONL file, but {state}: {named}{cure}")
+    rows = files.read_file(file, file.name)
+    if len(rows) < 2:
+        raise DataError(f"{setting} must have two items or more, but {file} has {len(rows)}")
+    return rows
 
 
 def _check_ids(items: Sequence[Item], places: Sequence[str]) -> None:

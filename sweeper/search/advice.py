@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Range, values_of
+from sweeper.quoting import name_of
 from sweeper.search.views import StudyView, TrialView
 
 EDGE = 0.05  # of a range, on its own scale, that counts as its edge
@@ -74,7 +75,11 @@ def next_steps(study: StudyView, config: Config, confused: Sequence[Confused] = 
     if best is not None:
         steps += _edges(config, best) + _course(config, best)
     steps += _rows(study)
-    named = [f"`{one.truth}` for `{one.predicted}` ({one.rows})" for one in confused if one.rows >= MIN_CONFUSED]
+    named = [
+        f"`{name_of(one.truth)}` for `{name_of(one.predicted)}` ({one.rows})"
+        for one in confused
+        if one.rows >= MIN_CONFUSED
+    ]
     if named:
         steps.append(
             f"Wrong rows are mostly {', '.join(named[:SHOWN])}, the right label first: look at them with "

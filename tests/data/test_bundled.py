@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable
 from pydoc_data.topics import topics
 from typing import Any
@@ -114,3 +115,9 @@ def test_a_python_with_too_little_of_it_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(code_comments, "_modules", list)
     with pytest.raises(DataError, match=rf"data.source={name} must find 1000002 .*install all of Python's library"):
         module.splits()
+
+
+def test_a_python_without_its_topics_misses_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(DataError, match=r"data\.source=docqa must find pydoc's topics, but this Python has none"):
+        docqa.splits()

@@ -61,6 +61,15 @@ def test_no_group_is_scored_by_both(composed_once: Callable[..., Config], read: 
     assert min(len(found.scored), len(found.held_back)) >= 20
 
 
+@pytest.mark.parametrize("read", [40, None])
+def test_no_question_is_scored_by_both(composed_once: Callable[..., Config], read: int | None) -> None:
+    pairs = [Row(f"{'Please' if n % 2 else 'please'} stop {n // 2}", "ab"[n // 2 % 2], f"v:{n}") for n in range(100)]
+    found = held_back.of(pairs, settings(composed_once("study=demo"), 0.3, read))
+    asked = [{row.text.casefold() for row in part} for part in (found.scored, found.held_back)]
+    assert asked[0] & asked[1] == set()
+    assert min(map(len, asked)) >= 15
+
+
 def test_a_row_cannot_be_cut(composed_once: Callable[..., Config]) -> None:
     found = held_back.of(rows(1), settings(composed_once("study=demo"), 0.4, None))
     assert (len(found.scored), found.held_back) == (1, [])

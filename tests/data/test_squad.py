@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ def test_a_group_keeps_a_passage_in_one_split(study: Callable[..., Config], tmp_
         ({"data": [{"paragraphs": [{"qas": ["who?"]}]}]}, r"but `data\[0\]\.paragraphs\[0\]\.qas\[0\]` is no object"),
         ({"data": [{"paragraphs": [{"qas": [{"question": "who?"}]}]}]}, r"qas\[0\]\.answers` is no list"),
         (
+            {"data": [{"paragraphs": [{"qas": [{"question": "who?", "answers": [{"text": ["Ada"]}]}]}]}]},
+            r"but `data\[0\]\.paragraphs\[0\]\.qas\[0\]\.answers\[0\]\.text` is a list of 1",
+        ),
+        (
             squad(asked("who?", "Ada"), asked("why?", is_impossible=True), asked("how?")),
             r"each question must have an answer, but 2 of 3 have none, the first of them question 2\. Leave",
         ),
@@ -80,3 +85,30 @@ def test_a_group_keeps_a_passage_in_one_split(study: Callable[..., Config], tmp_
 def test_another_form_is_refused_with_its_place(study: Callable[..., Config], content: Any, expected: str) -> None:
     with pytest.raises(DataError, match=expected):
         rows.of(study(content, *NAMES))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("utf-16", r"train-v1.1.json: must be UTF-8, but is UTF-16; iconv -f UTF-16 -t UTF-8"),
+        ("latin-1", r"train-v1.1.json, line 1: must be UTF-8, but .*; iconv -f WINDOWS-1252 -t UTF-8"),
+    ],
+)
+def test_another_encoding_is_refused_with_its_cure(
+    study: Callable[..., Config], tmp_path: Path, encoding: str, expected: str
+) -> None:
+    config = study(squad(asked("wö?", "hier")), *NAMES)
+    file = tmp_path / "train-v1.1.json"
+    file.write_bytes(file.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(DataError, match=expected) as caught:
+        rows.of(config)
+    assert caught.value.code == "encoding"
+
+
+def test_json_beside_other_rows_is_none_of_them(
+    composed: Callable[..., Config], few_tickets: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(few_tickets, tmp_path / "rows"))
+    (folder / "train.json").write_text('{"made": "by hand"}')
+    data = rows.of(composed("study=demo", "data=files", f"data.path={folder}"))
+    assert {row.place.partition(":")[0] for row in data.train} == {"train.jsonl"}

@@ -90,6 +90,15 @@ def test_no_telling_lists_the_columns_and_none_of_their_values() -> None:
     assert "secret" not in message
 
 
+def test_the_keys_of_the_wanted_task_are_listed_once() -> None:
+    with pytest.raises(DataError) as caught:
+        guess(columns_of(rows_of(a="{}", b=["x", "y"])), "comments", {})
+    assert str(caught.value).endswith(
+        "\nSay it, such as --column prompt=NAME --column answer=NAME, or --column code=NAME --column comment=NAME; "
+        "keys: messages; question, context, answers; code, comment; prompt, answer"
+    )
+
+
 def test_rivals_and_groups_are_said() -> None:
     made = guess(columns_of(rows_of(text=LONG, label=["a", "b"], topic=["c", "d"], customer=["m", "n", "o"])), None, {})
     assert "topic could be labels too" in made.why

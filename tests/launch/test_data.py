@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from sweeper.cli.main import main
 from sweeper.config.schema import Config
@@ -34,6 +34,10 @@ def flipped_label(at: Path) -> None:
 
 
 def doubled_template(at: Path) -> None:
+    add(at, "train", text="[INST] please stop my plan [/INST]", label="cancellation")
+
+
+def special_tokens(at: Path) -> None:
     text = "<|user|>\nplease stop my plan<|end|>\n<|assistant|>\n"
     add(at, "train", text=text, label="cancellation")
 
@@ -81,6 +85,7 @@ PLANTED: list[tuple[Plant, str, str, tuple[str, ...]]] = [
     (leak, "leak-test", "test.jsonl:37", ()),
     (flipped_label, "contradictions", "train.jsonl:1, train.jsonl:97", ()),
     (doubled_template, "doubled-template", "train.jsonl:97", ()),
+    (special_tokens, "special-token", "train.jsonl:97", ()),
     (answer_without_room, "answer-cut", "train.jsonl:97", (*WRITTEN, "data.long=cut_text_tail")),
     (one_class, "one-class", "only billing error", ()),
     (utf_16, "encoding", "train.jsonl: must be UTF-8, but is UTF-16; iconv -f UTF-16", ()),
@@ -105,7 +110,9 @@ def test_what_is_planted_is_named_and_reaches_no_model(
     plant(folder)
     result = CliRunner().invoke(main, ["data", "check", *given], catch_exceptions=False)
     assert result.exit_code == 1, result.output
-    [line] = [line for line in result.output.splitlines() if line.startswith(f"error: {code}: ")]
+    # Once, and as nothing else.
+    [line] = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {code}: ")
     assert place in line
 
     with pytest.raises(DataError) as caught:
@@ -149,9 +156,20 @@ def test_what_is_allowed_is_no_error_and_the_rest_is(
 def test_special_tokens_in_a_text_cannot_be_allowed(
     composed_once: Callable[..., Config], home: Home, folder: Path
 ) -> None:
-    doubled_template(folder)
+    special_tokens(folder)
     config = composed_once(*SHORT, f"data.path={folder}", "data.allow=[doubled-template]")
-    with pytest.raises(DataError, match=r"doubled-template: 1 rows: a text must not have special tokens of the model"):
+    with pytest.raises(DataError, match=r"special-token: 1 row: a text must not have special tokens") as caught:
+        launcher.launch(config, announce=lambda _: None)
+    assert "1 thing is wrong" in str(caught.value)
+    assert "Where one is meant" not in str(caught.value)
+
+
+def test_a_suite_that_cannot_be_read_is_said_with_the_rows(composed_once: Callable[..., Config], folder: Path) -> None:
+    nuls_in_the_file(folder)
+    config = composed_once(*SHORT, f"data.path={folder}", "retention.choices=/none.jsonl")
+    with pytest.raises(
+        DataError, match=r"(?s)2 problems.*validation.jsonl, line 37.*retention.choices must be bundled"
+    ):
         launcher.launch(config, announce=lambda _: None)
 
 
@@ -178,3 +196,19 @@ def test_a_file_is_checked_before_there_is_a_study(home: Home, folder: Path, pla
     result = CliRunner().invoke(main, ["data", "check", str(folder / "train.jsonl")], catch_exceptions=False)
     assert result.exit_code == 1, result.output
     assert f"error: {'one-class' if plant is one_class else 'encoding'}: " in result.output
+
+
+def test_a_file_takes_settings(home: Home, folder: Path) -> None:
+    def check(*settings: str) -> Result:
+        given = ["data", "check", str(folder / "train.jsonl"), *settings]
+        return CliRunner().invoke(main, given, catch_exceptions=False)
+
+    add(folder, "train", text="please cancel it, " * 30, label="cancellation")
+    cut = check("prompt.max_tokens=100", "data.long=cut_text_tail")
+    assert cut.exit_code == 0, cut.output
+    assert "cut-rows: 1 of " in cut.output
+    assert "more than prompt.max_tokens=100" in cut.output
+    for wrong in ("study=demo", "--cfg", "drop"):
+        refused = check(wrong)
+        assert refused.exit_code == 2
+        assert f"behind a file there must be settings, such as data.long=drop, but there is '{wrong}'" in refused.stderr

@@ -100,9 +100,9 @@ def test_texts_are_passages_and_both_go_into_the_suite(
             ROWS,
             "output_type must be multiple_choice or loglikelihood_rolling, but that of prose is generate_until",
         ),
-        (QUESTIONS, [{**row, "right": 7} for row in ROWS], "could not be loaded: IndexError"),
-        (QUESTIONS, [ROWS[0], {**ROWS[1], "right": 3}], "one right choice, but that of farm:1 is 3"),
-        (QUESTIONS.replace("{data}", "/none.jsonl"), ROWS, r"could not be loaded: .*/none\.jsonl"),
+        (QUESTIONS, [{**row, "right": 7} for row in ROWS], r"could not be loaded: IndexError$"),
+        (QUESTIONS, [ROWS[0], {**ROWS[1], "right": 3}], "one right choice, but that of farm:1 is a number"),
+        (QUESTIONS.replace("{data}", "/none.jsonl"), ROWS, "could not be loaded: FileNotFoundError$"),
     ],
 )
 def test_what_is_no_item_is_refused(installed: None, tmp_path: Path, text: str, rows: Any, message: str) -> None:
@@ -141,3 +141,37 @@ def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DataError, match=r"not installed: pip install 'sweeper\[lm-eval\]'"):
         harness.items(["arc_easy"])
     assert harness.items([]) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ValueError("What do cows eat?"), "farm must make its items of its data, but raises ValueError$"),
+        ("What do cows eat?", "but that of farm:0 is the value None$"),
+        (["What do cows eat?"], "but that of farm:0 is a list of 1$"),
+    ],
+)
+def test_nothing_of_a_row_is_said(answer: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for lm-eval's class, so that this needs no lm-eval."""
+
+    class Task:
+        OUTPUT_TYPE, multiple_input, task_name, eval_docs = harness.MULTIPLE_CHOICE, 0, "farm", ROWS
+
+        def doc_to_choice(self, row: dict[str, Any]) -> Any:
+            return row["options"]
+
+        def doc_to_target(self, row: dict[str, Any]) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        def fewshot_context(self, row: dict[str, Any], count: int) -> str:
+            return ""
+
+        def construct_requests(self, row: dict[str, Any], context: str) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(harness, "_manager", lambda _: None)
+    monkeypatch.setattr(harness, "_tasks", lambda *_: [Task()])
+    with pytest.raises(DataError, match=message):
+        harness.items(["farm.yaml"])

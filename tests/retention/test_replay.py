@@ -57,7 +57,7 @@ def test_a_file_of_ones_own(composed_once: Callable[..., Config], home: Home, tm
     [
         ("none.jsonl", None, r"must be bundled or a JSONL file, but there is no such file: .*none\.jsonl"),
         ("some.txt", "a b", r"must be bundled or a JSONL file, but is another one: .*some\.txt"),
-        ("one.jsonl", '{"text": "a b"}\n', r"must have two passages or more, but .*one\.jsonl has 1"),
+        ("one.jsonl", '{"text": "a b"}\n', r"must have two items or more, but .*one\.jsonl has 1"),
         ("x.jsonl", '{"text": "a b"}\n{"body": "a b"}\n', r"x\.jsonl:2: `text` .* but is missing; the row has body"),
         ("x.jsonl", '{"text": "a b"}\n{"text": 3}\n', r"x\.jsonl:2: `text` .* but is a number"),
         ("x.jsonl", '{"text": "word"}\n{"text": "a b"}\n', r"x\.jsonl:1: `text` .* two words or more, but is one word"),

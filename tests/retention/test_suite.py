@@ -19,7 +19,8 @@ def test_files_are_read_as_they_are(files: tuple[Path, Path]) -> None:
     suite = load(section(*files))
     assert suite.choices[2] == Choice(CHOICES[2][0], tuple(CHOICES[2][1]), 2, "c2")
     assert suite.passages[0] == Passage(PASSAGES[0], "p0")
-    assert suite.texts() == [*(question for question, _, _ in CHOICES), *PASSAGES]
+    assert suite.texts()[2] == ("c2", CHOICES[2][0])
+    assert [text for _, text in suite.texts()] == [*(question for question, _, _ in CHOICES), *PASSAGES]
 
 
 def test_either_kind_may_be_left_out(files: tuple[Path, Path]) -> None:
@@ -74,8 +75,12 @@ def test_a_row_without_a_field_names_what_it_has(files: tuple[Path, Path]) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.jsonl", None, "retention.passages must be bundled, null or a JSONL file, but there is no such file"),
-        ("text.csv", "id,text\n", "must be bundled, null or a JSONL file, but is another one"),
+        ("none.jsonl", None, "retention.passages must be bundled or a JSONL file, but there is no such file"),
+        (
+            "text.csv",
+            "id,text\n",
+            r"must be bundled or a JSONL file, but is another one: .*; retention.passages=null goes without",
+        ),
         ("one.jsonl", lines(passage_rows()[:1]), "must have two items or more, but .* has 1"),
         ("broken.jsonl", '{"id": "a"', r"broken\.jsonl, line 1: must be one JSON object"),
     ],

@@ -102,8 +102,8 @@ def test_near_misses_training_that_still_gained_confusions_and_few_rows(composed
     assert next_steps(study(replace(best, evaluations=(0.5, 0.795, 0.8))), config) == []
     assert next_steps(study(replace(best, evaluations=(0.5, 0.9, 0.8))), config) == []
     assert "There are 300 training rows" in next_steps(study(best, train_rows=300), config)[0]
-    [said] = next_steps(study(best), config, [Confused("refund", "billing", 7), Confused("a", "b", 2)])
-    assert "Wrong rows are mostly `refund` for `billing` (7), the right label first" in said
+    [said] = next_steps(study(best), config, [Confused("refund", "x" * 50, 7), Confused("a", "b", 2)])
+    assert "Wrong rows are mostly `refund` for `(a text of 50 characters)` (7), the right label first" in said
     assert "`a`" not in said
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from sweeper.data.likeness import near, question_of, words
 from sweeper.data.row import Row
 from sweeper.data.rows import SPLITS, TaskData
+from sweeper.errors import number_of
 from sweeper.preflight.data.finding import Finding
+from sweeper.quoting import name_of
 
 _RETENTION = "retention"
 _TRAIN, _VALIDATION, _TEST = SPLITS
@@ -48,14 +50,14 @@ class _Asked:
         return cls(split, row, exact, normal, " ".join(words(question)), " ".join(words(context)))
 
 
-def findings(data: TaskData, retention: Sequence[str]) -> list[Finding]:
+def findings(data: TaskData, retention: Sequence[tuple[str, str]]) -> list[Finding]:
     """Everything that is there twice.
 
     Args:
-        retention: the texts of the suite that tells what a base has forgotten.
+        retention: the items of the suite that tells what a base has forgotten: their ids and texts.
     """
     asked = [_Asked.of(split, row) for split in SPLITS for row in getattr(data, split)]
-    asked += [_Asked.of(_RETENTION, Row(text, "", f"retention:{n}")) for n, text in enumerate(retention, start=1)]
+    asked += [_Asked.of(_RETENTION, Row(text, "", f"retention item {name_of(name)}")) for name, text in retention]
     alike = _alike(asked)
     leaks = [finding for leak in _LEAKS for finding in _leaked(asked, alike, *leak)]
     return [*_contradictions(asked), *leaks, *_duplicates(asked, alike)]
@@ -86,7 +88,7 @@ def _contradictions(asked: Sequence[_Asked]) -> list[Finding]:
     found = [rows for rows in by_text.values() if len({row.label for row in rows}) > 1]
     if not found:
         return []
-    message = f"{len(found)} texts have more than one label, and one of them is wrong"
+    message = f"{number_of(len(found), 'text has', 'texts have')} more than one label, and one of them is wrong"
     return [Finding.error("contradictions", message, [row for rows in found for row in rows])]
 
 
@@ -130,8 +132,9 @@ def _duplicates(asked: Sequence[_Asked], alike: dict[str, list[_Asked]]) -> list
             elif any(other.split == split for other in alike.get(one.normal, [])):
                 nearly.append(one.row)
             seen.add(one.normal)
-        for code, rows, what in (("duplicates", again, "ask what"), ("near-duplicates", nearly, "ask nearly what")):
+        for code, rows, what in (("duplicates", again, "what"), ("near-duplicates", nearly, "nearly what")):
             if rows:
-                message = f"{len(rows)} rows of {split} {what} an earlier row of it does"
+                asking = number_of(len(rows), f"row of {split} asks", f"rows of {split} ask")
+                message = f"{asking} {what} an earlier row of it does"
                 found.append(Finding.warning(code, message, rows))
     return found

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sweeper.config.schema import Config
 from sweeper.data.row import Row
 from sweeper.data.rows import TaskData
+from sweeper.errors import number_of
 from sweeper.preflight.data.finding import Finding
 from sweeper.preflight.data.suspects import suspects
 from sweeper.quoting import name_of
@@ -26,12 +27,13 @@ def findings(config: Config, data: TaskData) -> list[Finding]:
     found = []
     rare = sorted(label for label, count in counts.items() if count < _FEW)
     if rare:
-        message = f"{len(rare)} labels have fewer than {_FEW} training rows: {_names(rare)}"
+        message = f"{number_of(len(rare), 'label has', 'labels have')} fewer than {_FEW} training rows: {_names(rare)}"
         found.append(Finding.warning("rare-labels", message, [row for row in labelled if row.label in rare]))
     unscored = sorted(set(counts) - {row.label for row in data.validation})
     if unscored:
-        message = f"{len(unscored)} labels have no validation row, so that no score knows of them: {_names(unscored)}"
-        found.append(Finding.warning("unscored-labels", message))
+        message = number_of(len(unscored), "label has", "labels have")
+        message += f" no validation row, and no score knows of {'it' if len(unscored) == 1 else 'them'}"
+        found.append(Finding.warning("unscored-labels", f"{message}: {_names(unscored)}"))
     return [*found, *_imbalance(config, counts), *_doubtful(labelled)]
 
 

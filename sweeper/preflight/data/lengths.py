@@ -12,7 +12,7 @@ from sweeper.data import long
 from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
 from sweeper.data.rows import SPLITS, TaskData
-from sweeper.errors import DataError, PromptError
+from sweeper.errors import DataError, PromptError, number_of
 from sweeper.preflight.data.finding import Finding
 
 
@@ -64,15 +64,18 @@ def measure(rendered: Renderer | Conversations, data: TaskData, config: Config) 
             except PromptError as error:
                 refused.setdefault(error.code, []).append((row, error))
         over = [(row, count) for row, count in tokens if count > config.prompt.max_tokens]
-        findings += _too_long(rendered, split, over, len(rows), config)
+        is_dropped = config.data.long == long.DROP
+        roomless = [row for row, _ in over if not is_dropped and not _has_room(rendered, row, split != "train")]
+        findings += _too_long(split, over, roomless, len(rows), config)
         reports[split] = _report(len(rows), [count for _, count in tokens], len(over), config)
-        kept[split] = [row for row, count in tokens if count <= config.prompt.max_tokens or _is_cut(config)]
+        lost = {row.place for row in (roomless if _is_cut(config) else (row for row, _ in over))}
+        kept[split] = [row for row, _ in tokens if row.place not in lost]
     if config.data.long == long.DROP and not refused:
         try:
             long.remaining(data, kept)
         except DataError as error:
             findings.append(Finding.raised(error))
-    findings = [*map(_refused, refused.values()), *findings, *_unreachable(rendered, data)]
+    findings = [*map(_refused, refused.values()), *findings, *_unreachable(rendered, data, config)]
     return Measured(reports, findings, kept["train"])
 
 
@@ -102,7 +105,7 @@ def _report(rows: int, tokens: Sequence[int], over: int, config: Config) -> Spli
 
 
 def _too_long(
-    rendered: Renderer | Conversations, split: str, over: Sequence[tuple[Row, int]], count: int, config: Config
+    split: str, over: Sequence[tuple[Row, int]], roomless: Sequence[Row], count: int, config: Config
 ) -> list[Finding]:
     """What becomes of a split's rows that are too long."""
     if not over:
@@ -121,7 +124,6 @@ def _too_long(
             "answers. Raise prompt.max_tokens, or set data.long, which never cuts an answer"
         )
         found.append(Finding.error("long-rows", message, rows))
-    roomless = [row for row in rows if not _has_room(rendered, row, is_scored=split != "train")]
     if roomless:
         message = (
             f"in {len(roomless)} of {count} rows of {split}, template, question and answer alone take more than "
@@ -139,23 +141,27 @@ def _has_room(rendered: Renderer | Conversations, row: Row, is_scored: bool) -> 
 
 def _refused(found: Sequence[tuple[Row, PromptError]]) -> Finding:
     """The rows that cannot be rendered for one reason, which the first of them says."""
-    return Finding.error(found[0][1].code, f"{len(found)} rows: {found[0][1]}", [row for row, _ in found])
+    return Finding.error(
+        found[0][1].code, f"{number_of(len(found), 'row', 'rows')}: {found[0][1]}", [row for row, _ in found]
+    )
 
 
-def _unreachable(rendered: Renderer | Conversations, data: TaskData) -> list[Finding]:
+def _unreachable(rendered: Renderer | Conversations, data: TaskData, config: Config) -> list[Finding]:
     """Rows to be scored whose answers are all longer than what may be written."""
     if isinstance(rendered, Renderer):
         return []
     found, limit = [], rendered.max_new_tokens
+    is_matched = config.objective.metric_name == "exact_match"  # the others give something for a part
     for split in ("validation", "test"):
         rows: list[Row] = getattr(data, split)
         # A token has a character at least, most have several.
         long_ones = [row for row in rows if row.answers and min(map(len, row.answers)) > limit]
         out = [row for row in long_ones if min(map(rendered.answer_length, row.answers)) > limit]
         if out:
+            end = "can never be matched" if is_matched else "are cut when written"
             message = (
                 f"the answers of {len(out)} of {len(rows)} rows of {split} have more than "
-                f"task.max_new_tokens={limit} tokens, and can never be matched"
+                f"task.max_new_tokens={limit} tokens, and {end}"
             )
             found.append(Finding.warning("unreachable-answers", message, out))
     return found

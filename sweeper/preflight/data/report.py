@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sweeper.config.schema import Config
@@ -26,6 +26,7 @@ from sweeper.paths import Home, StudyPaths, write_atomically
 from sweeper.preflight.data import alike, labels, lengths, texts
 from sweeper.preflight.data.finding import Finding, Severity, allowed
 from sweeper.preflight.data.lengths import SplitReport
+from sweeper.quoting import name_of
 from sweeper.retention import suite
 from sweeper.search.views import begun
 
@@ -60,6 +61,13 @@ class DataReport:
         """The findings that are so bad."""
         return [finding for finding in self.findings if finding.severity is severity]
 
+    def named_labels(self) -> dict[str, int]:
+        """The labels as they may be said: one that is so long that it may be a text as its kind."""
+        named: Counter[str] = Counter()
+        for label, count in self.labels.items():
+            named[name_of(label)] += count
+        return dict(named)
+
     def as_dict(self) -> dict[str, Any]:
         return {**self.without_text(), "shown": self.shown}
 
@@ -69,7 +77,7 @@ class DataReport:
             "study": self.study,
             "sha256": self.sha256,
             "splits": {split: asdict(report) for split, report in self.splits.items()},
-            "labels": self.labels,
+            "labels": self.named_labels(),
             "findings": [finding.as_dict() for finding in self.findings],
         }
 
@@ -87,19 +95,25 @@ def check_data(config: Config, home: Home, is_launched: bool = True) -> DataRepo
     section, kept = config.model, None
     if is_launched and begun(home, config.study.name) is not None:
         section, kept = origin.pinned(section, origin.of_study(section, paths)), paths.splits
+    retention: list[tuple[str, str]] = []
+    wrong: list[DataError] = []  # what is wrong with the suite hides nothing of the rows
     try:
-        data = rows.of(config, kept, own.load(config))
         retention = suite.load(config.retention).texts()
     except DataError as error:
-        return DataReport.unread(config.study.name, error)
-    return examine(config, data, base.load_tokenizer(section, home), retention)
+        wrong.append(error)
+    try:
+        data = rows.of(config, kept, own.load(config))
+    except DataError as error:
+        return DataReport.unread(config.study.name, DataError.joined([error, *wrong]))
+    report = examine(config, data, base.load_tokenizer(section, home), retention)
+    return replace(report, findings=[*map(Finding.raised, wrong), *report.findings])
 
 
-def admit(config: Config, data: TaskData, retention: Sequence[str], paths: StudyPaths) -> list[str]:
+def admit(config: Config, data: TaskData, retention: Sequence[tuple[str, str]], paths: StudyPaths) -> list[str]:
     """Checks the rows of a study that begins, and keeps what was found.
 
     Args:
-        retention: the texts of the suite that tells what a base has forgotten.
+        retention: the items of the suite that tells what a base has forgotten: their ids and texts.
 
     Returns:
         What a person should know, a line each.
@@ -125,7 +139,7 @@ def admit(config: Config, data: TaskData, retention: Sequence[str], paths: Study
     return [f"{finding.severity}: {finding}" for finding in found]
 
 
-def examine(config: Config, data: TaskData, tokenizer: Any, retention: Sequence[str]) -> DataReport:
+def examine(config: Config, data: TaskData, tokenizer: Any, retention: Sequence[tuple[str, str]]) -> DataReport:
     """Looks for everything that may be wrong with rows that could be read."""
     found = [*texts.findings(data), *alike.findings(data, retention), *labels.findings(config, data)]
     refused: list[Finding] = []
@@ -140,10 +154,7 @@ def examine(config: Config, data: TaskData, tokenizer: Any, retention: Sequence[
         shown = _shown(rendered, measured.usable[:_TRIED_ROWS], config)
     except PromptError as error:
         refused = [*refused, Finding.raised(error)]
-    found = allowed(found, config.data.allow, LIFTABLE)
-    known = {finding.code for finding in found if finding.severity is Severity.ERROR}
-    # A special token in a text is refused by rendering too, and said once.
-    found += [finding for finding in refused if finding.code not in known]
+    found = [*allowed(found, config.data.allow, LIFTABLE), *refused]
     return DataReport(
         study=config.study.name,
         sha256=data.sha256,

@@ -11,11 +11,12 @@ from sweeper.config.teaching import PromptSection
 from sweeper.data.chat import Chat
 from sweeper.data.row import Row
 from sweeper.data.rows import SPLITS, TaskData
-from sweeper.errors import PromptError
+from sweeper.errors import PromptError, number_of
 from sweeper.preflight.data.finding import Finding
 
 HUGE = 50_000  # characters: some thirty pages
-_FIXED = 8  # characters of a prompt's own text that say whose it is
+_FIXED = 8  # characters of a prompt's own text that say whose it is, where another such part is there too
+_FIXED_ALONE = 20  # of one part alone
 # What chat templates write around turns: ChatML, Llama 2 and 3, Gemma, Phi 3 and Zephyr, Alpaca.
 _MARKERS = re.compile(
     r"<\|(?:im_start|im_end|user|assistant|system|start_header_id|end_header_id|eot_id|begin_of_text|endoftext|end)\|>"
@@ -33,40 +34,48 @@ def findings(data: TaskData) -> list[Finding]:
     found = []
     nul = _rows(data, lambda text: "\0" in text)
     if nul:
-        found.append(Finding.error("nul", f"{len(nul)} rows have NULs in their text, as damaged files do", nul))
+        found.append(
+            Finding.error(
+                "nul", f"{number_of(len(nul), 'row has', 'rows have')} NULs in the text, as damaged files do", nul
+            )
+        )
     huge = _rows(data, lambda text: len(text) >= HUGE)
     if huge:
         longest = max(len(text) for row in huge for text in texts_of(row))
-        message = f"{len(huge)} rows have a text of {HUGE:,} characters or more, the longest {longest:,}"
-        found.append(Finding.error("huge-row", f"{message}; is a quote left open, or a file in a field?", huge))
+        message = f"{number_of(len(huge), 'row has', 'rows have')} a text of {HUGE:,} characters or more"
+        message += f", the longest {longest:,}; is a quote left open, or a file in a field?"
+        found.append(Finding.error("huge-row", message, huge))
     for code, pattern, what in (
-        ("control-characters", _CONTROL, "control characters in their text"),
+        ("control-characters", _CONTROL, "control characters in the text"),
         ("garbled", _GARBLED, "characters that were read in another encoding than they were written in"),
     ):
         if rows := _rows(data, lambda text, pattern=pattern: pattern.search(text) is not None):  # type: ignore[misc]
-            found.append(Finding.warning(code, f"{len(rows)} rows have {what}", rows))
+            found.append(Finding.warning(code, f"{number_of(len(rows), 'row has', 'rows have')} {what}", rows))
     return found
 
 
 def doubled(data: TaskData, chat: Chat, template: str) -> list[Finding]:
     """Rows whose text is rendered already, so that rendering it would put a turn into a turn."""
     fixed = _fixed_parts(template)
+    # A customer may well write `Question:`, but hardly all of several words.
+    is_telling = len(fixed) > 1 or any(len(part) >= _FIXED_ALONE for part in fixed)
     around = _around(chat)
 
     def is_rendered(text: str) -> bool:
+        if any(special in text for special in chat.specials):
+            return False  # which rendering refuses
         return bool(
             _MARKERS.search(text)
-            or any(special in text for special in chat.specials)
             or (around and all(part in text for part in around))
-            or (fixed and all(part in text for part in fixed))
+            or (is_telling and all(part in text for part in fixed))
         )
 
     rows = _rows(data, is_rendered)
     if not rows:
         return []
     message = (
-        f"{len(rows)} rows are rendered already (they have markers of turns, special tokens or prompt.template's words "
-        "in them), and would be again; take the template out of the rows"
+        f"{number_of(len(rows), 'row is', 'rows are')} rendered already (with markers of turns or prompt.template's "
+        "words in the text), and would be again; take the template out of the rows"
     )
     return [Finding.error("doubled-template", message, rows)]
 

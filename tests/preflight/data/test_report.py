@@ -10,6 +10,7 @@ import pytest
 
 from sweeper.config.schema import Config
 from sweeper.paths import Home
+from sweeper.preflight.data.finding import Severity
 from sweeper.preflight.data.report import check_data
 from tests.preflight.data.conftest import Check, add, found, read
 
@@ -63,7 +64,20 @@ def test_what_is_cut_or_dropped_is_counted(checked: Check, folder: Path) -> None
 def test_answers_that_cannot_be_written_are_counted(checked: Check, folder: Path) -> None:
     add(folder, "test", text="one more", label="a b c d e f g h i j k l m n o p q r s t u v w x y z")
     codes = found(checked(*WRITTEN, "task.max_new_tokens=16"))
-    assert codes["unreachable-answers"].startswith("unreachable-answers: the answers of 1 of 37 rows of test have more")
+    assert codes["unreachable-answers"] == (
+        "unreachable-answers: the answers of 1 of 37 rows of test have more than task.max_new_tokens=16 tokens, "
+        "and are cut when written: test.jsonl:37"
+    )
+    codes = found(checked(*WRITTEN, "task.max_new_tokens=16", "objective.metric=exact_match"))
+    assert "16 tokens, and can never be matched" in codes["unreachable-answers"]
+
+
+def test_a_row_without_room_for_its_answer_is_said_once(checked: Check, folder: Path) -> None:
+    row = {"text": "please stop my plan", "label": "It is stopped. " * 60}
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, [row, *read(folder, "train")])), encoding="utf-8")
+    report = checked(*WRITTEN, "task.max_new_tokens=16", "prompt.max_tokens=128", "data.long=cut_text_tail")
+    assert [(error.code, error.places) for error in report.of(Severity.ERROR)] == [("answer-cut", ("train.jsonl:1",))]
+    assert report.shown
 
 
 def test_what_several_files_lack_is_said_at_once(checked: Check, folder: Path) -> None:
@@ -92,17 +106,28 @@ def test_labels_are_counted(checked: Check, folder: Path) -> None:
         add(folder, "train", text=f"{number} {'stop' * number} the {number * 7} plan", label="cancellation")
     add(folder, "train", text="what a day", label="praise")
     codes = found(checked())
-    assert codes["rare-labels"].endswith("praise: train.jsonl:157") or "praise" in codes["rare-labels"]
+    assert "3 labels have fewer than 5 training rows: damaged item, praise, refund status: " in codes["rare-labels"]
     assert "praise" in codes["unscored-labels"]
     assert "% of the training rows are cancellation, which alone gets that accuracy" in codes["imbalance"]
     assert "imbalance" not in found(checked("objective.metric=macro_f1"))
+
+
+def test_a_label_that_may_be_a_text_is_not_said(checked: Check, folder: Path) -> None:
+    labels = [f"a label that is as long as a sentence of a customer, {n}" for n in (100, 101)]
+    for label in labels:
+        add(folder, "train", text=f"words for {label[-3:]}", label=label)
+    report = checked()
+    assert report.labels[labels[0]] == 1
+    text = json.dumps(report.without_text())
+    assert "sentence of a customer" not in text
+    assert '"(a text of 56 characters)": 2' in text
 
 
 def test_odd_characters_are_warned_of(checked: Check, folder: Path) -> None:
     add(folder, "train", text="a bell \x07 rings", label="cancellation")
     add(folder, "train", text="the cafÃ© isnâ€™t open", label="cancellation")
     codes = found(checked())
-    assert codes["control-characters"].endswith("train.jsonl:97")
+    assert codes["control-characters"].endswith(": 1 row has control characters in the text: train.jsonl:97")
     assert codes["garbled"].endswith("train.jsonl:98")
 
 
@@ -132,6 +157,31 @@ def test_a_template_that_is_there_twice(
     assert codes["doubled-template"].endswith("train.jsonl:97")
     # The base knows its own template, and this has nothing of it.
     assert ("template-missing" in codes) is bool(overrides and "chat_template" in overrides[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "is_doubled"),
+    [
+        ("Question: where is it?", False),  # as a customer may write
+        ("Question: where is it? Department:", True),
+    ],
+)
+def test_a_word_of_the_template_is_not_the_template(checked: Check, folder: Path, text: str, is_doubled: bool) -> None:
+    behind = " Department:" if is_doubled else ""
+    add(folder, "train", text=text, label="cancellation")
+    codes = found(checked(f'prompt.template="Question: {{{{ text }}}}{behind}"'))
+    assert ("doubled-template" in codes) is is_doubled
+
+
+def test_a_suite_that_cannot_be_read_hides_nothing_of_the_rows(checked: Check, folder: Path) -> None:
+    add(folder, "train", text="please stop\0 my plan", label="cancellation")
+    missing = ("retention.choices=/none.jsonl",)
+    codes = [finding.code for finding in checked(*missing).of(Severity.ERROR)]
+    assert codes == ["unreadable", "nul"]
+    add(folder, "train", text="  ", label="cancellation")
+    said = [str(finding) for finding in checked(*missing).findings]
+    assert [line.partition(":")[0] for line in said] == ["unusable-rows", "unreadable"]
+    assert "retention.choices must be bundled or a JSONL file" in said[1]
 
 
 def test_the_splits_of_a_study_that_has_not_begun_bind_nobody(checked: Check, home: Home, folder: Path) -> None:
