@@ -211,7 +211,7 @@ def _validation(validation: list[Row], config: Config, paths: StudyPaths) -> Val
     A study from before there was confirmation goes on with the rows that it was begun with.
     """
     before = begun(paths.home, paths.name)
-    if config.confirmation.top == 0 or (before is not None and HELD_BACK not in before.attributes):
+    if config.confirmation.top == 0 or (before is not None and not before.attributes.get(HELD_BACK)):
         return Validation(rows.stratified(validation, config.evaluation.rows, config.train.seed), [])
     return held_back.of(validation, config)
 

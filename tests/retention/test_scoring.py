@@ -170,6 +170,7 @@ def test_the_sample_is_held_against_the_same_items_of_the_base(files: tuple[Path
     watch.hold(watch.score_base(pack))
     [values] = watch.score(pack, [0])
     [full] = watch.score_full(pack, [0])
+    full = {name.replace("full_", ""): value for name, value in full.items()}
     for suite, yardstick, found in ((watch.sample, watch.sampled, values), (watch.full, watch.whole, full)):
         [base_answers] = score(pack, [0], suite, with_adapters=False)
         [adapted] = score(pack, [0], suite)

@@ -100,7 +100,7 @@ def test_more_trials_are_confirmed_again_only_where_others_are_the_best(
 def test_a_study_from_before_goes_on_with_its_rows(prepare: Prepare, home: Home) -> None:
     paths, tracker = prepare("search.trials=1", "evaluation.rows=null"), MemoryTracker()
     assert run(paths, tracker) == {"status": "finished"}  # as if there had been no confirmation yet
-    assert "confirmation_rows" not in view(home, "demo").attributes
+    assert view(home, "demo").attributes["confirmation_rows"] == 0
     paths = prepare("search.trials=2", "evaluation.rows=null", "confirmation.top=3")
     assert run(paths, tracker) == {"status": "finished"}
     assert len(kept.read(paths.predictions(1))) == 36
