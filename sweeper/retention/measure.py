@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.uncertainty import share_error
+
 Kind = Literal["accuracy", "perplexity"]
 MEASURES: tuple[Kind, ...] = ("accuracy", "perplexity")
 PREFIX = "retention/"
@@ -67,12 +69,6 @@ class Answers:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def accuracy_error(accuracy: float, items: int) -> float:
-    """The standard error of an accuracy, with two hits and two misses added (Agresti and Coull 1998)."""
-    adjusted = (accuracy * items + 2) / (items + 4)
-    return math.sqrt(adjusted * (1 - adjusted) / (items + 4))
-
-
 def constraining(base: Answers, chance: float | None) -> Kind | None:
     """What a base can lose: accuracy where it beats chance by more than two standard errors, else likelihood.
 
@@ -80,7 +76,7 @@ def constraining(base: Answers, chance: float | None) -> Kind | None:
         chance: the accuracy of guesses.
     """
     accuracy, count = base.accuracy, len(base.correct)
-    if accuracy is None or chance is None or accuracy - chance <= CERTAIN * accuracy_error(accuracy, count):
+    if accuracy is None or chance is None or accuracy - chance <= CERTAIN * share_error(accuracy, count):
         return "perplexity" if len(base.nll) else None
     return "accuracy"
 

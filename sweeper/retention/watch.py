@@ -14,8 +14,9 @@ from sweeper.engine.pack import Pack
 from sweeper.errors import StoreError
 from sweeper.paths import write_atomically
 from sweeper.retention import suite
-from sweeper.retention.measure import CERTAIN, FULL, PREFIX, Answers, Yardstick, accuracy_error, constraining
+from sweeper.retention.measure import CERTAIN, FULL, PREFIX, Answers, Yardstick, constraining
 from sweeper.retention.scoring import Encoded, score
+from sweeper.uncertainty import share_error
 
 
 class Watch:
@@ -86,7 +87,7 @@ class Watch:
             "sha256": self.full.sha256,
         }
         if accuracy is not None and chance is not None:
-            found |= {"accuracy_se": accuracy_error(accuracy, len(self.base.correct)), "chance": chance}
+            found |= {"accuracy_se": share_error(accuracy, len(self.base.correct)), "chance": chance}
         return found
 
     def keep(self, file: Path) -> None:

@@ -21,6 +21,7 @@ from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 from sweeper.trial import Prediction
+from sweeper.uncertainty import share_error
 
 _DRAWS = 400  # of the bootstrap: the standard error is then known to 4 %
 
@@ -83,9 +84,8 @@ def predict(
 class Scores:
     """How predictions compare with the truth; both metrics between 0 and 1, higher is better.
 
-    Each comes with its standard error, of the rows being a sample: for the accuracy that of Agresti and Coull (The
-    American Statistician 52, 1998), the binomial one with two hits and two misses added, which is not zero where all
-    rows are right; for macro-F1 a bootstrap within the true labels, which is.
+    Each comes with its standard error, of the rows being a sample: for the accuracy `share_error`; for macro-F1 a
+    bootstrap within the true labels, which is zero where all rows are right.
     """
 
     accuracy: float
@@ -104,7 +104,7 @@ class Scores:
         return cls(
             accuracy=accuracy,
             macro_f1=float(f1),
-            accuracy_se=_accuracy_error(accuracy, len(truth)),
+            accuracy_se=share_error(accuracy, len(truth)),
             macro_f1_se=_macro_f1_error(labels, truth, predictions),
         )
 
@@ -135,11 +135,6 @@ class Classification:
 
     def judged(self, row: Row, prediction: str) -> dict[str, Any]:
         return {"truth": row.label, "is_correct": row.label == prediction}
-
-
-def _accuracy_error(accuracy: float, rows: int) -> float:
-    adjusted = (accuracy * rows + 2) / (rows + 4)
-    return math.sqrt(adjusted * (1 - adjusted) / (rows + 4))
 
 
 def _macro_f1_error(labels: Sequence[str], truth: Sequence[str], predictions: Sequence[str]) -> float:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.retention.measure import Answers, Yardstick, accuracy_error, constraining, drop, noise_floor
+from sweeper.retention.measure import Answers, Yardstick, constraining, drop, noise_floor
+from sweeper.uncertainty import share_error
 
 ROWS = st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9), st.integers(1, 90)), min_size=2, max_size=20)
 
@@ -36,7 +37,7 @@ def test_questions_constrain_where_the_base_beats_chance_by_two_standard_errors(
 ) -> None:
     base = answers(correct, of)
     assert constraining(base, chance=0.25) == expected
-    assert (correct / of - 0.25 > 2 * accuracy_error(correct / of, of)) == (expected == "accuracy")
+    assert (correct / of - 0.25 > 2 * share_error(correct / of, of)) == (expected == "accuracy")
 
 
 def test_without_passages_a_base_at_chance_has_nothing_to_lose() -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from sweeper.config import check
+from sweeper.data.row import Row
+from sweeper.engine.bucket import AdapterState
 from sweeper.mistakes import kept
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
+from sweeper.tasks.classification import Classification
+from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
 from sweeper.trial import RunKind
-from sweeper.worker.confirmation import fresh_seeds
+from sweeper.worker import confirmation
+from sweeper.worker.confirmation import Confirmation, fresh_seeds
 from sweeper.worker.recorder import trial_key
+from sweeper.worker.side import SideResult
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import run
 
@@ -110,3 +119,34 @@ def test_a_study_from_before_goes_on_with_its_rows(prepare: Prepare, home: Home)
     assert run(other, MemoryTracker()) == {"status": "finished"}
     assert len(kept.read(other.predictions(0))) == 22  # 40 % of 36 are held back
     assert view(home, "other").attributes["confirmation"]["rows"] == 14
+
+
+@pytest.mark.parametrize(("wrecked", "chosen"), [((), 0), ((0,), 1), ((0, 1), 0)])
+def test_a_configuration_that_wrecks_the_base_on_a_fresh_seed_is_chosen_only_without_another(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch, wrecked: tuple[int, ...], chosen: int
+) -> None:
+    """Of two finalists the first is the better one, by both of its seeds."""
+    config = check.load(prepare("search.trials=2", "confirmation.top=2"))
+    adapters = AdapterState(8, 1.0)
+    monkeypatch.setattr(confirmation.adapter, "read", lambda *_: adapters)
+    rows = [Row("text", "a", f"x:{number}", {}) for number in range(40)]
+    retention = SimpleNamespace(sampled=SimpleNamespace(is_wrecked=lambda values: values["retention/drop"] > 0.5))
+    bench = SimpleNamespace(
+        retention=retention,
+        score_adapter=lambda *_: None,
+        resampler=lambda split, _: Resampler(Classification({"a": [1], "b": [2]}), "accuracy", split.rows, 0, True),
+    )
+    split = SimpleNamespace(rows=rows)
+    paths = home.study("demo")
+    made = Confirmation(paths, config, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    found = []
+    for number in (0, 1):
+        drop = {"retention/drop": 0.9 if number in wrecked else 0.1}
+        texts = ["a"] * (40 - 30 * number) + ["b"] * 30 * number
+        results = [SideResult(seed, [], drop, {}, texts, 1.0, 100, None) for seed in (1, 2)]
+        trial = SimpleNamespace(number=number, params={"rank": 8})
+        found.append(made._confirmed(bench, trial, results, split, lambda work: work()))  # type: ignore[arg-type]
+    choice = made._choose(bench, split, found)  # type: ignore[arg-type]
+    # Where both wreck it there is nothing to choose by but the search itself.
+    assert (choice.chosen if choice is not None else 0) == chosen
+    assert (choice is None) == (len(wrecked) == 2)
