@@ -115,6 +115,11 @@ class Home:
         return self.root / "memory"
 
     @property
+    def pace(self) -> Path:
+        """What is known of the time that work takes here."""
+        return self.root / "pace"
+
+    @property
     def studies(self) -> Path:
         return self.root / "studies"
 

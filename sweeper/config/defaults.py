@@ -39,13 +39,18 @@ def _defaults(values: dict[str, Any]) -> dict[str, Any]:
     found = {name: section for name, section in main.items() if name in Config.model_fields}
     options = [entry for entry in main["defaults"] if isinstance(entry, dict)]
     for group, standard in ((group, option) for entry in options for group, option in entry.items()):
-        if group not in Config.model_fields or group in found:
+        if group not in Config.model_fields or standard == MISSING:
             continue
         named = (values.get(group) or {}).get(_OPTION.get(group, "name"))
         wanted = [named, _GENERAL.get(group, standard), standard] if isinstance(named, str) else [standard]
-        option = next(name for name in wanted if _is_option(group, name))
-        found[group] = _read(f"{group}/{option}")[group]
+        chosen = next(name for name in wanted if _is_option(group, name))
+        found[group] = {**found.get(group, {}), **_read(f"{group}/{chosen}")[group]}
     return found
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    """What conf/ says for an option of a group, over what it says for all of them."""
+    return {**_read("config").get(group, {}), **dict(_read(f"{group}/{name}")[group])}
 
 
 def _is_option(group: str, name: str) -> bool:

@@ -72,7 +72,40 @@ class GpuSection(Section):
     name: Live[Name]
     card: Live[str | None]
     memory_gib: Live[Annotated[float, Field(gt=0)] | None]
-    price_usd_per_hour: Live[Annotated[float, Field(ge=0)] | None]
+    bf16_tflops: Live[Annotated[float, Field(gt=0)] | None]
+    billing: Live[Literal["on-demand", "spot", "owned", "free"]]
+    price_usd_per_hour: Live[Annotated[float, Field(gt=0)] | None]
+    spot_usd_per_hour: Live[Annotated[float, Field(gt=0)] | None]
+    price_per: Live[Literal["gpu", "machine"]]
+    price_source: Live[str | None]
+    price_date: Live[Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None]
+    boot_s: Live[Annotated[float, Field(ge=0)]]
+    disk_usd_per_hour: Live[Annotated[float, Field(ge=0)]]
+    purchase_usd: Live[Annotated[float, Field(gt=0)] | None]
+    life_hours: Live[Annotated[float, Field(gt=0)] | None]
+    tariff_usd_per_kwh: Live[Annotated[float, Field(ge=0)] | None]
+    watts: Live[Annotated[float, Field(gt=0)] | None]
+
+
+class BudgetSection(Section):
+    """What a study may take; null is no limit."""
+
+    usd: Live[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None]
+    hours: Live[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None]
+    trials: Live[Annotated[int, Field(ge=1)] | None]
+
+
+class NeverSection(Section):
+    name: Live[Literal["never"]]
+
+
+class NoImprovementSection(Section):
+    name: Live[Literal["no-improvement"]]
+    trials: Live[Annotated[int, Field(ge=1)] | None]
+    usd: Live[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None]
+
+
+StopSection = Annotated[NeverSection | NoImprovementSection, Field(discriminator="name")]
 
 
 class LoraSection(Section):
@@ -235,6 +268,7 @@ PrunerSection = Annotated[
 
 class PreflightSection(Section):
     learning_curve: Live[bool]
+    answer_s: Live[Annotated[float, Field(gt=0)]]
 
 
 class EngineSection(Section):
@@ -293,7 +327,11 @@ class Config(Section):
     sampler: SamplerSection
     pruner: PrunerSection
     preflight: PreflightSection
+    confirm: Live[bool]
     gpu: GpuSection
+    budget: BudgetSection
+    stop: StopSection
+    on_finish: Live[Annotated[str, Field(min_length=1)] | None]
     engine: EngineSection
     optimizer: OptimizerSection
     memory: MemorySection

@@ -54,7 +54,7 @@ _LEASES = Table(
     Column("expires_s", Float(53), nullable=False),  # seconds since 1970, of the database's clock
     Column("renewals", BigInteger, nullable=False),
 )
-_NOW = {
+NOW = {  # seconds since 1970, of the database's clock
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "EXTRACT(EPOCH FROM clock_timestamp())",
 }
@@ -121,7 +121,7 @@ class Leases:
         self._engine = engine
         self._duration_s = duration_s
         self._holder = str(holder or Holder.this_process())
-        self._now: Any = literal_column(_NOW[engine.dialect.name])
+        self._now: Any = literal_column(NOW[engine.dialect.name])
         try:
             _LEASES.metadata.create_all(engine)
         except SQLAlchemyError:

@@ -18,7 +18,7 @@ FROZEN_SECTIONS = {
     *("model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"),
     *("retention", "confirmation"),
 }
-LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "engine", "checkpoint"}
+LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "budget", "stop", "engine", "checkpoint"}
 FROZEN_KEYS = {
     "study.name",
     *("search.space", "search.seed", "search.enqueue", "search.deterministic"),
@@ -27,7 +27,7 @@ FROZEN_KEYS = {
     *("memory.backend", "memory.budget_gib", "memory.reserve_gib"),
 }
 LIVE_KEYS = {
-    *("study.description", "study.folder"),
+    *("study.description", "study.folder", "confirm", "on_finish"),
     *("search.trials", "search.duplicates", "search.max_rejections", "search.lease_s"),
     *("memory.margin", "memory.watch_s", "memory.wait_s", "memory.rehearse"),
 }
@@ -142,7 +142,28 @@ OTHER: dict[str, Any] = {
     "gpu.name": "mine",
     "gpu.card": "NVIDIA A10G",
     "gpu.memory_gib": 9.0,
+    "preflight.answer_s": 9.0,
+    "confirm": False,
+    "on_finish": "true",
+    "gpu.bf16_tflops": 70.0,
+    "gpu.billing": "free",
     "gpu.price_usd_per_hour": 0.5,
+    "gpu.spot_usd_per_hour": 0.25,
+    "gpu.price_per": "machine",
+    "gpu.price_source": "Somebody",
+    "gpu.price_date": "2026-11-25",
+    "gpu.boot_s": 60.0,
+    "gpu.disk_usd_per_hour": 0.01,
+    "gpu.purchase_usd": 1600.0,
+    "gpu.life_hours": 10000.0,
+    "gpu.tariff_usd_per_kwh": 0.3,
+    "gpu.watts": 300.0,
+    "budget.usd": 1.0,
+    "budget.hours": 2.0,
+    "budget.trials": 3,
+    "stop.name": "never",
+    "stop.trials": 5,
+    "stop.usd": 0.5,
     "engine.slots": 1,
     "engine.chunk_tokens": 99,
     "engine.gradient_checkpointing": True,
@@ -175,6 +196,7 @@ PROMPT, QUESTION, CODE = (
     of_kind("code", "comment"),
 )
 BEGUN_WITH = {
+    "stop.name": ["stop=no-improvement"],
     **{f"data.columns.{column}": PROMPT for column in ("prompt", "answer")},
     **{f"data.columns.{column}": QUESTION for column in ("question", "context", "answers")},
     **{f"data.columns.{column}": CODE for column in ("code", "comment")},
@@ -190,13 +212,15 @@ BEGUN_WITH = {
     "pruner.min_delta": ["pruner=patient"],
     "pruner.min_evaluations": ["pruner=hyperband"],
     "pruner.reduction_factor": ["pruner=hyperband"],
+    "stop.trials": ["stop=no-improvement"],
+    "stop.usd": ["stop=no-improvement"],
 }
 
 
 def edited(config: Config, key: str, value: Any) -> Config:
     """A configuration with another value, checked as a launch checks it."""
     values = config.model_dump(mode="json")
-    if key in ("sampler.name", "pruner.name"):  # the options that are named have no other key
+    if key in ("sampler.name", "pruner.name", "stop.name"):  # the options that are named have no other key
         values[key.partition(".")[0]] = {}
     section: Any = values
     *path, name = key.split(".")

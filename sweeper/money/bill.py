@@ -1,0 +1,233 @@
+"""The bill of a study: every second that was booked, with a label and its dollars. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any
+
+from sweeper.money.booking import SECOND_US, Activity, Booking, Whose, WorkerSession
+from sweeper.money.price import HOUR_S, KWH_J, Price
+from sweeper.trial import RunKind
+
+SCORING = (Activity.EVALUATE, Activity.TEST, Activity.BASELINE)
+
+
+class Label(StrEnum):
+    """What came of a second."""
+
+    WINNER = "winner"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+    UNFINISHED = "unfinished"  # a trial that has not ended
+    CONFIRMATION = "confirmation"
+    LEARNING_CURVE = "learning-curve"
+    OVERHEAD = "overhead"
+    LOST = "lost"
+
+
+DEAD_ENDS = (Label.PRUNED, Label.INFEASIBLE, Label.FAILED, Label.LOST)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One booking with its price.
+
+    Attributes:
+        usd: all that it cost; None where its session has no price.
+        energy_usd: the part of it that is electricity; None where that is in the price.
+    """
+
+    label: Label
+    whose: Whose
+    activity: Activity | None  # None: billed before the machine could be used
+    seconds: float
+    energy_j: float
+    units: int
+    usd: float | None
+    energy_usd: float | None
+
+
+@dataclass(frozen=True)
+class Bill:
+    """The lines of one study."""
+
+    lines: tuple[Line, ...]
+
+    def of(self, *labels: Label) -> Bill:
+        return Bill(tuple(line for line in self.lines if line.label in labels))
+
+    def of_run(self, whose: Whose) -> Bill:
+        return Bill(tuple(line for line in self.lines if line.whose == whose))
+
+    def of_activity(self, *activities: Activity) -> Bill:
+        return Bill(tuple(line for line in self.lines if line.activity in activities))
+
+    @property
+    def seconds(self) -> float:
+        return sum(line.seconds for line in self.lines)
+
+    @property
+    def usd(self) -> float | None:
+        """Dollars of all lines that have a price; None where none has: never a zero for what is not known."""
+        return _sum(line.usd for line in self.lines)
+
+    @property
+    def energy_usd(self) -> float | None:
+        return _sum(line.energy_usd for line in self.lines)
+
+    @property
+    def energy_j(self) -> float:
+        return sum(line.energy_j for line in self.lines)
+
+    @property
+    def unpriced_s(self) -> float:
+        """Seconds that have no price."""
+        return sum(line.seconds for line in self.lines if line.usd is None)
+
+    def by_label(self) -> dict[Label, Bill]:
+        """A bill for each label that there is, in the order of `Label`."""
+        return {label: part for label in Label if (part := self.of(label)).lines}
+
+    def metrics(self, prefix: str = "cost/") -> dict[str, float]:
+        """What MLflow shows of it; dollars only where there is a price."""
+        found = {
+            "usd": self.usd,
+            "usd_train": self.of_activity(Activity.TRAIN).usd,
+            "usd_eval": self.of_activity(*SCORING).usd,
+            "usd_energy": self.energy_usd,
+        }
+        known = {f"{prefix}{name}": value for name, value in found.items() if value is not None}
+        return {f"{prefix}device_s": self.seconds, **known}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "usd": self.usd,
+            "seconds": self.seconds,
+            "unpriced_s": self.unpriced_s,
+            "energy_j": self.energy_j,
+            "labels": {
+                label.value: {"usd": part.usd, "seconds": part.seconds} for label, part in self.by_label().items()
+            },
+        }
+
+
+def bill(
+    study: str,
+    sessions: Sequence[WorkerSession],
+    bookings: Sequence[Booking],
+    label: Callable[[Whose, Activity], Label],
+) -> Bill:
+    """The bill of a study.
+
+    Args:
+        sessions: of the study, and all others on the same machines.
+        bookings: of the study.
+        label: what came of the time of a run.
+    """
+    own = {session.id: session for session in sessions if session.study == study}
+    rates = usd_per_second(sessions)
+    lines = []
+    for one in bookings:
+        session, seconds, energy_j = own[one.session], one.us / SECOND_US, one.energy_mj / 1000
+        usd = energy_usd = None
+        if session.price is not None:
+            if session.price.tariff_usd_per_kwh is not None:
+                energy_usd = energy_j / KWH_J * session.price.tariff_usd_per_kwh
+            usd = seconds * rates[session.id] + (energy_usd or 0.0)
+        lines.append(
+            Line(label(one.whose, one.activity), one.whose, one.activity, seconds, energy_j, one.units, usd, energy_usd)
+        )
+    lines += [line for number, line in _boots(sessions).items() if number in own]
+    return Bill(tuple(lines))
+
+
+def usd_per_second(sessions: Sequence[WorkerSession]) -> dict[int, float]:
+    """What a second of each session costs, without electricity.
+
+    What is paid for a machine as a whole is shared by the workers that are on it at the same time, each moment by
+    itself; a session's seconds all have its mean.
+    """
+    machines: dict[str, list[WorkerSession]] = defaultdict(list)
+    for session in sessions:
+        machines[session.machine].append(session)
+    rates = {}
+    for together in machines.values():
+        shares = _shared_seconds(together)
+        for session in together:
+            if (price := session.price) is None:
+                continue
+            length = session.heartbeat_us / SECOND_US
+            share = shares[session.id] / length if length else 1.0
+            of_device = price.usd_per_hour * (share if price.is_per_machine else 1.0)
+            rates[session.id] = (of_device + price.disk_usd_per_hour * share) / HOUR_S
+    return rates
+
+
+def _shared_seconds(sessions: Sequence[WorkerSession]) -> dict[int, float]:
+    """Each session's part of the time in which any of them ran: a moment that several share is split evenly."""
+    spans = {one.id: (one.started_s, one.started_s + one.heartbeat_us / SECOND_US) for one in sessions}
+    edges = sorted({edge for span in spans.values() for edge in span})
+    shares = dict.fromkeys(spans, 0.0)
+    for start, end in pairwise(edges):
+        here = [number for number, (begin, stop) in spans.items() if begin <= start and end <= stop]
+        for number in here:
+            shares[number] += (end - start) / len(here)
+    return shares
+
+
+def _boots(sessions: Sequence[WorkerSession]) -> dict[int, Line]:
+    """What was billed before each machine could be used, with the first session after it booted."""
+    first: dict[str, WorkerSession] = {}
+    for session in sorted(sessions, key=lambda one: (one.started_s, one.id)):
+        first.setdefault(session.machine, session)
+    return {
+        session.id: _boot(price) for session in first.values() if (price := session.price) is not None and price.boot_s
+    }
+
+
+def _boot(price: Price) -> Line:
+    whose = Whose(RunKind.STUDY)
+    return Line(
+        Label.OVERHEAD,
+        whose,
+        None,
+        price.boot_s,
+        0.0,
+        0,
+        replace(price, tariff_usd_per_kwh=None).usd(price.boot_s),
+        None,
+    )
+
+
+def labels(trials: Mapping[int, Label]) -> Callable[[Whose, Activity], Label]:
+    """The label of time by its run, and by its activity where that is the study's.
+
+    Args:
+        trials: what came of each trial.
+    """
+
+    def label(whose: Whose, activity: Activity) -> Label:
+        if activity is Activity.LOST:
+            return Label.LOST
+        match whose.kind:
+            case RunKind.TRIAL:
+                return trials.get(whose.number, Label.UNFINISHED)
+            case RunKind.CONFIRMATION:
+                return Label.CONFIRMATION
+            case RunKind.LEARNING_CURVE:
+                return Label.LEARNING_CURVE
+        return Label.OVERHEAD
+
+    return label
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -1,0 +1,248 @@
+"""The ledger: where every second of every worker went, in the study's database.
+
+A worker opens a session and books what it has done, in whole microseconds. Bookings and their sum are written in one
+transaction, so nothing is booked twice, and what is not booked is known: it is what lies between the sum and the last
+heartbeat. When a worker has died, whoever comes next books that as `lost` and ends the session. A worker that was only
+taken for dead sees that its session has ended, and goes on under a new one, from the last heartbeat on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    delete,
+    insert,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeper.money.booking import STUDY, Activity, Booking, Whose, WorkerSession
+from sweeper.money.price import Price
+from sweeper.search.leases import NOW, Holder
+from sweeper.trial import RunKind
+
+_META = MetaData()
+_SESSIONS = Table(
+    "sweeper_sessions",
+    _META,
+    Column("id", Integer, primary_key=True),
+    Column("study", String(64), nullable=False, index=True),
+    Column("holder", String(512), nullable=False),
+    Column("machine", String(512), nullable=False, index=True),
+    Column("device", String(255), nullable=False),
+    Column("started_s", Float(53), nullable=False),  # seconds since 1970, of the worker's clock
+    Column("seen_s", Float(53), nullable=False),  # of the database's clock
+    Column("booked_us", BigInteger, nullable=False),
+    Column("heartbeat_us", BigInteger, nullable=False),
+    Column("reserved_us", BigInteger, nullable=False),  # what its trials in flight may still take
+    Column("is_ended", Boolean, nullable=False),
+    Column("price", Text, nullable=True),
+)
+_BOOKINGS = Table(
+    "sweeper_bookings",
+    _META,
+    Column("session", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("activity", String(32), primary_key=True),
+    Column("us", BigInteger, nullable=False),
+    Column("energy_mj", BigInteger, nullable=False),
+    Column("units", BigInteger, nullable=False),
+)
+
+
+class SessionEndedError(Exception):
+    """Somebody has taken the worker for dead, and has ended its session."""
+
+
+class Ledger:
+    """The bookings of a store.
+
+    Args:
+        engine: of the database that holds the trials.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._now: Any = literal_column(NOW[engine.dialect.name])
+        try:
+            _META.create_all(engine)
+        except SQLAlchemyError:
+            if not inspect(engine).has_table(_BOOKINGS.name):  # else another worker was faster
+                raise
+
+    def open(self, study: str, device: str, started_s: float, price: Price | None, holder: Holder | None = None) -> int:
+        """Opens a session that began at `started_s`, and returns its number."""
+        who = holder or Holder.this_process()
+        values = {
+            "study": study,
+            "holder": str(who),
+            "machine": f"{who.host} {who.boot}",
+            "device": device,
+            "started_s": started_s,
+            "seen_s": self._now,
+            "booked_us": 0,
+            "heartbeat_us": 0,
+            "reserved_us": 0,
+            "is_ended": False,
+            "price": json.dumps(asdict(price)) if price is not None else None,
+        }
+        with self._engine.begin() as connection:
+            [number] = connection.execute(insert(_SESSIONS).values(values)).inserted_primary_key or (0,)
+        return int(number)
+
+    def book(self, session: int, bookings: Sequence[Booking], heartbeat_us: int, is_last: bool = False) -> None:
+        """Adds bookings to a session, and says that it is alive.
+
+        Args:
+            heartbeat_us: since its start; never less than all that is booked.
+            is_last: whether the session ends with them.
+
+        Raises:
+            SessionEndedError: if it has ended; then nothing is booked.
+            ValueError: if more would be booked than has passed.
+        """
+        if any(min(one.us, one.energy_mj, one.units) < 0 for one in bookings):
+            raise ValueError(f"what is booked must not be negative, but got {bookings}")
+        with self._engine.begin() as connection:
+            self._add(connection, session, bookings, heartbeat_us, is_last)
+
+    def _add(
+        self, connection: Connection, session: int, bookings: Sequence[Booking], heartbeat_us: int, is_last: bool
+    ) -> None:
+        added_us = sum(one.us for one in bookings)
+        changes = {
+            "booked_us": _SESSIONS.c.booked_us + added_us,
+            "heartbeat_us": heartbeat_us,
+            "seen_s": self._now,
+            "is_ended": is_last,
+            **({"reserved_us": 0} if is_last else {}),
+        }
+        is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
+        fits = and_(_SESSIONS.c.booked_us + added_us <= heartbeat_us, _SESSIONS.c.heartbeat_us <= heartbeat_us)
+        if not connection.execute(update(_SESSIONS).where(is_open, fits).values(changes)).rowcount:
+            if connection.execute(select(_SESSIONS.c.id).where(is_open)).first() is None:
+                raise SessionEndedError
+            raise ValueError(
+                f"no more can be booked than {heartbeat_us} µs, which is what has passed, but got {bookings}"
+            )
+        for one in bookings:
+            key = {
+                "session": session,
+                "kind": one.whose.kind.value,
+                "number": one.whose.number,
+                "activity": one.activity.value,
+            }
+            sizes = {"us": one.us, "energy_mj": one.energy_mj, "units": one.units}
+            here = and_(*(_BOOKINGS.c[name] == value for name, value in key.items()))
+            more = {name: _BOOKINGS.c[name] + size for name, size in sizes.items()}
+            if not connection.execute(update(_BOOKINGS).where(here).values(more)).rowcount:
+                connection.execute(insert(_BOOKINGS).values({**key, **sizes}))
+
+    def settle(self, silent_s: float) -> list[int]:
+        """Ends the sessions of workers that are gone, or were silent for so long; what they had not booked is lost.
+
+        Returns:
+            Their numbers.
+        """
+        settled = []
+        for row in self._rows(_SESSIONS.c.is_ended.is_(False)):
+            is_silent = _SESSIONS.c.seen_s < self._now - silent_s
+            if Holder.parse(row.holder).is_gone:
+                is_silent = or_(is_silent, true())
+            lost = Booking(row.id, STUDY, Activity.LOST, row.heartbeat_us - row.booked_us)
+            as_it_was = [_SESSIONS.c[name] == getattr(row, name) for name in ("booked_us", "heartbeat_us")]
+            with self._engine.begin() as connection:
+                found = select(_SESSIONS.c.id).where(_SESSIONS.c.id == row.id, is_silent, *as_it_was)
+                if connection.execute(found.with_for_update()).first() is None:
+                    continue  # it is alive
+                try:
+                    self._add(connection, row.id, [lost] if lost.us else [], row.heartbeat_us, is_last=True)
+                except SessionEndedError:  # another one was faster
+                    continue
+            settled.append(row.id)
+        return settled
+
+    def reserve(self, session: int, reserved_us: int) -> None:
+        """Says what the trials of a session may still take."""
+        with self._engine.begin() as connection:
+            is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
+            connection.execute(update(_SESSIONS).where(is_open).values({"reserved_us": reserved_us}))
+
+    def reserved_us(self, study: str) -> dict[int, int]:
+        """What each open session of a study has reserved."""
+        rows = self._rows(and_(_SESSIONS.c.study == study, _SESSIONS.c.is_ended.is_(False)))
+        return {row.id: row.reserved_us for row in rows}
+
+    def sessions(self, study: str) -> list[WorkerSession]:
+        """The sessions of a study, and all others on its machines: what is paid for a machine, they share."""
+        own = select(_SESSIONS.c.machine).where(_SESSIONS.c.study == study)
+        return [_session(row) for row in self._rows(_SESSIONS.c.machine.in_(own))]
+
+    def session(self, number: int) -> WorkerSession:
+        """One session."""
+        [row] = self._rows(_SESSIONS.c.id == number)
+        return _session(row)
+
+    def bookings(self, study: str) -> list[Booking]:
+        """All that is booked of a study."""
+        own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_BOOKINGS).where(_BOOKINGS.c.session.in_(own))).all()
+        return [
+            Booking(
+                session=row.session,
+                whose=Whose(RunKind(row.kind), row.number),
+                activity=Activity(row.activity),
+                us=row.us,
+                energy_mj=row.energy_mj,
+                units=row.units,
+            )
+            for row in rows
+        ]
+
+    def drop(self, study: str) -> None:
+        """Deletes what is booked of a study that is deleted."""
+        own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
+        with self._engine.begin() as connection:
+            connection.execute(delete(_BOOKINGS).where(_BOOKINGS.c.session.in_(own)))
+            connection.execute(delete(_SESSIONS).where(_SESSIONS.c.study == study))
+
+    def _rows(self, condition: Any) -> Sequence[Row[Any]]:
+        with self._engine.connect() as connection:
+            return connection.execute(select(_SESSIONS).where(condition).order_by(_SESSIONS.c.id)).all()
+
+
+def _session(row: Row[Any]) -> WorkerSession:
+    return WorkerSession(
+        id=row.id,
+        study=row.study,
+        machine=row.machine,
+        device=row.device,
+        started_s=row.started_s,
+        booked_us=row.booked_us,
+        heartbeat_us=row.heartbeat_us,
+        is_ended=bool(row.is_ended),
+        price=Price(**json.loads(row.price)) if row.price is not None else None,
+    )

@@ -1,0 +1,154 @@
+"""A worker's meter: what its device's time goes to, from the start of the process on.
+
+`book` says what has been done since it was last called, so every moment belongs to one booking and none is left out. A
+thread writes to the ledger what was booked, and that the worker is alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeper.money.booking import SECOND_US, STUDY, Activity, Booking, Whose, split
+from sweeper.money.ledger import Ledger, SessionEndedError
+from sweeper.money.price import Price
+from sweeper.search.leases import Holder
+
+logger = logging.getLogger(__name__)
+BEAT_S = 2.0  # between two heartbeats: what a kill may lose of what had been done
+# It goes on while a machine sleeps, and so does the rent.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now_us() -> int:
+    """Microseconds of a clock that never goes back."""
+    return time.clock_gettime_ns(_CLOCK) // 1000
+
+
+class Meter:
+    """Books one worker's time.
+
+    Args:
+        started_s: when the worker began, in seconds since 1970; it may be before now.
+        energy_mj: what the device has taken so far, in millijoules; None: nothing measures it.
+        clock_us: a clock that never goes back.
+        wall_s: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        study: str,
+        device: str,
+        price: Price | None,
+        started_s: float,
+        energy_mj: Callable[[], int] | None = None,
+        clock_us: Callable[[], int] = now_us,
+        wall_s: Callable[[], float] = time.time,
+        holder: Holder | None = None,
+    ) -> None:
+        self._ledger, self._study, self._device, self.price = ledger, study, device, price
+        self._clock_us, self._holder = clock_us, holder
+        self._energy_mj = energy_mj or (lambda: 0)
+        self._lock = threading.RLock()
+        self._started_s = started_s
+        self._start_us = clock_us() - max(0, round((wall_s() - started_s) * SECOND_US))
+        self._mark_us = self._start_us  # everything before it is booked, or in `_pending`
+        self._mark_mj = self._energy_mj()
+        self._pending: dict[tuple[Whose, Activity], tuple[int, int, int]] = {}
+        self.session = ledger.open(study, device, started_s, price, holder)
+
+    def book(self, activity: Activity, units: Mapping[Whose, int] | None = None) -> float:
+        """Books what has passed since the last booking.
+
+        Args:
+            units: tokens or rows of each run that it was for, in proportion to which it is split; None: the study's.
+
+        Returns:
+            The seconds.
+        """
+        with self._lock:
+            now, energy_mj = self._clock_us(), self._energy_mj()
+            passed_us, taken_mj = now - self._mark_us, max(0, energy_mj - self._mark_mj)
+            self._mark_us, self._mark_mj = now, energy_mj
+            weights = dict(units or {STUDY: 0})
+            parts, energies = split(passed_us, weights), split(taken_mj, weights)
+            for whose, us in parts.items():
+                known = self._pending.get((whose, activity), (0, 0, 0))
+                own = (us, energies[whose], weights[whose])
+                self._pending[whose, activity] = (known[0] + own[0], known[1] + own[1], known[2] + own[2])
+            return passed_us / SECOND_US
+
+    def unwritten_us(self) -> int:
+        """What has passed since the ledger was last written."""
+        with self._lock:
+            return self._clock_us() - self._mark_us + sum(us for us, _, _ in self._pending.values())
+
+    def flush(self, is_last: bool = False) -> None:
+        """Writes what was booked, and that the worker is alive."""
+        with self._lock:
+            bookings = [
+                Booking(self.session, whose, activity, *sizes) for (whose, activity), sizes in self._pending.items()
+            ]
+            try:
+                self._ledger.book(self.session, bookings, self._clock_us() - self._start_us, is_last)
+            except SessionEndedError:
+                self._go_on()
+                if is_last:
+                    self.flush(is_last)
+                return
+            self._pending.clear()
+
+    def close(self, activity: Activity = Activity.OVERHEAD) -> None:
+        """Books the rest, and ends the session with it: nothing of it is left unbooked."""
+        with self._lock:
+            self.book(activity)
+            clock, end = self._clock_us, self._mark_us
+            self._clock_us = lambda: end
+            try:
+                self.flush(is_last=True)
+            finally:
+                self._clock_us = clock
+
+    def _go_on(self) -> None:
+        """Goes on under a new session from the last heartbeat of the one that was ended; what was done since is lost."""
+        before = self._ledger.session(self.session)
+        self._pending.clear()
+        self._started_s += before.heartbeat_us / SECOND_US
+        self._start_us += before.heartbeat_us
+        self._mark_us = self._start_us
+        self.session = self._ledger.open(self._study, self._device, self._started_s, self.price, self._holder)
+        self.book(Activity.LOST)
+        logger.warning("the worker was taken for dead: what it did since its last heartbeat is booked as lost")
+
+    @contextmanager
+    def beating(self, every_s: float = BEAT_S) -> Iterator[None]:
+        """Writes from a thread while the block runs, and ends the session after it."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(every_s):
+                self._try_to_flush()
+
+        thread = threading.Thread(target=beat, name="meter", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            try:
+                self.close()
+            except SQLAlchemyError as error:  # whoever comes next books it as lost
+                logger.warning("the last bookings are not written: %s", error)
+
+    def _try_to_flush(self) -> None:
+        try:
+            self.flush()
+        except SQLAlchemyError as error:  # the next time may do: nothing is dropped
+            logger.warning("bookings were not written yet: %s", error)
