@@ -12,6 +12,7 @@ from rich.text import Text
 from sweeper.config.schema import Config
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
+from sweeper.search.ended import ENDED, holds
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
 
@@ -37,6 +38,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
         "retention": retention_json(study),
+        "ended": study.attributes.get(ENDED),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
         "trials": [trial_json(trial) for trial in study.trials],
@@ -116,6 +118,9 @@ def answer(study: StudyView, config: Config) -> RenderableType:
             f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
             "These rows cannot tell which is best."
         )
+    ended = study.attributes.get(ENDED)
+    if ended is not None and holds(ended, config):
+        lines.append(f"Ended before its total of {config.search.trials}: {ended['message']}.")
     lines += _tested(study, config)
     if line := retention_line(study, best):
         lines.append(line)

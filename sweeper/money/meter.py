@@ -63,17 +63,21 @@ class Meter:
         self._pending: dict[tuple[Whose, Activity], tuple[int, int, int]] = {}
         self.session = ledger.open(study, device, started_s, price, holder)
 
-    def book(self, activity: Activity, units: Mapping[Whose, int] | None = None) -> float:
+    def book(self, activity: Activity, units: Mapping[Whose, int] | None = None, until_s: float | None = None) -> float:
         """Books what has passed since the last booking.
 
         Args:
             units: tokens or rows of each run that it was for, in proportion to which it is split; None: the study's.
+            until_s: seconds since 1970, between the last booking and now; None: now.
 
         Returns:
             The seconds.
         """
         with self._lock:
             now, energy_mj = self._clock_us(), self._energy_mj()
+            if until_s is not None:
+                then = self._start_us + round((until_s - self._started_s) * SECOND_US)
+                now = min(max(then, self._mark_us), now)
             passed_us, taken_mj = now - self._mark_us, max(0, energy_mj - self._mark_mj)
             self._mark_us, self._mark_mj = now, energy_mj
             weights = dict(units or {STUDY: 0})
@@ -84,10 +88,10 @@ class Meter:
                 self._pending[whose, activity] = (known[0] + own[0], known[1] + own[1], known[2] + own[2])
             return passed_us / SECOND_US
 
-    def unwritten_us(self) -> int:
-        """What has passed since the ledger was last written."""
+    def elapsed_us(self) -> int:
+        """Since the session began."""
         with self._lock:
-            return self._clock_us() - self._mark_us + sum(us for us, _, _ in self._pending.values())
+            return self._clock_us() - self._start_us
 
     def flush(self, is_last: bool = False) -> None:
         """Writes what was booked, and that the worker is alive."""
@@ -116,7 +120,7 @@ class Meter:
                 self._clock_us = clock
 
     def _go_on(self) -> None:
-        """Goes on under a new session from the last heartbeat of the one that was ended; what was done since is lost."""
+        """Goes on under a new session, from the ended one's last heartbeat on; what was done since then is lost."""
         before = self._ledger.session(self.session)
         self._pending.clear()
         self._started_s += before.heartbeat_us / SECOND_US

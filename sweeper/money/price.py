@@ -106,8 +106,8 @@ def required(config: Config) -> Price | None:
     ]
     if price is None and asks:
         raise ConfigError(
-            f"{asks[0]}: dollars need a price, but gpu={config.gpu.name} has none; {missing(config.gpu)}, or take a card "
-            f"whose price is known: {', '.join(f'gpu={name}' for name in known_gpus())}"
+            f"{asks[0]}: dollars need a price, but gpu={config.gpu.name} has none; {missing(config.gpu)}, or take a "
+            f"card whose price is known: {', '.join(f'gpu={name}' for name in known_gpus())}"
         )
     if price is None and config.gpu.billing != "on-demand":  # it was asked for
         raise ConfigError(f"gpu.billing: {missing(config.gpu)}, but gpu={config.gpu.name} has none")
