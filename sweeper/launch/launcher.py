@@ -32,7 +32,7 @@ from sweeper.errors import ERRORS, DataError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.resume import as_begun, resume
-from sweeper.paths import Home, StudyPaths
+from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
@@ -210,7 +210,7 @@ class Supervisor:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env={**worker_environment(self._paths.home), "SWEEPER_LAUNCHED_S": str(self._launched_s)},
+                    env={**worker_environment(self._paths.home), LAUNCHED_S: str(self._launched_s)},
                 )
                 with show(progress) as screen:
                     if self._interruptions:  # while the worker was starting

@@ -65,6 +65,7 @@ class TrialView:
     same_as: int | None  # the earlier trial whose result this one has, being the same configuration
     start: str | None  # where its configuration came from, if not from the sampler alone
     company: list[dict[str, Any]]  # `sweeper.trial.Company`: beside whom it trained
+    train_tokens: int | None = None
     solo_s: float | None = None  # device seconds that what it did would have taken alone; an estimate
     spent_s: float | None = None  # device seconds of the study until it was told
     spent_usd: float | None = None  # and their dollars, where there is a price
@@ -124,6 +125,7 @@ class TrialView:
             same_as=attributes.get("same_as"),
             start=attributes.get("start"),
             company=attributes.get("company", []),
+            train_tokens=attributes.get("train_tokens"),
             solo_s=attributes.get("solo_s"),
             spent_s=attributes.get("spent_s"),
             spent_usd=attributes.get("spent_usd"),

@@ -74,6 +74,7 @@ class Session:
         is_stopping: asked between ticks; True suspends the session.
         forecast: the constraints of a configuration, before it is trained; None: what memory it will take.
         curve: a learning curve to measure in place of the search.
+        launched_s: when the launcher of this process began, in seconds since 1970; the device costs from then on.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Session:
         is_stopping: Callable[[], bool],
         forecast: Forecast | None = None,
         curve: Request | None = None,
+        launched_s: float | None = None,
     ) -> None:
+        self.launched_s = launched_s
         self.paths = paths
         self.config: Config = check.load(paths)
         self.tracker = tracker
@@ -113,10 +116,12 @@ class Session:
         try:
             with (
                 self.search.renewing(),
-                self.spending.running(),
+                self.spending.running(self.launched_s),
                 guarded(self.config, budget_of(self.search)) as guard,
             ):
                 self.spending.reconsider()
+                if self.spending.over() is not None:  # loading would cost, and nothing could follow
+                    return self._cut()
                 self.search.requeue_orphans()
                 self.search.release_told()
                 self.recorder.reconcile(self.search.views())
@@ -204,7 +209,8 @@ class Session:
             self.spending.end(self.spending.reached())
         self.spending.close()
         self.tracker.flush()
-        self.tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
+        if STUDY in self.tracker.states():
+            self.tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
         return {"status": "finished"}
 
     def _look_at_memory(self, bench: Workbench, guard: Guard) -> None:

@@ -7,7 +7,6 @@ a scoring, once the limit is reached.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,6 @@ from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Rhythm, RunKind, TrialParams
 from sweeper.worker.workbench import Timing, Workbench
 
-LAUNCHED_S = "SWEEPER_LAUNCHED_S"  # in the worker's environment: when its launcher began, in seconds since 1970
 LOOK_S = 2.0  # how old what is known of other workers may be
 
 
@@ -65,16 +63,19 @@ class Spending:
     # Booking
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Books while the block runs: from the launcher's start on, or the process's."""
+    def running(self, launched_s: float | None = None) -> Iterator[None]:
+        """Books while the block runs.
+
+        Args:
+            launched_s: when its launcher began, in seconds since 1970: it books from then on; None: from now on.
+        """
         self.ledger.settle(self._config.search.lease_s)
         device = base.pick_device(self._config.engine.device)
         self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        process_s = psutil.Process().create_time()
-        launched_s = min(process_s, float(os.environ.pop(LAUNCHED_S, process_s)))
-        name = self._config.study.name
-        self._meter = Meter(self.ledger, name, self._device, self.price, launched_s)
-        self._meter.book(Activity.PREFLIGHT, until_s=process_s)
+        name, now = self._config.study.name, time.time()
+        self._meter = Meter(self.ledger, name, self._device, self.price, min(launched_s or now, now))
+        if launched_s is not None:
+            self._meter.book(Activity.PREFLIGHT, until_s=psutil.Process().create_time())
         with self._meter.beating():
             try:
                 yield
