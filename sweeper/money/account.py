@@ -12,7 +12,8 @@ def account(ledger: Ledger, seen: StudyView) -> Bill:
     """The bill of a study as it stands."""
     best = seen.best.number if seen.best is not None else None
     outcomes = {trial.number: _label(trial, best) for trial in seen.trials}
-    return bill(seen.name, ledger.sessions(seen.name), ledger.bookings(seen.name), labels(outcomes))
+    bookings = ledger.bookings(seen.name)  # before the sessions: each of theirs is then among those
+    return bill(seen.name, ledger.sessions(seen.name), bookings, labels(outcomes))
 
 
 def _label(trial: TrialView, best: int | None) -> Label:

@@ -24,6 +24,7 @@ from sweeper.money import pace as paces
 from sweeper.money.bill import bill, labels, usd_per_second
 from sweeper.money.booking import STUDY, Activity, Whose
 from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_words
+from sweeper.money.energy import energy_meter
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
 from sweeper.money.pace import Pace
@@ -73,7 +74,10 @@ class Spending:
         device = base.pick_device(self._config.engine.device)
         self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name, now = self._config.study.name, time.time()
-        self._meter = Meter(self.ledger, name, self._device, self.price, min(launched_s or now, now))
+        energy_mj, how = energy_meter(self._config, device)
+        self._meter = Meter(self.ledger, name, self._device, self.price, min(launched_s or now, now), energy_mj)
+        if self.price is not None and self.price.tariff_usd_per_kwh is not None:
+            self._events.write("note", message=how)
         if launched_s is not None:
             self._meter.book(Activity.PREFLIGHT, until_s=psutil.Process().create_time())
         with self._meter.beating():
