@@ -105,9 +105,11 @@ def _of_study(
     whose = {"study": asked.target, "trial": trial.number}
     serving = of_study(home, trial, config, announce)
     found = _measured(serving, whose, gpu, asked, sizes, replaces, announce)
+    before = record.kept(paths, trial.number)
     file = record.keep(paths, trial.number, found.as_dict())
     _print(found, asked.as_json, file)
-    metrics = inference.metrics(found.measured.speeds, found.cost)
+    had_price = before is not None and before.get("price") is not None
+    metrics = inference.metrics(found.measured.speeds, found.cost, had_price)
     record.log(paths, config, trial.number, metrics, announce)
 
 

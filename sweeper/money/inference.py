@@ -164,8 +164,13 @@ def table(speeds: Sequence[Speed], cost: Cost, replaces: Mapping[str, float]) ->
     }
 
 
-def metrics(speeds: Sequence[Speed], cost: Cost) -> dict[str, float]:
-    """What MLflow shows beside the quality; dollars only where there is a price."""
+def metrics(speeds: Sequence[Speed], cost: Cost, had_price: bool = False) -> dict[str, float]:
+    """What MLflow shows beside the quality; dollars only where there is a price.
+
+    Args:
+        had_price: whether dollars were logged before. MLflow shows the latest value and forgets none, so that without
+            a price now they become not a number.
+    """
     one, fastest = speeds[0], best(speeds)
     month = cost.month(fastest)
     found = {
@@ -178,7 +183,8 @@ def metrics(speeds: Sequence[Speed], cost: Cost) -> dict[str, float]:
         "usd_per_month_rented": month.usd_rented,
         "usd_per_month_busy": month.usd_busy,
     }
-    return {f"inference/{name}": float(value) for name, value in found.items() if value is not None}
+    known = {name: math.nan if value is None else float(value) for name, value in found.items()}
+    return {f"inference/{name}": value for name, value in known.items() if had_price or not math.isnan(value)}
 
 
 def replaced_prices(given: Sequence[str]) -> dict[str, float]:

@@ -45,7 +45,13 @@ class Measured:
     ended: str
 
 
-def measure(served: Served, sizes: Sequence[int], requests: int, announce: Callable[[str], None]) -> Measured:
+def measure(
+    served: Served,
+    sizes: Sequence[int],
+    requests: int,
+    announce: Callable[[str], None],
+    clock_s: Callable[[], float] = time.perf_counter,
+) -> Measured:
     """Measures at one batch size after the other, until larger ones are no faster or would not fit.
 
     Args:
@@ -64,7 +70,7 @@ def measure(served: Served, sizes: Sequence[int], requests: int, announce: Calla
     ended = f"{sizes[-1]} is the largest that was asked for"
     for size in sizes:
         asked = list(islice(cycle(drawn), math.ceil(requests / size) * size))  # whole batches
-        found = _at(served, size, asked) if size == 1 or _fits(served, size, longest) else None
+        found = _at(served, size, asked, clock_s) if size == 1 or _fits(served, size, longest) else None
         if found is None:
             ended = f"{size} requests of up to {longest} tokens do not fit into the memory that is free"
             break
@@ -98,20 +104,20 @@ def _fits(served: Served, size: int, longest: int) -> bool:
     return pack.planner.part(work, lengths, pack.stack.profile, pack.chunk_tokens).rows == size
 
 
-def _at(served: Served, size: int, asked: list[Prompt]) -> tuple[Speed, int] | None:
+def _at(served: Served, size: int, asked: list[Prompt], clock_s: Callable[[], float]) -> tuple[Speed, int] | None:
     """The speed at one batch size, and the tokens of all answers; None where batches had to be cut after all."""
     pack = served.pack
     batches = [asked[start : start + size] for start in range(0, len(asked), size)]
+    rescues = sum(pack.planner.rescues.values())
     served.task.predict(pack, [0], batches[0])  # warms up
-    latencies, passes = [], []
-    tokens, rescues = pack.answer_tokens, sum(pack.planner.rescues.values())
+    latencies, passes, tokens = [], [], pack.answer_tokens
     for _ in range(PASSES):
-        started = time.perf_counter()
+        started = clock_s()
         for batch in batches:
-            began = time.perf_counter()
+            began = clock_s()
             served.task.predict(pack, [0], batch)  # ends with texts: nothing is left to be waited for
-            latencies.append(time.perf_counter() - began)
-        passes.append(time.perf_counter() - started)
+            latencies.append(clock_s() - began)
+        passes.append(clock_s() - started)
     if size > 1 and sum(pack.planner.rescues.values()) > rescues:
         return None
     answered = (pack.answer_tokens - tokens) // PASSES
