@@ -25,7 +25,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── side/confirmation-0701/   a training that is no trial: checkpoint.safetensors while it runs; then result.json
     │                         and predictions.jsonl
     └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
-                              predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner
+                              predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner;
+                              inference.json: what serving its adapter costs, if that was measured
 """
 
 from __future__ import annotations
@@ -266,6 +267,7 @@ class StudyPaths:
             *(self.wrong_rows(None, split) for split in (VALIDATION, TEST)),
             self.retention,
             self.readings(0),
+            self.inference(0),
             self.side_result("", 0),
         )
         return {name for name in self.known if Path(name).suffix} | {file.name for file in files}
@@ -293,6 +295,10 @@ class StudyPaths:
     def readings(self, number: int) -> Path:
         """The memory around a trial's end, where that was for memory."""
         return self.trial(number) / "memory.json"
+
+    def inference(self, number: int) -> Path:
+        """How fast a trial's adapter answers, and what that costs."""
+        return self.trial(number) / "inference.json"
 
     def checkpoint(self, number: int) -> Path:
         return self.trial(number) / "checkpoint.safetensors"

@@ -209,15 +209,18 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from sweeper.launch.tables import answer, trial_json
     from sweeper.launch.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.serving import record
 
     seen, config = _read(study)
+    paths = Home.from_environment().study(study)
     problem = shortfall(seen, config)
-    steps = advice(seen, config, Home.from_environment().study(study))
+    steps = advice(seen, config, paths)
     if as_json:
         extra = {
             "baseline": seen.attributes.get("baseline"),
             "confirmation": seen.confirmation,
             "test": seen.attributes.get("test"),
+            "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
             "shortfall": problem,
             "next": steps,
@@ -374,6 +377,34 @@ def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool) -> None:
     rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
     for row, label in zip(rows, predictor.predict(rows), strict=True):
         click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
+
+
+@main.command("price-inference")
+@click.argument("target", metavar="STUDY|DIR")
+@click.argument("overrides", metavar="[gpu.KEY=VALUE]...", nargs=-1)
+@click.option("--trial", "number", type=int, help="Another trial of the study than the winner.")
+@click.option("--requests", type=click.IntRange(min=1), default=64, show_default=True, help="In each of three passes.")
+@click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Requests together, while that is faster.")
+@click.option("--per-day", type=click.IntRange(min=1), default=12_000, show_default=True, help="Requests a day.")
+@click.option("--replaces", metavar="NAME=USD_PER_CALL", multiple=True, help="What it replaces; may be repeated.")
+@click.option("--gpu", metavar="OPTION", help="Of conf/gpu: whose price is taken; otherwise the study's.")
+@click.option(
+    "--rows", type=click.Path(path_type=Path, dir_okay=False), help="Of DIR: requests, as predict reads them."
+)
+@click.option("--trust-code", "trusts_code", is_flag=True, help="Of DIR: run the code of a task=custom that is in it.")
+@click.option("--save", "saves", is_flag=True, help="Of DIR: also write inference.json beside the adapter.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def price_inference(**asked: Any) -> None:
+    """Say what serving an adapter costs, by measuring it here.
+
+    Real rows are answered as the task answers them, one at a time and in batches. Of a study, the winner's adapter
+    answers the test rows, and the figures go to its run in MLflow. Of an exported folder, its adapter answers --rows,
+    or the test rows of its study where that is in the store.
+    """
+    from sweeper.cli.price_inference import Asked, show
+
+    show(Home.from_environment(), Asked(**asked))
 
 
 @main.command()
