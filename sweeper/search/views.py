@@ -65,6 +65,7 @@ class TrialView:
     start: str | None  # where its configuration came from, if not from the sampler alone
     company: list[dict[str, Any]]  # `sweeper.trial.Company`: beside whom it trained
     is_minimized: bool = False  # whether a lower value is better
+    solo_s: float | None = None  # seconds that it takes alone on the device, without set-up, as far as it came
 
     @property
     def merit(self) -> float | None:
@@ -121,6 +122,7 @@ class TrialView:
             start=attributes.get("start"),
             company=attributes.get("company", []),
             is_minimized=is_minimized,
+            solo_s=attributes.get("solo_s"),
         )
 
 
