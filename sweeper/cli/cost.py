@@ -23,6 +23,7 @@ from sweeper.paths import write_atomically
 from sweeper.trial import run_name
 from sweeper.units import usd_text
 
+_COSTS, _TIMES = ("$", "$ alone"), ("s alone",)
 _MAY_WRAP = ("params", "device", "ended")
 
 
@@ -66,18 +67,14 @@ def _shares(what: str, parts: dict[str, Bill], found: Statement) -> Table:
 
 
 def _trials(found: Statement) -> Table:
-    numbers = ["train s", "score s", "all s", "alone s", *_in_usd(found, "$", "alone $")]
-    table = _table("By trial", ["trial", "label", "params"], numbers)
+    is_priced = found.bill.usd is not None
+    table = _table("By trial", ["trial", "label", "params"], ["train s", "score s", *(_COSTS if is_priced else _TIMES)])
     for trial in found.trials:
         own = trial.bill
-        seconds = [one if own.lines else None for one in (trial.train_s, trial.eval_s, own.seconds)]
-        table.add_row(
-            str(trial.number),
-            trial.label.value,
-            run_name(trial.number, trial.params).partition(" ")[2],
-            *map(_seconds, [*seconds, trial.solo_s]),
-            *_in_usd(found, _usd(own.usd, found), _usd(trial.solo_usd, found)),
-        )
+        times = (trial.train_s, trial.eval_s) if own.lines else (None, None)
+        costs = [_usd(own.usd, found), _usd(trial.solo_usd, found)] if is_priced else [_seconds(trial.solo_s)]
+        params = run_name(trial.number, trial.params).partition(" ")[2]
+        table.add_row(str(trial.number), trial.label.value, params, *map(_seconds, times), *costs)
     return table
 
 
@@ -142,11 +139,11 @@ def _apart(apart: Apart, price: Price | None) -> str:
     def words(seconds: float) -> str:
         return f"{seconds:,.1f} s" + (f", {usd_text(price.usd(seconds))}" if price is not None else "")
 
-    verdict = "as long: packing did not pay here" if apart.factor < 1 else "as long"
+    verdict = "" if apart.factor >= 1 else ": packing did not pay here"
+    each = f"{apart.trials} times {apart.setup_s:,.1f} s of set-up, and {apart.alone_s:,.1f} s of work"
     return (
-        f"One process each, an estimate: {words(apart.seconds)} ({apart.trials} times {apart.setup_s:,.1f} s of "
-        f"set-up, and {apart.alone_s:,.1f} s of work), where the pack took {words(apart.packed_s)}: {apart.factor:.2g} times "
-        f"{verdict}"
+        f"One process each, an estimate: {words(apart.seconds)} ({each}), where the pack took "
+        f"{words(apart.packed_s)}: {apart.factor:.2g} times as long{verdict}"
     )
 
 

@@ -20,7 +20,7 @@ REPEAT = "nothing was deleted; the same command with --yes deletes"
 def list_table(lines: Sequence[StudyLine]) -> Table:
     """`sweeper list`."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("study", "state", "trials", "best", "cost", "model", "last change", "size"):
+    for column in ("study", "state", "trials", "best", "cost", "model", "changed", "size"):
         table.add_column(column, justify="right" if column in ("trials", "cost", "size") else "left")
     for line in lines:
         done = "–" if line.done is None and line.total is None else f"{line.done or 0} of {line.total or '?'}"

@@ -122,16 +122,18 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
     from sweeper.config import check
     from sweeper.launch.tables import cost_line, study_table
     from sweeper.launch.verdict import advice
-    from sweeper.search.views import view
+    from sweeper.search.views import begun, view
 
     console = Console()
-    seen, config = view(home, name), check.load(home.study(name))
-    cost = _cost(home, seen, config)
     if is_finished:
-        console.print(study_table(seen, config, cost))
+        seen, config = view(home, name), check.load(home.study(name))
+        console.print(study_table(seen, config, _cost(home, seen, config)))
         _print_steps(console, advice(seen, config, home.study(name)))
-    elif line := cost_line(cost):
-        console.print(line, highlight=False)
+    else:
+        so_far = begun(home, name)
+        line = cost_line(_cost(home, so_far, check.load(home.study(name)))) if so_far is not None else None
+        if line is not None:
+            console.print(line, highlight=False)
     variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
     then = (
         [("look at the runs", "sweeper ui"), ("export the winner", f"sweeper export {name} --to DIR")]

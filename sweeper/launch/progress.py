@@ -106,7 +106,7 @@ class Progress:
                 return self.phase
             case "spent":
                 usd, limit = event["usd"], event["limit"]
-                so_far = usd_text(usd) if usd is not None else f"{event['device_s']:,.0f} device s, without a price"
+                so_far = usd_text(usd) if usd is not None else f"{event['device_s']:,.0f} device s"
                 self.spent = so_far + (f" of {limit}" if limit is not None else "")
             case "note":
                 return f"note: {event['message']}"

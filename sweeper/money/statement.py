@@ -219,6 +219,8 @@ def sum_in_words(bill: Bill) -> str:
     """Such as `$0.0123 in 0.06 device hours`; time without a price is said, and is no zero."""
     hours = bill.seconds / HOUR_S
     time = f"{hours:,.1f} device hours" if hours >= 10 else f"{hours:.2g} device hours"
+    if hours < 0.01:
+        time = f"{bill.seconds:.1f} device seconds"
     if bill.usd is None:
         return f"{time}, without a price"
     unpriced = f", {bill.unpriced_s:,.0f} s of them without a price" if bill.unpriced_s else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+from matplotlib.ticker import MaxNLocator
+
 from sweeper.money.bill import DEAD_ENDS, USEFUL, Label
 from sweeper.money.statement import Statement, percent
 from sweeper.plots.picture import COLOURS, figure, write
@@ -30,9 +32,9 @@ def draw(found: Statement, file: Path) -> None:
     left = 0.0
     for place, (name, value, colour) in enumerate(rows):
         start = 0.0 if name == "all" else left
-        axes.barh(place, value, left=start, color=colour, height=0.7)
+        axes.barh(place, value, left=start, color=colour, edgecolor=colour, height=0.7)  # the edge shows the smallest
         amount = usd_text(value, total) if is_in_dollars else f"{value:,.1f} s"
-        share = f" · {percent(value / total)}" if total else ""
+        share = f" · {percent(value / total)}" if total and name != "all" else ""
         is_before = start > MOST_BESIDE * total
         at, align = (start, "right") if is_before else (start + value, "left")
         axes.annotate(
@@ -49,9 +51,10 @@ def draw(found: Statement, file: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * total or 1.0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("dollars" if is_in_dollars else "device seconds")
-    lines = [textwrap.fill(found.sentence(), 84)]
-    axes.set_title("\n".join([found.study, *lines]), fontsize="small", loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    unit = "dollars" if is_in_dollars else "device seconds"
+    axes.set_xlabel(f"{unit} (green: what the answer rests on; red: dead ends)", fontsize="small")
+    axes.set_title(f"{found.study}\n{textwrap.fill(found.sentence(), 84)}", fontsize="small", loc="left")
     write(made, file)
 
 

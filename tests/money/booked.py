@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from sqlalchemy import Engine, create_engine
+
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.money.booking import STUDY, Activity, Booking, Whose
@@ -10,11 +14,13 @@ from sweeper.money.pace import Pace
 from sweeper.money.price import Price
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.study import Search
-from sweeper.search.views import open_storage
+from sweeper.search.views import StudyView, open_storage
 from sweeper.trial import Reason, RunKind
+from tests.launch.test_tables import trial
 from tests.search.conftest import RECORD, ask, curve
 
 PRICED = ("gpu.price_usd_per_hour=3.6", "gpu.price_source=nobody", "gpu.price_date=2026-11-01")
+PRICE = Price(3.6, False, 0.0, 0.0, None, "auto, on demand", "nobody, 2026-11-01")  # the same
 STARTED_S = 1_790_000_000.0
 # The first session, which was killed: 100 seconds.
 FIRST = {
@@ -39,49 +45,68 @@ FIRST = {
 # The second, which runs: 4 seconds are booked, 2 are not yet.
 SECOND = {(Whose(RunKind.TRIAL, 5), Activity.TRAIN): 4.0}
 OPEN_S = 2.0
+BOOKED_S, LINES = 104.0, 18
 SOLO_S = {0: 30.0, 1: 15.0, 2: 8.0, 3: 4.0}
 SETUP_S = 6.0
 
 
-def study(home: Home, config: Config) -> Search:
+def seen(name: str = "demo") -> StudyView:
     """A winner, another complete trial, a pruned, a diverged, an infeasible and a running one."""
-    paths = home.study(config.study.name)
-    paths.create()
-    check.save(config, paths)
-    search = Search(home, config)
-    for number, value in ((0, 0.7), (1, 0.5)):
-        assert ask(search).number == number
-        search.report(number, curve(value), may_prune=False)
-        record = {**RECORD, "metrics": curve(value)[0], "curve": curve(value), "examples_seen": 32}
-        search.complete(number, value, {**record, "solo_s": SOLO_S[number]}, {})
-    for number, reason in ((2, Reason.PRUNER), (3, Reason.DIVERGED), (4, Reason.INFEASIBLE)):
-        assert ask(search).number == number
-        own = {"solo_s": SOLO_S[number], "examples_seen": 16} if number in SOLO_S else {"examples_seen": 0}
-        search.prune(number, reason, {**RECORD, **own}, {})
-    assert ask(search).number == 5
-    search.remember("pace", Pace(setup_s=SETUP_S).as_dict())
-    return search
+    trials = [
+        trial(0, 0.7),
+        trial(1, 0.5),
+        trial(2, None, reason=Reason.PRUNER),
+        trial(3, None, reason=Reason.DIVERGED),
+        trial(4, None, reason=Reason.INFEASIBLE, examples_seen=0),
+        trial(5, None, state="RUNNING"),
+    ]
+    trials = [replace(one, solo_s=SOLO_S.get(one.number)) for one in trials]
+    return StudyView(name, trials, {"pace": Pace(setup_s=SETUP_S).as_dict()})
+
+
+def ledger_of(price: Price | None, *names: str) -> tuple[Engine, Ledger]:
+    """A ledger in memory with both sessions of each study."""
+    engine = create_engine("sqlite://")
+    ledger = Ledger(engine)
+    for name in names:
+        book(ledger, name, price, FIRST, STARTED_S)
+        book(ledger, name, price, SECOND, STARTED_S + 200.0, OPEN_S)
+    return engine, ledger
 
 
 def book(
     ledger: Ledger,
-    config: Config,
+    name: str,
+    price: Price | None,
     seconds: dict[tuple[Whose, Activity], float],
     started_s: float,
     open_s: float | None = None,
 ) -> int:
     """A session with bookings; without open seconds, it has ended."""
-    session = ledger.open(config.study.name, "cpu", started_s, Price.of(config.gpu))
+    session = ledger.open(name, "cpu", started_s, price)
     bookings = [Booking(session, *key, round(value * 1e6)) for key, value in seconds.items()]
     heartbeat_s = sum(seconds.values()) + (open_s or 0.0)
     ledger.book(session, bookings, round(heartbeat_s * 1e6), is_last=open_s is None)
     return session
 
 
-def booked(home: Home, config: Config) -> StudyPaths:
-    """The study with both sessions."""
-    study(home, config)
-    ledger = Ledger(open_storage(home).engine)
-    book(ledger, config, FIRST, STARTED_S)
-    book(ledger, config, SECOND, STARTED_S + 200.0, OPEN_S)
-    return home.study(config.study.name)
+def stored(home: Home, config: Config) -> StudyPaths:
+    """The same study in a real store."""
+    paths = home.study(config.study.name)
+    paths.create()
+    check.save(config, paths)
+    search = Search(home, config)
+    for one in seen().trials:
+        assert ask(search).number == one.number
+        record = {**RECORD, "examples_seen": one.examples_seen, "solo_s": one.solo_s}
+        if one.value is not None:
+            search.report(one.number, curve(one.value), may_prune=False)
+            scores = {"metrics": curve(one.value)[0], "curve": curve(one.value)}
+            search.complete(one.number, one.value, {**record, **scores}, {})
+        elif one.reason is not None:
+            search.prune(one.number, Reason(one.reason), record, {})
+    search.remember("pace", Pace(setup_s=SETUP_S).as_dict())
+    ledger, price = Ledger(open_storage(home).engine), Price.of(config.gpu)
+    book(ledger, paths.name, price, FIRST, STARTED_S)
+    book(ledger, paths.name, price, SECOND, STARTED_S + 200.0, OPEN_S)
+    return paths
