@@ -44,6 +44,7 @@ from sweeper.errors import StoreError
 from sweeper.redaction import redacted
 
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
+LAUNCHED_S = "SWEEPER_LAUNCHED_S"  # in a worker's environment: when its launcher began, in seconds since 1970
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 

@@ -53,8 +53,14 @@ def option(group: str, name: str) -> dict[str, Any]:
     return {**_read("config").get(group, {}), **dict(_read(f"{group}/{name}")[group])}
 
 
+def options(group: str) -> list[str]:
+    """The options of a group that come with sweeper."""
+    files = (resources.files("sweeper.conf") / group).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
 def _is_option(group: str, name: str) -> bool:
-    return (resources.files("sweeper.conf") / group / f"{name}.yaml").is_file()
+    return name in options(group)
 
 
 def _read(name: str) -> dict[str, Any]:

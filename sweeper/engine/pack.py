@@ -138,6 +138,7 @@ class Pack:
         self.chunk_tokens = chunk_tokens
         self.slots: list[Slot] = []  # in the order of the stack
         self.is_scaled = model.dtype is torch.float16  # the losses, before the backward
+        self.before_part: Callable[[], None] = lambda: None  # before each part of a scoring; may raise to end it
         self._has_changed = False  # whether slots came or went since the last tick
 
     def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm, seed: int) -> tuple[Slot, AdapterState]:
@@ -398,6 +399,7 @@ class Pack:
         queue = by_length([Item(item.slot, item.tokens, index) for index, item in enumerate(items)])
         answers: dict[int, Answer] = {}
         while queue:
+            self.before_part()
             lengths = [len(item.tokens) + room_tokens for item in queue]
             part = self.planner.part(work, lengths, self.stack.profile, self.chunk_tokens)
             done = attempted(partial(self._part, queue[: part.rows], answer, with_adapters, room_tokens > 0))

@@ -112,6 +112,9 @@ class Progress:
                 return f"note: {event['message']}"
             case "checkpoint_skipped" | "checkpoint_damaged" | "lease_lost" | "evicted":
                 return f"warning: {event['message']}"
+            case "ended":
+                self.phase = "ending before its total"
+                return f"the search ends: {event['message']}"
             case "suspended":
                 self.phase = "interrupted"
                 return "interrupted: run the same command again to go on"

@@ -13,6 +13,7 @@ from sweeper.config.schema import Config
 from sweeper.money.statement import Statement
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
+from sweeper.search.ended import ENDED, holds
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
 from sweeper.units import usd_text
@@ -39,6 +40,7 @@ def study_json(study: StudyView, config: Config, cost: Statement | None = None) 
         "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
         "retention": retention_json(study),
+        "ended": study.attributes.get(ENDED),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
         "cost": cost.summary() if cost is not None else None,
@@ -146,6 +148,9 @@ def answer(study: StudyView, config: Config) -> RenderableType:
             f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
             "These rows cannot tell which is best."
         )
+    ended = study.attributes.get(ENDED)
+    if ended is not None and holds(ended, config):
+        lines.append(f"Ended before its total of {config.search.trials}: {ended['message']}.")
     lines += _tested(study, config)
     if line := retention_line(study, best):
         lines.append(line)

@@ -19,7 +19,8 @@ from sweeper.trial import Reason, RunKind
 
 def account(ledger: Ledger, seen: StudyView) -> Bill:
     """The bill of a study as it stands."""
-    return bill(seen.name, ledger.sessions(seen.name), ledger.bookings(seen.name), labels(_outcomes(seen)))
+    bookings = ledger.bookings(seen.name)  # before the sessions: each of theirs is then among those
+    return bill(seen.name, ledger.sessions(seen.name), bookings, labels(_outcomes(seen)))
 
 
 def statement(engine: Engine, seen: StudyView, price: Price | None) -> Statement:
@@ -30,8 +31,8 @@ def statement(engine: Engine, seen: StudyView, price: Price | None) -> Statement
         price: of the study's settings.
     """
     ledger = Ledger(engine) if has_ledger(engine) else None
-    sessions = ledger.sessions(seen.name) if ledger is not None else []
     found = account(ledger, seen) if ledger is not None else Bill(())
+    sessions = ledger.sessions(seen.name) if ledger is not None else []
     outcomes = _outcomes(seen)
     return Statement(
         study=seen.name,

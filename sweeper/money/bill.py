@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
 from sweeper.money.booking import SECOND_US, STUDY, Activity, Booking, Whose, WorkerSession
-from sweeper.money.price import HOUR_S, KWH_J, Price
+from sweeper.money.price import HOUR_S, KWH_J
 from sweeper.trial import RunKind
 
 SCORING = (Activity.EVALUATE, Activity.TEST, Activity.BASELINE)
@@ -41,7 +41,7 @@ class Line:
 
     Attributes:
         usd: all that it cost; None where its session has no price.
-        energy_usd: the part of it that is electricity; None where that is in the price.
+        energy_usd: the part of it that is electricity; None where that is in the price, or nothing measures it.
     """
 
     label: Label
@@ -222,27 +222,23 @@ def _shared_seconds(sessions: Sequence[WorkerSession]) -> dict[int, float]:
 
 
 def _boots(sessions: Sequence[WorkerSession]) -> list[Line]:
-    """What was billed before each machine could be used, with the first session after it booted."""
-    first: dict[str, WorkerSession] = {}
+    """What was billed before each machine could be used, with the first session after it booted.
+
+    Where each device has its price, each that was worked on was billed meanwhile; the disk once.
+    """
+    lines = []
+    booted: dict[str, set[str]] = defaultdict(set)  # devices of each machine, or all of it as ""
     for session in sorted(sessions, key=lambda one: (one.started_s, one.id)):
-        first.setdefault(session.machine, session)
-    return [
-        _boot(session.id, price) for session in first.values() if (price := session.price) is not None and price.boot_s
-    ]
-
-
-def _boot(session: int, price: Price) -> Line:
-    return Line(
-        label=Label.OVERHEAD,
-        whose=STUDY,
-        activity=None,
-        seconds=price.boot_s,
-        energy_j=0.0,
-        units=0,
-        usd=replace(price, tariff_usd_per_kwh=None).usd(price.boot_s),
-        energy_usd=None,
-        session=session,
-    )
+        price, before = session.price, booted[session.machine]
+        if price is None or not price.boot_s:
+            continue
+        if "" in before or session.device in before or (price.is_per_machine and before):
+            continue
+        disk_usd_per_hour = 0.0 if before else price.disk_usd_per_hour
+        usd = (price.usd_per_hour + disk_usd_per_hour) * price.boot_s / HOUR_S
+        lines.append(Line(Label.OVERHEAD, STUDY, None, price.boot_s, 0.0, 0, usd, None, session.id))
+        before.add("" if price.is_per_machine else session.device)
+    return lines
 
 
 def labels(trials: Mapping[int, Label]) -> Callable[[Whose, Activity], Label]:

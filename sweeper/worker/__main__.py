@@ -20,10 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import psutil
 from filelock import FileLock, Timeout
 
 from sweeper.learning.request import Request
-from sweeper.paths import Home, StudyPaths
+from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.redaction import RedactedStream
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def main() -> None:
     sys.stdout = sys.stderr = log
     atexit.register(log.finish)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    launched_s = float(os.environ.get(LAUNCHED_S) or psutil.Process().create_time())
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -56,7 +58,7 @@ def main() -> None:
             from sweeper.worker.session import Session
 
             curve = Request.from_json(options[1]) if options else None
-            session = Session(paths, _tracker(paths), stopping.is_set, curve=curve)
+            session = Session(paths, _tracker(paths), stopping.is_set, curve=curve, launched_s=launched_s)
             outcome = session.run()
     except Timeout:
         outcome = {

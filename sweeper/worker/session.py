@@ -29,9 +29,11 @@ from sweeper.events import EventLog
 from sweeper.learning.request import Request
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
+from sweeper.money.booking import Activity, Whose
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import VRAM, MemoryForecast
 from sweeper.retention.measure import CONSTRAINT
+from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import is_finished
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
@@ -53,8 +55,9 @@ from sweeper.worker.memory import (
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.room import Room
 from sweeper.worker.side import SideRuns
-from sweeper.worker.teller import Teller
-from sweeper.worker.workbench import Workbench, set_up
+from sweeper.worker.spending import BudgetSpent, Spending
+from sweeper.worker.teller import Teller, finished
+from sweeper.worker.workbench import Timing, Workbench, set_up
 
 logger = logging.getLogger(__name__)
 MAX_CRASHES = 3
@@ -71,6 +74,7 @@ class Session:
         is_stopping: asked between ticks; True suspends the session.
         forecast: the constraints of a configuration, before it is trained; None: what memory it will take.
         curve: a learning curve to measure in place of the search.
+        launched_s: when the launcher of this process began, in seconds since 1970; the device costs from then on.
     """
 
     def __init__(
@@ -80,7 +84,9 @@ class Session:
         is_stopping: Callable[[], bool],
         forecast: Forecast | None = None,
         curve: Request | None = None,
+        launched_s: float | None = None,
     ) -> None:
+        self.launched_s = launched_s
         self.paths = paths
         self.config: Config = check.load(paths)
         self.tracker = tracker
@@ -92,13 +98,15 @@ class Session:
         keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
         keys += [CONSTRAINT] if self.config.retention.is_on else []
         self.search = Search(paths.home, self.config, keys)
-        self.teller = Teller(paths, self.config, self.search, self.recorder, self.events)
+        self.spending = Spending(paths.home, self.config, self.search, self.events)
+        self.teller = Teller(paths, self.config, self.search, self.recorder, self.events, self.spending)
         self.checkpoints = Checkpoints(paths, self.config, self.recorder, paths.checkpoint, self.search.confirm)
-        self.curves = LearningCurves(paths, self.config, self.search, tracker, self.events)
+        self.curves = LearningCurves(paths, self.config, self.search, tracker, self.events, self.spending)
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
         self._requeued: set[int] = set()  # trials whose place was lost, until they are asked again
+        self._refused: Ended | None = None  # why no other trial is asked for, until one has ended
         self._memory: MemoryLog | None = None
         self._room: Room  # from when the memory is known
 
@@ -106,7 +114,14 @@ class Session:
         """Works until the total is reached or a stop is asked for; returns the outcome for the launcher."""
         bench: Workbench | None = None
         try:
-            with self.search.renewing(), guarded(self.config, budget_of(self.search)) as guard:
+            with (
+                self.search.renewing(),
+                self.spending.running(self.launched_s),
+                guarded(self.config, budget_of(self.search)) as guard,
+            ):
+                self.spending.reconsider()
+                if self.spending.over() is not None:  # loading would cost, and nothing could follow
+                    return self._cut()
                 self.search.requeue_orphans()
                 self.search.release_told()
                 self.recorder.reconcile(self.search.views())
@@ -118,27 +133,11 @@ class Session:
                     self.events.write("note", message=line)
                 if self.is_stopping():
                     return self._suspend()
+                self.spending.set_up(bench)
                 self._look_at_memory(bench, guard)
                 if bench.own.sha256 is not None:
                     self._room.outlast(bench.try_own)
-                self._room.outlast(lambda: self.teller.open(bench))
-                assert self._memory is not None
-                if not self.curves.measure(self.curve, bench, self._memory, self.is_stopping):
-                    return self._suspend()
-                if self.curve is not None:
-                    self.tracker.end(STUDY, *self._state())
-                    return {"status": "finished"}
-                while not self._train(bench):
-                    pass
-                if self.is_stopping():
-                    self._save(bench)
-                    return self._suspend()
-                if not self._confirm(bench):
-                    return self._suspend()
-                if self.is_stopping():
-                    return self._suspend()
-                self._room.outlast(lambda: self.teller.finish(bench))
-                return {"status": "finished"}
+                return self._course(bench)
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._memory is not None:
@@ -159,6 +158,61 @@ class Session:
                 self.tracker.flush()
             self.events.close()
 
+    def _course(self, bench: Workbench) -> dict[str, Any]:
+        """The study from its baseline to the test split, as far as its budget goes."""
+        assert self._memory is not None
+        try:
+            self._room.outlast(lambda: self.teller.open(bench))
+            if not self.curves.measure(self.curve, bench, self._memory, self._must_stop):
+                return self._cut()
+            if self.curve is not None:
+                self.tracker.end(STUDY, *self._state())
+                return {"status": "finished"}
+            while not self._train(bench):
+                pass
+            if self.is_stopping():
+                self._save(bench)
+                return self._suspend()
+            self._put_aside(bench)
+            self.spending.hold_back(self.spending.testing_s())
+            if not self._confirm(bench) or self.is_stopping():
+                return self._cut()
+            self.spending.hold_back(0.0)
+            self._room.outlast(lambda: self.teller.finish(bench))
+        except BudgetSpent:
+            return self._cut()
+        self.spending.close()
+        return {"status": "finished"}
+
+    def _must_stop(self) -> bool:
+        """Whether a stop was asked for, or the limit of what may be spent is reached."""
+        return self.is_stopping() or self.spending.over() is not None
+
+    def _put_aside(self, bench: Workbench) -> None:
+        """Puts the trials that the budget has stopped back into the queue, for when it is raised."""
+        if not self.search.in_flight and not bench.pack.slots:
+            return
+        self._save(bench)
+        for number in self.search.in_flight:
+            self.search.requeue(number, has_crashed=False)
+            self.recorder.wait(number)
+        self._verdicts.clear()
+        self._held.clear()
+        self._room.clear()
+        self._room.waiting.clear()
+
+    def _cut(self) -> dict[str, Any]:
+        """Ends a session that was stopped, or that has spent what it may: then the study is as good as it gets."""
+        if self.is_stopping():
+            return self._suspend()
+        if not holds(self.search.attributes.get(ENDED), self.config):
+            self.spending.end(self.spending.reached())
+        self.spending.close()
+        self.tracker.flush()
+        if STUDY in self.tracker.states():
+            self.tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
+        return {"status": "finished"}
+
     def _look_at_memory(self, bench: Workbench, guard: Guard) -> None:
         """What the study will take, and, where that is much of what there is, its worst step first."""
         memory = forecast_of(bench, self.config, guard, self.paths.home.memory)
@@ -166,25 +220,29 @@ class Session:
             self.events.write("note", message=line)
         self.forecast = self.forecast or memory
         self._memory = MemoryLog(guard, bench.pack.planner, memory)
-        self._room = Room(self.config, bench, self._memory, self.checkpoints, self.recorder, self._infeasible)
+        self._room = Room(
+            self.config, bench, self._memory, self.checkpoints, self.recorder, self._infeasible, book=self.spending.book
+        )
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
 
     def _confirm(self, bench: Workbench) -> bool:
         """Confirms the best trials; False where a stop was asked for."""
         assert self._memory is not None
-        side = SideRuns(RunKind.CONFIRMATION, self.paths, self.config, bench, self._memory, self.tracker, self.events)
-        confirmation = Confirmation(self.paths, self.config, self.search, self.recorder)
-        return confirmation.run(bench, side, self._room.outlast, self.is_stopping)
+        kept = self.paths, self.config
+        memory, spending = self._memory, self.spending
+        side = SideRuns(RunKind.CONFIRMATION, *kept, bench, memory, self.tracker, self.events, spending)
+        confirmation = Confirmation(*kept, self.search, self.recorder, spending)
+        return confirmation.run(bench, side, self._room.outlast, self._must_stop)
 
     def _state(self) -> tuple[RunState, dict[str, str]]:
         """That of the study's run while nothing of it runs."""
         if is_finished(self.search.seen(), self.config):
-            return RunState.FINISHED, {"sweeper.state": "finished"}
+            return RunState.FINISHED, finished(self.search.attributes)
         return RunState.KILLED, {"sweeper.state": "interrupted"}
 
     def _train(self, bench: Workbench) -> bool:
-        """Trains until the study has its total, or a stop is asked for.
+        """Trains until the study has its total, a stop is asked for, or the budget or the stop rule ends it.
 
         Returns:
             False where the trials of the pack have been lost, and go on from their checkpoints.
@@ -193,6 +251,9 @@ class Session:
             self._loop(bench)
         except LostRoomError as error:
             message = str(error)
+        except BudgetSpent:  # in the middle of an evaluation, which has then not been
+            self.spending.end(self.spending.reached())
+            return True
         else:
             return True
         self._room.clear()  # out of the `except` block, which holds what is to be freed
@@ -210,24 +271,36 @@ class Session:
         is_waiting = False
         self._advance(bench)
         while not self.is_stopping() and (pack.slots or not self.search.is_complete):
+            if self.spending.is_limited:
+                self.spending.hold_back(self.spending.finishing_s(self.search.seen()))
+            if self.spending.over() is not None:
+                self.spending.end(self.spending.reached())
+                return
             if not pack.slots:
                 if self._room.waiting:  # for neighbours on the device
                     self._advance(bench)
                     continue
+                if self._refused is not None and not self.search.in_flight:
+                    self.spending.end(self._refused)
+                    return
                 if not is_waiting:
                     self.events.write("note", message=WAITING.format(self.config.search.lease_s))
                 is_waiting = True
+                self.spending.book(Activity.OVERHEAD)
                 time.sleep(POLL_S)
+                self.spending.book(Activity.IDLE)
                 self._advance(bench)
                 continue
             is_waiting = False
             started = time.monotonic()
             diverged: list[Slot] = []
             if not any(slot.is_due for slot in pack.slots):  # one that was interrupted before its evaluation may be
+                self.spending.begin_tick(RunKind.TRIAL, pack.slots)
                 ticks = self._room.within(pack.tick, self.is_stopping)
                 if ticks is None:  # nobody is left to train
                     self._advance(bench)
                     continue
+                self.spending.end_tick(RunKind.TRIAL, pack.slots)
                 self.recorder.ticks(pack.slots, ticks, pack.planner.step)
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:  # before the evaluation, which may have to evict
@@ -239,7 +312,9 @@ class Session:
                 slot.duration_s += spent_s
             for slot in due:
                 self._judge(bench, slot)
-            self.checkpoints.save_due(bench.pack)
+            self.spending.book(Activity.OVERHEAD)
+            saved = self.checkpoints.save_due(bench.pack)
+            self.spending.book(Activity.CHECKPOINT, [Whose(RunKind.TRIAL, number) for number in saved])
             self._advance(bench)
 
     def _advance(self, bench: Workbench) -> None:
@@ -260,14 +335,37 @@ class Session:
                     return  # the pack must move first
                 continue
             limit = 1 if self._suspects & {slot.number for slot in bench.pack.slots} else self.config.engine.slots
-            if len(self.search.in_flight) >= limit:
+            if len(self.search.in_flight) >= limit or not self._may_ask(bench):
                 return
             asked = self.search.ask()
-            if asked is None:
+            if asked is None or not self._can_pay(bench, asked):
                 return
             self._take(bench, asked)
             if not self.config.search.deterministic:
                 self._carry_out()
+
+    def _may_ask(self, bench: Workbench) -> bool:
+        """Whether another trial may be asked for, as far as is known before it is."""
+        if self._refused is not None:
+            return False
+        if not self.spending.is_limited and self.config.budget.trials is None:
+            return True
+        if self.spending.is_limited and not self.spending.can_foretell and self.search.in_flight:
+            return False  # one trial by itself first shows what another will take
+        if not any(trial.state == "WAITING" for trial in self.search.views()):
+            self._refused = self._refusal(bench, None)
+        return self._refused is None
+
+    def _refusal(self, bench: Workbench, asked: Asked | None) -> Ended | None:
+        others = [number for number in self.search.in_flight if asked is None or number != asked.number]
+        return self.spending.refusal(self.search.seen(), asked, others, bench.pack.slots)
+
+    def _can_pay(self, bench: Workbench, asked: Asked) -> bool:
+        """Whether a trial that was asked for can be paid to its end; else it waits for a raised budget."""
+        self._refused = self._refusal(bench, asked)
+        if self._refused is not None:
+            self.search.requeue(asked.number, has_crashed=False)
+        return self._refused is None
 
     def _take(self, bench: Workbench, asked: Asked) -> None:
         """Begins a trial, goes on with it, or sees that it need not be trained."""
@@ -311,13 +409,18 @@ class Session:
             return []
         self.events.write("evaluating", numbers=[slot.number for slot in due])
 
+        took: Timing | None = None
+
         def evaluate() -> list[Slot]:
+            nonlocal took
             here = [slot for slot in due if slot in bench.pack.slots]
             if here:
-                bench.evaluate(here, self.config)
+                took = bench.evaluate(here, self.config)
             return here
 
+        self.spending.book(Activity.OVERHEAD)
         scored = self._room.within(evaluate, self.is_stopping) or []
+        self.spending.evaluated(RunKind.TRIAL, scored, took)
         self.recorder.evaluations(scored)
         return scored
 
@@ -366,7 +469,10 @@ class Session:
                 self._room.leave(guest)
             return values
 
-        return self._room.within(score, lambda: False) or self._room.outlast(score)
+        self.spending.book(Activity.OVERHEAD)
+        found = self._room.within(score, lambda: False) or self._room.outlast(score)
+        self.spending.book(Activity.EVALUATE, [Whose(RunKind.TRIAL, slot.number)])
+        return found
 
     def _why_wrecked(self, bench: Workbench, slot: Slot) -> str | None:
         """What a trial has lost, where that is certainly too much of the base's abilities and is to end it."""
@@ -377,6 +483,7 @@ class Session:
 
     def _conclude(self, slot: Slot, verdict: Callable[[], None]) -> None:
         """Takes a trial out of the pack; its verdict is carried out when its turn comes."""
+        self._refused = None  # it may have taken less than was held back for it
         self._verdicts[slot.number] = verdict
         if (state := self._room.leave(slot)) is not None:
             self._held[slot.number] = (slot, state)
