@@ -7,17 +7,22 @@ otherwise. What the study cost is logged at the end of each session, for another
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from sweeper.config.schema import Config
+from sweeper.errors import StoreError
+from sweeper.events import EventLog
 from sweeper.money.bill import Label
 from sweeper.money.price import Price, missing
 from sweeper.money.statement import Statement, TrialCost
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.plots.cost import draw
+from sweeper.search.study import Search
 from sweeper.search.views import TrialView
 from sweeper.tracking.tracker import STUDY, RunKey, Tracker
 from sweeper.trial import RunKind
+from sweeper.worker.spending import Spending
 
 PREFIX = "cost/"
 
@@ -75,3 +80,16 @@ def log_all(
         if trial.is_told and (sessions is None or any(line.session in sessions for line in cost.bill.lines)):
             log_trial(tracker, cost, trial)
     log_study(tracker, paths, found)
+
+
+@contextmanager
+def logged(paths: StudyPaths, tracker: Tracker, search: Search, spending: Spending, events: EventLog) -> Iterator[None]:
+    """Logs what the study has cost until then when a session leaves the block, however it does."""
+    try:
+        yield
+    finally:
+        try:
+            if STUDY in tracker.states():
+                log_all(tracker, paths, spending.account(), search.views(), [spending.session])
+        except (StoreError, OSError) as error:  # whatever ends the session says more
+            events.write("note", message=f"costs are not logged: {error}")
