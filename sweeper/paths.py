@@ -19,6 +19,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
     ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
+    ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
     ├── deleting              only while the study is being deleted, or where that was interrupted
     ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;
     │                         retention.jsonl: how it does the items of the retention suite
@@ -224,6 +225,19 @@ class StudyPaths:
         return self.root / "learning_curve.png"
 
     @property
+    def cost(self) -> Path:
+        """Where the dollars went, as it stood when a session last ended."""
+        return self.root / "cost.json"
+
+    @property
+    def cost_table(self) -> Path:
+        return self.root / "cost.csv"
+
+    @property
+    def cost_picture(self) -> Path:
+        return self.root / "cost.png"
+
+    @property
     def trials(self) -> Path:
         return self.root / "trials"
 
@@ -252,6 +266,9 @@ class StudyPaths:
             self.outcome,
             self.learning_curve,
             self.learning_curve_picture,
+            self.cost,
+            self.cost_table,
+            self.cost_picture,
             self.deleting,
             self.base,
             self.side,

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Text,
     and_,
     delete,
+    func,
     insert,
     inspect,
     literal_column,
@@ -246,6 +247,14 @@ class Ledger:
             for row in rows
         ]
 
+    def everything(self) -> tuple[list[WorkerSession], list[Booking]]:
+        """The sessions of all studies, and what is booked of each, as one booking: what a sum takes, in two queries."""
+        columns = [_BOOKINGS.c.session, *(func.sum(_BOOKINGS.c[name]).label(name) for name in ("us", "energy_mj"))]
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(*columns).group_by(_BOOKINGS.c.session)).all()
+        sums = [Booking(row.session, STUDY, Activity.OVERHEAD, int(row.us), int(row.energy_mj)) for row in rows]
+        return [_session(row) for row in self._rows(true())], sums
+
     def drop(self, study: str) -> None:
         """Deletes what is booked of a study that is deleted."""
         own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
@@ -256,6 +265,11 @@ class Ledger:
     def _rows(self, condition: Any) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:
             return connection.execute(select(_SESSIONS).where(condition).order_by(_SESSIONS.c.id)).all()
+
+
+def has_ledger(engine: Engine) -> bool:
+    """Whether anything was ever booked in a database; whoever only reads must not make the tables."""
+    return inspect(engine).has_table(_BOOKINGS.name)
 
 
 def _session(row: Row[Any]) -> WorkerSession:

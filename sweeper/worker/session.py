@@ -29,6 +29,7 @@ from sweeper.search.study import Search
 from sweeper.search.views import is_finished
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
 from sweeper.trial import RunKind
+from sweeper.worker import costs
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
@@ -99,6 +100,7 @@ class Session:
             with (
                 self.search.renewing(),
                 self.spending.running(self.launched_s),
+                costs.logged(self.paths, self.tracker, self.search, self.spending, self.events),
                 guarded(self.config, budget_of(self.search)) as guard,
             ):
                 try:

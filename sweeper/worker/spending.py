@@ -21,6 +21,7 @@ from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
 from sweeper.models import base
 from sweeper.money import pace as paces
+from sweeper.money.account import statement
 from sweeper.money.bill import bill, labels, usd_per_second
 from sweeper.money.booking import STUDY, Activity, Whose
 from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_words
@@ -29,6 +30,7 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
 from sweeper.money.pace import Pace
 from sweeper.money.price import Price
+from sweeper.money.statement import Statement
 from sweeper.paths import Home
 from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
@@ -98,6 +100,16 @@ class Spending:
         if time.monotonic() - self._looked_at >= LOOK_S:
             self._look()
         return seconds
+
+    @property
+    def session(self) -> int:
+        return self._meter.session
+
+    def account(self) -> Statement:
+        """What the study has cost until this moment."""
+        self.book(Activity.OVERHEAD)
+        self._meter.flush()
+        return statement(self._search.engine, self._search.seen(), self.price)
 
     def set_up(self, bench: Workbench) -> None:
         """Books what loading took, and remembers what the study's work consists of."""

@@ -24,7 +24,7 @@ from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView
 from sweeper.tasks.resampled import difference
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
-from sweeper.worker import confirmation, learning_curve
+from sweeper.worker import confirmation, costs, learning_curve
 from sweeper.worker.forgetting import base_metrics, is_finalist, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.spending import Spending
@@ -123,6 +123,7 @@ class Teller:
                 confirmation.log(self.recorder.tracker, outcome)
             if curve_kept := attributes.get(learning_curve.ATTRIBUTE):
                 learning_curve.log(self.recorder.tracker, self.paths, curve_kept)
+            costs.log_all(self.recorder.tracker, self.paths, self.spending.account(), self.search.views())
         self.search.remember("tracked_in", place)
 
     def is_finalist(self, slot: Slot) -> bool:
@@ -155,7 +156,7 @@ class Teller:
             record["metrics"] = {**record["metrics"], **in_full}
             constraints[CONSTRAINT] = bench.retention.whole.excess(in_full, FULL)
         self.search.complete(slot.number, value, record, constraints)
-        self.recorder.end(self._told(slot.number))
+        self._end(slot.number)
         self.keep_best_adapters()
 
     def prune(self, slot: Slot, reason: Reason, detail: str | None = None, readings: list[Any] | None = None) -> None:
@@ -174,7 +175,7 @@ class Teller:
             file = self.paths.readings(slot.number)
             write_atomically(file, json.dumps(readings, indent=1))
             self.recorder.attach(slot.number, file)
-        self.recorder.end(self._told(slot.number))
+        self._end(slot.number)
 
     def reject(self, number: int) -> None:
         """Tells a trial that the forecast knows to be infeasible, untrained."""
@@ -183,18 +184,18 @@ class Teller:
         record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
         record |= self.spending.record()
         self.search.prune(number, Reason.INFEASIBLE, record, self._constraints(number))
-        self.recorder.end(self._told(number))
+        self._end(number)
 
     def repeat(self, number: int, earlier: TrialView) -> None:
         """Gives a trial the result of the earlier one that it equals, untrained."""
         own = {name: value for name, value in earlier.constraints.items() if name == CONSTRAINT}
         self.search.repeat(number, earlier, {**self.constraints[number], **own})
-        self.recorder.end(self._told(number))
+        self._end(number)
 
     def fail(self, asked: Asked) -> None:
         detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
         self.search.fail(asked.number, detail, self._constraints(asked.number))
-        self.recorder.end(self._told(asked.number))
+        self._end(asked.number)
 
     def _constraints(self, number: int, slot: Slot | None = None, is_last: bool = False) -> dict[str, float]:
         """What was foretold of a trial, and what it has lost of the base's abilities.
@@ -210,6 +211,12 @@ class Teller:
         if slot is not None and best is not None:
             excess = self._bench.retention.sampled.excess(slot.evaluations[-1 if is_last else best])
         return {**known, CONSTRAINT: excess}
+
+    def _end(self, number: int) -> None:
+        """Ends the run of a trial that has been told, with what it cost."""
+        trial = self._told(number)
+        costs.log_trial(self.recorder.tracker, self.spending.account().trial(number), trial)
+        self.recorder.end(trial)
 
     def _told(self, number: int) -> TrialView:
         return next(trial for trial in self.search.views() if trial.number == number)

@@ -120,7 +120,7 @@ def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(p
 
 
 def overrun(paths: StudyPaths) -> float:
-    """The most seconds, each a dollar, from one thing that a session did to the next: a step, a scoring, a checkpoint."""
+    """The most seconds, each a dollar, from one thing that a session did to the next: a step, a scoring."""
     times = [json.loads(line)["time"] for line in paths.events.read_text().splitlines()]
     return max(after - before for before, after in pairwise(times))
 
