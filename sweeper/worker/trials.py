@@ -331,6 +331,7 @@ class Trials:
         except LeaseLostError as error:
             self._forget(number, error)
         self._verdicts.pop(number)
+        self._refused = None  # what it came to may change whether the search still pays
         self._held.pop(number, None)
         self.teller.constraints.pop(number)
         return True
