@@ -25,7 +25,7 @@ def found(composed_once: Compose, *overrides: str, trials: float = 16, evaluatio
         (["pruner=median", "pruner.startup_trials=8"], 1 - 8 / 16 / 2 * 3 / 4, 1 - 8 / 16 / 2),
         (["pruner=median", "engine.slots=8"], 1 - 8 / 16 / 2 * 3 / 4, 1 - 8 / 16 / 2),  # they begin together
         (["pruner=median", "pruner.warmup_evaluations=1"], 1 - 12 / 16 / 2 / 2, 1 - 12 / 16 / 2),
-        (["pruner=median", "pruner.warmup_evaluations=3"], 1, 1),
+        (["pruner=median", "pruner.warmup_evaluations=2"], 1 - 12 / 16 / 2 / 4, 1 - 12 / 16 / 2),
         (["pruner=percentile"], 1 - 12 / 16 * 3 / 4 * 3 / 4, 1 - 12 / 16 * 3 / 4),
         (["pruner=percentile", "pruner.percentile=50"], 1 - 12 / 16 / 2 * 3 / 4, 1 - 12 / 16 / 2),
         (["pruner=patient"], 1 - 12 / 16 / 2 / 4, 1 - 12 / 16 / 2),
