@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from sweeper.config import check, combinations
@@ -31,10 +32,11 @@ from sweeper.errors import ERRORS, DataError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.resume import as_begun, resume
-from sweeper.paths import Home, StudyPaths
+from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
+from sweeper.search.ended import ENDED, holds
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
@@ -79,10 +81,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 announce(line)
         check.save(config, paths)
         if before is not None and is_finished(before, config):
-            announce(
-                f"{paths.name} is complete already: {before.summary()}. search.trials=N goes on to N, "
-                "study.name=NEW starts another"
-            )
+            announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
             return 0
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
@@ -91,6 +90,18 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 announce(f"note: {line}")
         prepare_tracking(place, paths, announce)
         return Supervisor(paths, config, before).run()
+
+
+def _how_to_go_on(before: StudyView, config: Config) -> str:
+    """What launches a study that is complete once more."""
+    ended = before.attributes.get(ENDED)
+    if ended is None or not holds(ended, config):
+        return "search.trials=N goes on to N, study.name=NEW starts another"
+    key = ended["key"] if ended["key"].startswith("budget.") else "stop"
+    change = "a higher" if key != "stop" else "another"
+    return (
+        f"It ended before its total of {config.search.trials}: {ended['message']}. {change.capitalize()} {key} goes on"
+    )
 
 
 @contextmanager
@@ -179,6 +190,7 @@ class Supervisor:
         self._paths = paths
         self._config = config
         self._interruptions = 0
+        self._launched_s = psutil.Process().create_time()  # from then on the device costs
         self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
@@ -198,7 +210,7 @@ class Supervisor:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=worker_environment(self._paths.home),
+                    env={**worker_environment(self._paths.home), LAUNCHED_S: str(self._launched_s)},
                 )
                 with show(progress) as screen:
                     if self._interruptions:  # while the worker was starting
