@@ -21,7 +21,7 @@ from sweeper.preflight.card import Card, dtype_of, pick_card
 from sweeper.preflight.pruning import WHOLE, kept, records
 from sweeper.preflight.speed import Speed, measured, of_data_sheet, training_flops
 from sweeper.preflight.trainings import Training, adapter_values, trainings, trials_left
-from sweeper.preflight.workload import Reading, Workload, read
+from sweeper.preflight.volume import Reading, Volume, read
 from sweeper.search.views import StudyView, begun, open_storage
 from sweeper.span import ZERO, Span
 from sweeper.units import time_text, usd_text
@@ -99,9 +99,16 @@ def pace_key(config: Config, card: Card) -> str:
         dtype=dtype_of(config, card),
         quant=config.model.quant,
         device=card.name if card.is_cuda else "cpu",
-        threads=None if card.is_cuda else config.engine.threads,
+        threads=None if card.is_cuda else config.engine.threads or _threads(),
         task=config.task.name,
     )
+
+
+def _threads() -> int:
+    """What a worker here would take of itself."""
+    import torch  # cores and the environment decide, and only it knows how
+
+    return torch.get_num_threads()
 
 
 def summary(config: Config, home: Home) -> list[str]:
@@ -126,16 +133,16 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
     words = _price(config, price)
     card = pick_card(config)
     reading = reading or read(config, home)
-    work = reading.workload
-    if work is None:
+    volume = reading.volume
+    if volume is None:
         return CostEstimate("the rows are not on this machine, so they cannot be counted", words)
     widths = Widths.of(model_config(config, home))
     adapter = adapter_values(config, widths)
-    speed = _speed(config, home, card, work, widths, adapter)
+    speed = _speed(config, home, card, volume, widths, adapter)
     if speed is None:
         return CostEstimate(_unmeasured(config, card), words)
     before = begun(home, config.study.name)
-    made = _Estimate(config, price, work, speed, before)
+    made = _Estimate(config, price, volume, speed, before)
     spent = account(Ledger(open_storage(home).engine), before) if before is not None else Bill(())
     return CostEstimate(
         basis=_basis(config, card, speed, reading),
@@ -157,11 +164,11 @@ class _Estimate:
     """The parts of one study, in the order in which they are spent."""
 
     def __init__(
-        self, config: Config, price: Price | None, work: Workload, speed: Speed, before: StudyView | None
+        self, config: Config, price: Price | None, volume: Volume, speed: Speed, before: StudyView | None
     ) -> None:
-        self._config, self._price, self._work, self._speed = config, price, work, speed
+        self._config, self._price, self._volume, self._speed = config, price, volume, speed
         self._attributes = before.attributes if before is not None else {}
-        lengths = sorted(trainings(config, work), key=self._seconds)
+        lengths = sorted(trainings(config, volume), key=self._seconds)
         # The shortest, the mean, the longest that the space allows.
         self._kinds = lengths[0], Training.mean(lengths), lengths[-1]
         self.trials = trials_left(config, before)
@@ -181,10 +188,10 @@ class _Estimate:
 
     def _seconds(self, one: Training, together: float = 1.0) -> float:
         """Of one of so many that train together, with its evaluations."""
-        pace, work = self._speed.pace, self._work
-        scoring = pace.rows.seconds(work.scored_rows * one.evaluations, one.evaluations / together)
-        if work.sample_items and pace.items.is_known:
-            scoring += pace.items.seconds(work.sample_items * one.evaluations, one.evaluations / together)
+        pace, volume = self._speed.pace, self._volume
+        scoring = pace.rows.seconds(volume.scored_rows * one.evaluations, one.evaluations / together)
+        if volume.sample_items and pace.items.is_known:
+            scoring += pace.items.seconds(volume.sample_items * one.evaluations, one.evaluations / together)
         return self.training_s(one, together) + scoring
 
     def _spread(self, likely: Callable[[int], float]) -> Span:
@@ -202,19 +209,19 @@ class _Estimate:
         return self._spread(lambda _: seconds)
 
     def _parts(self) -> Iterator[tuple[str, Span]]:
-        config, work = self._config, self._work
+        config, volume = self._config, self._volume
         boot_s = self._price.boot_s if self._price is not None else 0.0
         yield BOOT, Span(boot_s, boot_s, boot_s)
         yield "set-up", self._spread(lambda _: self._speed.setup_s)
         if "baseline" not in self._attributes:
-            yield "untuned base", self._scoring(work.scored_rows, work.suite_items)
+            yield "untuned base", self._scoring(volume.scored_rows, volume.suite_items)
         if config.preflight.learning_curve and "learning_curve" not in self._attributes:
             has_error = config.objective.metric_name in METRICS[config.task.name]
             count = len(FRACTIONS) * (1 if has_error else CURVE_SEEDS)
             yield "learning curve", self.trained(count, WHOLE.trained).each(lambda seconds: seconds * count)
         yield TRIALS, self._trials()
         yield "confirmation", self._confirmation()
-        yield "test", self._scoring(work.test_rows, times=min(TESTED, round(self._all)) + 1)  # and the untuned base
+        yield "test", self._scoring(volume.test_rows, times=min(TESTED, round(self._all)) + 1)  # and the untuned base
 
     def _trials(self) -> Span:
         """The trials, and the whole retention suite for those that end as one of the best so far."""
@@ -223,11 +230,11 @@ class _Estimate:
         places = self._config.confirmation.top or UNCONFIRMED
         likely = records(count.likely * self.kept.complete, places)
         times = Span(min(likely, places), likely, count.high)
-        suite = self._scoring(0, self._work.suite_items)
+        suite = self._scoring(0, self._volume.suite_items)
         return trained + Span(suite.low * times.low, suite.likely * times.likely, suite.high * times.high)
 
     def _confirmation(self) -> Span:
-        config, rows = self._config, self._work.confirmation_rows
+        config, rows = self._config, self._volume.confirmation_rows
         if not rows or not config.confirmation.top:
             return ZERO
         finalists = min(config.confirmation.top, round(self._all))
@@ -269,7 +276,7 @@ class _Estimate:
         )
 
 
-def _speed(config: Config, home: Home, card: Card, work: Workload, widths: Widths, adapter: float) -> Speed | None:
+def _speed(config: Config, home: Home, card: Card, volume: Volume, widths: Widths, adapter: float) -> Speed | None:
     keys = [pace_key(config, card)]
     if card.is_cuda and config.model.dtype == "auto":  # a card without bfloat16
         other = config.model.model_copy(update={"dtype": "float16"})
@@ -277,8 +284,8 @@ def _speed(config: Config, home: Home, card: Card, work: Workload, widths: Width
     for key in keys:
         known = paces.known_pace(home.pace, key)
         if known is not None and known.is_known:
-            return measured(known, work, widths)
-    return of_data_sheet(config, work, widths, adapter) if card.is_cuda else None
+            return measured(known, volume, widths)
+    return of_data_sheet(config, volume, widths, adapter) if card.is_cuda else None
 
 
 def _price(config: Config, price: Price | None) -> str:

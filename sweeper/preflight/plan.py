@@ -22,7 +22,7 @@ from sweeper.preflight.forecast import MemoryForecast, extent, ranks, target_cho
 from sweeper.preflight.full_fine_tune import FullFineTune, full_fine_tune
 from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted
-from sweeper.preflight.workload import read
+from sweeper.preflight.volume import read
 from sweeper.units import GIB
 
 ROWS = (1, 2, 4, 8, 16, 32)

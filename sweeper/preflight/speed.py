@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from sweeper.config.schema import Config
 from sweeper.money.pace import Fit, Pace
 from sweeper.preflight.architecture import Widths
-from sweeper.preflight.workload import Workload
+from sweeper.preflight.volume import Volume
 
 SLOW, LIKELY, FAST = 0.10, 0.25, 0.40  # of the data sheet's FLOPs
 WRITING = 0.02  # likewise, while answers are written
@@ -31,7 +31,7 @@ TERA = 1e12
 
 @dataclass(frozen=True)
 class Speed:
-    """What work takes.
+    """What scoring and training take.
 
     Attributes:
         low, high: what likely seconds are multiplied with.
@@ -46,16 +46,16 @@ class Speed:
     source: str
 
 
-def measured(pace: Pace, work: Workload, widths: Widths) -> Speed:
+def measured(pace: Pace, volume: Volume, widths: Widths) -> Speed:
     """As workers have found it on this device with this base."""
     setup_s = pace.setup_s if pace.setup_s is not None else _setup_s(widths)
-    if not pace.items.is_known and work.suite_items and work.prompt_tokens:
+    if not pace.items.is_known and volume.suite_items and volume.prompt_tokens:
         # Measured without retention: an item is read as a row is, token for token.
-        pace = replace(pace, items=_through_origin(pace.rows.seconds(1) * work.item_tokens / work.prompt_tokens))
+        pace = replace(pace, items=_through_origin(pace.rows.seconds(1) * volume.item_tokens / volume.prompt_tokens))
     return Speed(pace, 1 - SPREAD, 1 + SPREAD, setup_s, "measured")
 
 
-def of_data_sheet(config: Config, work: Workload, widths: Widths, adapter: float) -> Speed | None:
+def of_data_sheet(config: Config, volume: Volume, widths: Widths, adapter: float) -> Speed | None:
     """By the FLOPs of a card's data sheet; None where it is not known.
 
     Args:
@@ -65,11 +65,11 @@ def of_data_sheet(config: Config, work: Workload, widths: Widths, adapter: float
         return None
     flops = config.gpu.bf16_tflops * TERA
     forward = 2 * (widths.weights + adapter)
-    row_s = forward * (work.prompt_tokens / (flops * LIKELY) + work.written_tokens / (flops * WRITING))
+    row_s = forward * (volume.prompt_tokens / (flops * LIKELY) + volume.written_tokens / (flops * WRITING))
     pace = Pace(
         tick=_through_origin(training_flops(config, widths, adapter) / (flops * LIKELY)),
         rows=_through_origin(row_s),
-        items=_through_origin(forward * work.item_tokens / (flops * LIKELY)),
+        items=_through_origin(forward * volume.item_tokens / (flops * LIKELY)),
     )
     return Speed(pace, LIKELY / FAST, LIKELY / SLOW, _setup_s(widths), "data sheet")
 

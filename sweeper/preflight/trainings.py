@@ -11,7 +11,7 @@ from sweeper.config.schema import Config, GridSection
 from sweeper.config.space import Range, condition_of, grid_size, grid_values
 from sweeper.preflight.architecture import Widths
 from sweeper.preflight.forecast import target_choices
-from sweeper.preflight.workload import Workload
+from sweeper.preflight.volume import Volume
 from sweeper.search.views import StudyView
 from sweeper.span import Span
 
@@ -66,7 +66,7 @@ def _size(config: Config) -> int | None:
     return grid_size(space, POINTS) if has_end and config.search.duplicates == "reuse" else None
 
 
-def trainings(config: Config, work: Workload) -> list[Training]:
+def trainings(config: Config, volume: Volume) -> list[Training]:
     """One of each length that the space allows."""
     names = [name for name in LONGER if name in config.search.space]
     values: list[list[Any]] = []
@@ -78,10 +78,10 @@ def trainings(config: Config, work: Workload) -> list[Training]:
     found = []
     for chosen in product(*values):
         params = config.trial_params(dict(zip(names, chosen, strict=True)))
-        rhythm = config.rhythm(params, work.train_rows)
+        rhythm = config.rhythm(params, volume.train_rows)
         examples = rhythm.examples_at(rhythm.total_steps)
         passages = examples * params.replay / (1 - params.replay)
-        tokens = examples * work.train_tokens + passages * work.passage_tokens
+        tokens = examples * volume.train_tokens + passages * volume.passage_tokens
         found.append(Training(rhythm.total_steps, tokens, rhythm.evaluations))
     return found
 

@@ -26,14 +26,14 @@ from sweeper.preflight.card import Card
 from sweeper.preflight.cost import CostEstimate, Part, estimate, lines, pace_key, summary
 from sweeper.preflight.forecast import Lengths
 from sweeper.preflight.pruning import records
-from sweeper.preflight.workload import Reading, Workload, read
+from sweeper.preflight.volume import Reading, Volume, read
 from sweeper.search.views import open_storage
 from sweeper.span import Span
 from sweeper.trial import RunKind
 
 Compose = Callable[..., Config]
 CPU = Card("this machine's memory", 8.0, False, None)
-WORK = Workload(
+VOLUME = Volume(
     train_rows=2400,
     train_tokens=40,
     passage_tokens=100,
@@ -69,12 +69,12 @@ PACE = Pace(setup_s=10, tick=line(0.1, 0.001), rows=line(0.2, 0.01), items=line(
 def estimated(home: Home, composed_once: Compose) -> Callable[..., CostEstimate]:
     """Estimates the demo without a pruner, over rows of known numbers, with a known pace."""
 
-    def make(*overrides: str, pace: Pace | None = PACE, work: Workload | None = WORK) -> CostEstimate:
+    def make(*overrides: str, pace: Pace | None = PACE, volume: Volume | None = VOLUME) -> CostEstimate:
         base = ["study=demo", "pruner=none", "engine.device=cpu"]
         config = composed_once(*[one for one in base if one.split("=")[0] not in str(overrides)], *overrides)
         if pace is not None:
             keep_pace(home.pace, pace_key(config, CPU), pace)
-        return estimate(config, home, Reading(Lengths(60, 20, 5), True, work))
+        return estimate(config, home, Reading(Lengths(60, 20, 5), True, volume))
 
     return make
 
@@ -229,7 +229,7 @@ def test_what_was_not_measured_has_no_figures(estimated: Callable[..., CostEstim
     assert len(lines(found)) == 2
     half = Pace(setup_s=10, tick=line(0.1, 0.001))  # it was killed before it scored
     assert estimated(pace=half).source is None
-    gone = estimated(work=None)
+    gone = estimated(volume=None)
     assert (gone.source, gone.basis) == (None, "the rows are not on this machine, so they cannot be counted")
 
 
@@ -276,7 +276,7 @@ def test_a_card_that_is_not_here_is_estimated_by_its_data_sheet(estimated: Calla
 
 
 def test_writing_answers_takes_longer_than_reading(estimated: Callable[..., CostEstimate]) -> None:
-    reading, writing = (estimated(*LARGE, pace=None, work=replace(WORK, written_tokens=count)) for count in (0, 50))
+    reading, writing = (estimated(*LARGE, pace=None, volume=replace(VOLUME, written_tokens=count)) for count in (0, 50))
     ratio = (0.25 / 0.02) + 1  # as many tokens again, at 2 % of the data sheet in place of 25 %
     assert seconds(writing)["test"] == pytest.approx(ratio * seconds(reading)["test"])
 
@@ -308,10 +308,10 @@ def test_of_a_study_that_has_begun_it_is_what_is_left(
 
 
 @pytest.fixture
-def counted(home: Home, composed_once: Compose, few_tickets: Path) -> Callable[..., Workload]:
-    def make(*overrides: str) -> Workload:
+def counted(home: Home, composed_once: Compose, few_tickets: Path) -> Callable[..., Volume]:
+    def make(*overrides: str) -> Volume:
         config = composed_once("study=demo", "data=files", f"data.path={few_tickets}", *overrides)
-        found = read(config, home).workload
+        found = read(config, home).volume
         assert found is not None
         return found
 
@@ -319,7 +319,7 @@ def counted(home: Home, composed_once: Compose, few_tickets: Path) -> Callable[.
 
 
 def test_rows_are_counted_as_a_worker_parts_them(
-    counted: Callable[..., Workload], composed_once: Compose, home: Home, few_tickets: Path
+    counted: Callable[..., Volume], composed_once: Compose, home: Home, few_tickets: Path
 ) -> None:
     found = counted("evaluation.rows=null")
     assert (found.train_rows, found.test_rows) == (96, 36)
@@ -337,7 +337,7 @@ def test_rows_are_counted_as_a_worker_parts_them(
     assert (few.scored_rows, few.confirmation_rows) == (12, 24)
 
 
-def test_settings_of_what_is_scored_change_the_count(counted: Callable[..., Workload]) -> None:
+def test_settings_of_what_is_scored_change_the_count(counted: Callable[..., Volume]) -> None:
     assert counted("confirmation.top=0", "evaluation.rows=null").scored_rows == 36
     assert counted("retention.sample=4").sample_items == 8
     without = counted("retention.choices=null", "retention.passages=null")
@@ -345,7 +345,7 @@ def test_settings_of_what_is_scored_change_the_count(counted: Callable[..., Work
     assert counted("train.replay=0.1").passage_tokens > 0 == counted().passage_tokens
 
 
-def test_without_a_tokenizer_the_limits_count(counted: Callable[..., Workload]) -> None:
+def test_without_a_tokenizer_the_limits_count(counted: Callable[..., Volume]) -> None:
     found = counted("model=qwen2.5-0.5b", "prompt.max_tokens=300")
     assert (found.train_rows, found.train_tokens, found.prompt_tokens) == (96, 300, 300)
     assert (found.sample_items, found.suite_items) == (32, 231)

@@ -23,7 +23,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 @dataclass(frozen=True)
-class Workload:
+class Volume:
     """What is trained on and scored.
 
     Attributes:
@@ -57,12 +57,12 @@ class Reading:
 
     Attributes:
         are_measured: whether lengths are those of its rows, and not the most that there can be.
-        workload: None where the rows are not on this machine.
+        volume: None where the rows are not on this machine.
     """
 
     lengths: Lengths
     are_measured: bool
-    workload: Workload | None
+    volume: Volume | None
 
 
 def read(config: Config, home: Home) -> Reading:
@@ -96,12 +96,12 @@ def _limits(config: Config, data: data_rows.TaskData | None) -> Lengths:
     return Lengths(longest=most, shortest=max(8, most // 8), answer=answer, retention=retention)
 
 
-def _by_limits(config: Config, data: data_rows.TaskData, limits: Lengths, before: StudyView | None) -> Workload:
+def _by_limits(config: Config, data: data_rows.TaskData, limits: Lengths, before: StudyView | None) -> Volume:
     validation = _validation(config, data, before)
     found = suite.load(config.retention)
     choices = sum(len(choice.choices) for choice in found.choices) + len(found.passages)
     items = len(found.choices) + len(found.passages)
-    return Workload(
+    return Volume(
         train_rows=len(data.train),
         train_tokens=limits.longest,
         passage_tokens=config.prompt.max_tokens,
@@ -134,7 +134,7 @@ def _measured(config: Config, home: Home, data: data_rows.TaskData, before: Stud
     passages = replay.Replay.of(config, tokenizer, examples).examples if has_replay(config) else ()
     reads = items.full.reads if items is not None else []
     count = len(items.full.questions) + len(items.full.texts) if items is not None else 0
-    workload = Workload(
+    volume = Volume(
         train_rows=len(examples),
         train_tokens=_mean(examples),
         passage_tokens=_mean(passages),
@@ -149,7 +149,7 @@ def _measured(config: Config, home: Home, data: data_rows.TaskData, before: Stud
         item_tokens=sum(len(one.tokens) for one in reads) / count if count else 0,
     )
     longest = items.full.longest if items is not None else 0
-    return Reading(Lengths.of(examples, prompts, room, longest, passages), True, workload)
+    return Reading(Lengths.of(examples, prompts, room, longest, passages), True, volume)
 
 
 def _validation(config: Config, data: data_rows.TaskData, before: StudyView | None) -> Validation:
