@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from sweeper.config.defaults import option, options
+from sweeper.config.defaults import options
 from sweeper.config.schema import Config, GpuSection
 from sweeper.errors import ConfigError
 
 HOUR_S = 3600.0
 KWH_J = 3.6e6
 OWN_PRICE = "your own price"
-_RENTED = {"on-demand": "price_usd_per_hour", "spot": "spot_usd_per_hour"}
+_NEEDS = {
+    "on-demand": ("price_usd_per_hour",),
+    "spot": ("spot_usd_per_hour",),
+    "owned": ("purchase_usd", "life_hours"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Price:
             boot_s=gpu.boot_s,
             tariff_usd_per_kwh=gpu.tariff_usd_per_kwh if gpu.billing == "owned" else None,
             label=gpu.name if gpu.name == billing else f"{gpu.name}, {billing}",
-            source=_source(gpu, usd_per_hour) if gpu.billing in _RENTED else None,
+            source=_source(gpu, usd_per_hour) if gpu.billing in ("on-demand", "spot") else None,
         )
 
     def usd(self, seconds: float, watts: float | None = None) -> float:
@@ -86,22 +90,16 @@ def _usd_per_hour(gpu: GpuSection) -> float | None:
 def _source(gpu: GpuSection, usd_per_hour: float) -> str:
     """Who asked the price of a rented device; of another number than the option's, the option's source says nothing."""
     source = (gpu.price_source, gpu.price_date)
-    if gpu.name in options("gpu"):
-        listed = option("gpu", gpu.name)
-        is_listed = listed[_RENTED[gpu.billing]] == usd_per_hour
-        if not is_listed and source == (listed["price_source"], listed["price_date"]):
-            return OWN_PRICE
+    listed = _listed().get(gpu.name)
+    is_of_listed = listed is not None and source == (listed.price_source, listed.price_date)
+    if is_of_listed and getattr(listed, _NEEDS[gpu.billing][0]) != usd_per_hour:
+        return OWN_PRICE
     return ", ".join(word for word in source if word) or OWN_PRICE
 
 
 def missing(gpu: GpuSection) -> str:
     """Words for a price that is not given: what is to be set."""
-    wanted = {
-        "on-demand": "gpu.price_usd_per_hour",
-        "spot": "gpu.spot_usd_per_hour",
-        "owned": "gpu.purchase_usd and gpu.life_hours",
-    }
-    return f"gpu.billing={gpu.billing} needs {wanted[gpu.billing]}"
+    return f"gpu.billing={gpu.billing} needs {' and '.join(f'gpu.{key}' for key in _NEEDS[gpu.billing])}"
 
 
 def required(config: Config) -> Price | None:
@@ -122,7 +120,8 @@ def required(config: Config) -> Price | None:
             f"option that has one: {', '.join(f'gpu={name}' for name in known_gpus())}"
         )
     if price is None and config.gpu.billing != "on-demand":  # it was asked for
-        raise ConfigError(f"{missing(config.gpu)}, but gpu={config.gpu.name} has not")
+        got = " and ".join(str(getattr(config.gpu, key) or "null") for key in _NEEDS[config.gpu.billing])
+        raise ConfigError(f"{missing(config.gpu)}, but gpu={config.gpu.name} has {got}")
     return price
 
 
@@ -147,4 +146,4 @@ def advice(card_name: str | None) -> str:
 
 @cache
 def _listed() -> dict[str, GpuSection]:
-    return {name: GpuSection.model_validate(option("gpu", name)) for name in options("gpu")}
+    return {name: GpuSection.model_validate(values) for name, values in options("gpu").items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -62,6 +63,7 @@ class Spending:
         self._looked_at = -LOOK_S
         self._others = Spent(0.0, 0.0)
         self._usd_per_s: float | None = None
+        self._usd_per_s_ahead: float | None = None  # with the electricity, which is booked only as it is measured
 
     # Booking
 
@@ -100,15 +102,13 @@ class Spending:
             self._look()
         return seconds
 
-    @property
-    def session(self) -> int:
-        return self._meter.session
-
     def account(self) -> Statement:
         """What the study has cost until this moment."""
         self.book(Activity.OVERHEAD)
         self._meter.flush()
-        return statement(self._search.engine, self._search.seen(), self.price)
+        seen = self._search.seen()
+        seen = replace(seen, attributes={**seen.attributes, "pace": self.pace.as_dict()})  # kept when the session ends
+        return statement(self._search.engine, seen, self.price)
 
     def set_up(self, bench: Workbench) -> None:
         """Books what loading took, and remembers what the study's work consists of."""
@@ -202,7 +202,9 @@ class Spending:
                 open_s = (one.heartbeat_us - one.booked_us) / 1e6
                 seconds += open_s
                 usd = usd + open_s * rates.get(one.id, 0.0) if usd is not None else None
-        self._usd_per_s = rates.get(own)
+        self._usd_per_s = self._usd_per_s_ahead = rates.get(own)
+        if self._usd_per_s is not None and found.energy_usd is not None and found.seconds:
+            self._usd_per_s_ahead = self._usd_per_s + found.energy_usd / found.seconds
         self._others = Spent(seconds, (usd or 0.0) if self.price is not None else None)
         spent = self.spent()
         limit = self._config.budget
@@ -221,7 +223,7 @@ class Spending:
             return None
         if time.monotonic() - self._looked_at >= LOOK_S:
             self._look()
-        return exceeded(limit, self.spent().plus(self._held_back_s, self._usd_per_s))
+        return exceeded(limit, self.spent().plus(self._held_back_s, self._usd_per_s_ahead))
 
     def _check(self) -> None:
         """Before each part of a scoring, which may be long."""
@@ -265,19 +267,21 @@ class Spending:
         if not self.is_limited or not self.can_foretell:
             return None
         need_s = self._trial_s(seen, asked)
+        sampled = asked.params if asked is not None else self._shortest()
+        coming = [*(trial.params for trial in seen.trials if trial.number in others), sampled]
         claims_s = sum(self._left_s(slot) for slot in slots)
         waiting = set(others) - {slot.number for slot in slots}  # for memory, or to be told
         claims_s += sum(self._waiting_s(trial) for trial in seen.trials if trial.number in waiting)
-        after_s = self.finishing_s(seen, asked)
+        after_s = self.finishing_s(seen, coming)
         others_s = sum(us for one, us in self.ledger.reserved_us(seen.name).items() if one != self._meter.session) / 1e6
         whole_s = (need_s + claims_s) * SAFETY + after_s + others_s
-        key = exceeded(budget, self.spent().plus(whole_s, self._usd_per_s))
+        key = exceeded(budget, self.spent().plus(whole_s, self._usd_per_s_ahead))
         if key is None:
             self.ledger.reserve(self._meter.session, round((need_s + claims_s) * SAFETY * 1e6))
             return None
         spent = self.spent()
         rest = Spent(0.0, 0.0 if self.price is not None else None)
-        one, after = (rest.plus(seconds, self._usd_per_s) for seconds in (need_s, after_s))
+        one, after = (rest.plus(seconds, self._usd_per_s_ahead) for seconds in (need_s, after_s))
         words = [f"${each.usd:.4g}" if key == "budget.usd" else f"{each.seconds / 3600:.3g} h" for each in (one, after)]
         return Ended(
             key,
@@ -297,17 +301,19 @@ class Spending:
             {"spent_usd": spent.usd, "spent_s": spent.seconds, "held_back_s": self._held_back_s},
         )
 
-    def finishing_s(self, seen: StudyView, asked: Asked | None = None) -> float:
-        """What confirming the best so far takes, the asked one among them, and the test split."""
+    def finishing_s(self, seen: StudyView, coming: Sequence[dict[str, Any]] = ()) -> float:
+        """What confirming the best and scoring the test split takes.
+
+        Args:
+            coming: the configurations that may be among the best by then, beside those that are now.
+        """
         if self._work is None or not self.pace.is_known:
             return 0.0
         top = self._config.confirmation.top if self._work.sizes.confirmation_rows else 0
-        known = [trial.params for trial in seen.finalists(top)]
-        if asked is not None or not known:
-            known = [*known, asked.params if asked is not None else {}][:top] if asked is not None else known
+        best = [*(trial.params for trial in seen.finalists(max(top, 1))), *coming]
         seeds = self._config.confirmation.seeds
-        each = [self._work.confirming_s(*self._shape(sampled), seeds) for sampled in known]
-        return sum(each) + self.testing_s()
+        each = [self._work.confirming_s(*self._shape(sampled), seeds) for sampled in best[:top]]
+        return sum(each) + self.testing_s() if best else 0.0
 
     def testing_s(self) -> float:
         """What the test split takes; 0 before anything is known."""

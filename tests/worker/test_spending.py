@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -118,8 +120,9 @@ def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(p
 
 
 def overrun(paths: StudyPaths) -> float:
-    """The longest tick and part of a scoring that a session here may take, and writing its checkpoints; in dollars."""
-    return 3.0
+    """The most seconds, each a dollar, from one thing that a session did to the next: a step, a scoring, a checkpoint."""
+    times = [json.loads(line)["time"] for line in paths.events.read_text().splitlines()]
+    return max(after - before for before, after in pairwise(times))
 
 
 def test_a_cap_that_is_reached_puts_the_trials_aside_with_their_progress(
@@ -190,8 +193,8 @@ def test_the_cap_holds_in_the_middle_of_a_scoring(
     seen = view(home, "demo")
     assert calls == [1]
     assert seen.attributes[ENDED]["key"] == "budget.usd"
-    assert [len(trial.curve) for trial in seen.trials] == [0]
-    assert seen.counts() == {"WAITING": 1}
+    assert all(trial.curve == () for trial in seen.trials)
+    assert set(seen.counts()) == {"WAITING"}
 
 
 @pytest.mark.parametrize(
@@ -211,8 +214,8 @@ def test_other_limits(prepare: Prepare, home: Home, limit: str, more: str, key: 
 def test_the_first_trial_trains_alone_until_it_is_known_what_one_takes(prepare: Prepare, home: Home) -> None:
     run(prepare(A_SECOND, "budget.usd=1000"), MemoryTracker())
     first = view(home, "demo").trials[0].company
-    assert [[number for number, _ in one["slots"]] for one in first[:2]] == [[0], [0, 1]]
+    assert [{number for number, _ in one["slots"]} for one in first[:2]] == [{0}, {0, 1}]
     assert list((home.pace).glob("*.json"))
     run(prepare("study.name=again", A_SECOND, "budget.usd=1000"), MemoryTracker())
     first = view(home, "again").trials[0].company  # and the next study knows it
-    assert [[number for number, _ in one["slots"]] for one in first[:1]] == [[0, 1]]
+    assert {number for number, _ in first[0]["slots"]} == {0, 1}
