@@ -179,6 +179,24 @@ def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare
     assert {name: ended.metrics[name] for name in logged} == logged
 
 
+class Elsewhere(MemoryTracker):
+    @property
+    def place(self) -> str:
+        return "elsewhere"
+
+
+def test_costs_come_after_a_kill_and_along_to_another_place(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    run(paths, tracker)
+    took = tracker.runs[trial_key(1)].metrics.pop("cost/device_s")[-1]  # as if killed before it was logged
+    assert run(paths, tracker) == {"status": "finished"}
+    assert tracker.runs[trial_key(1)].metrics["cost/device_s"] == [took]
+    elsewhere = Elsewhere()
+    assert run(paths, elsewhere) == {"status": "finished"}
+    assert elsewhere.runs[trial_key(1)].metrics["cost/device_s"][-1] == took
+    assert "cost.csv" in elsewhere.runs[STUDY].files[""]
+
+
 def test_orphans_of_a_kill_agree_even_if_the_next_session_ends_while_loading(prepare: Prepare, home: Home) -> None:
     paths, tracker = prepare(), MemoryTracker()
 
