@@ -27,6 +27,10 @@
 | confirmation/accuracy_mean, …_spread | over those of a configuration, on its trial; of the chosen one also here | – |
 | confirmation/accuracy_original | of the trial's own adapter on the same rows | – |
 | test/accuracy, test/macro_f1, …, …_se | on the test split, winner, runner-up and base | – |
+| inference/requests_per_s, inference/tokens_per_s | of a trial's adapter at its `inference/best_batch` | – |
+| inference/requests_per_s_batch1, inference/latency_ms_batch1 | one request at a time | – |
+| inference/usd_per_1000 | requests, at the best batch and full use; dollars only where there is a price | – |
+| inference/usd_per_month_rented, …_busy | of the volume: all of a month, and busy seconds alone | – |
 | test/optimism | of the search: by how much the winner's validation score is better than that | – |
 """
 
