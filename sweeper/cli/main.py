@@ -67,17 +67,18 @@ def launch(arguments: tuple[str, ...]) -> int:
     """Launch a search: sweeper launch study=demo search.trials=40
 
     A Hydra application: GROUP=OPTION and KEY=VALUE overrides, --cfg job, --info, --config-dir, --help.
+
+    Exit codes: 0 the study has come to its end; 1 the answer was no; 2 an error; 124 nobody answered; 130 it was
+    stopped, and the same command goes on.
     """
     from sweeper.config import compose
 
     codes: list[int] = []
 
     def run(config: Config) -> None:
-        from sweeper.launch.launcher import launch as launch_study
+        from sweeper.cli.launch import launch_to_the_end
 
-        codes.append(launch_study(config, announce=click.echo))
-        home = Home(Path(config.store.home).expanduser().absolute())
-        _print_result(home, config.study.name, is_finished=codes[0] == 0)
+        codes.append(launch_to_the_end(config, _print_result))
 
     compose.main(list(arguments), run)
     return codes[0] if codes else 0
@@ -206,6 +207,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
     """
     from rich.console import Console
 
+    from sweeper.launch.pareto import cheaper_tie
     from sweeper.launch.tables import answer, trial_json
     from sweeper.launch.verdict import advice
     from sweeper.search.advice import shortfall
@@ -219,6 +221,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
             "confirmation": seen.confirmation,
             "test": seen.attributes.get("test"),
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
+            "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
             "shortfall": problem,
             "next": steps,
         }

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.schema import Config
+from sweeper.launch.pareto import cheaper_line
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
 from sweeper.search.views import StudyView, TrialView
@@ -39,6 +40,7 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "retention": retention_json(study),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
+        "pareto": [trial.number for trial in study.pareto],
         "trials": [trial_json(trial) for trial in study.trials],
     }
 
@@ -52,6 +54,7 @@ def trial_json(trial: TrialView) -> dict[str, Any]:
         "value": trial.value,
         "metrics": trial.metrics,
         "duration_s": trial.duration_s,
+        "solo_s": trial.solo_s,
         "reason": trial.reason,
         "detail": trial.detail,
         "examples_seen": trial.examples_seen,
@@ -116,6 +119,8 @@ def answer(study: StudyView, config: Config) -> RenderableType:
             f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
             "These rows cannot tell which is best."
         )
+    if line := cheaper_line(study, config):
+        lines.append(line)
     lines += _tested(study, config)
     if line := retention_line(study, best):
         lines.append(line)
