@@ -67,9 +67,6 @@ def launch(arguments: tuple[str, ...]) -> int:
     """Launch a search: sweeper launch study=demo search.trials=40
 
     A Hydra application: GROUP=OPTION and KEY=VALUE overrides, --cfg job, --info, --config-dir, --help.
-
-    Exit codes: 0 the study has come to its end; 1 the answer was no; 2 an error; 124 nobody answered; 130 it was
-    stopped, and the same command goes on.
     """
     from sweeper.config import compose
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 
 from sweeper.config.schema import Config, NoImprovementSection
 from sweeper.errors import ConfigError
+from sweeper.paths import Home
 from sweeper.search.stopping import Ended, no_longer_pays
+from sweeper.search.study import Search
 from sweeper.search.views import TrialView
 from tests.launch.test_tables import scored, trial
+from tests.search.conftest import RECORD, ask
 
 
 def rule(trials: int | None = None, usd: float | None = None) -> NoImprovementSection:
@@ -141,3 +145,20 @@ def test_the_rule_is_never_by_default_and_needs_a_limit(composed: Callable[..., 
     assert composed("study=demo", "stop=no-improvement").stop == rule(trials=10)
     with pytest.raises(ConfigError, match=r"stop\.trials: this or stop\.usd must be set"):
         composed("study=demo", "stop=no-improvement", "stop.trials=null")
+
+
+def test_the_storage_says_when_a_trial_ended_and_what_it_took(home: Home, composed: Callable[..., Config]) -> None:
+    search = Search(home, composed("study=demo", "search.duplicates=train"))
+    first, second = ask(search), ask(search)
+    began = time.time()
+    for asked, spent_usd in ((second, 0.25), (first, 0.75)):
+        record = {**RECORD, "solo_s": 12.5, "spent_usd": spent_usd}
+        search.complete(asked.number, 0.5, record, {})
+    one, two = search.views()
+    assert one.told_at is not None
+    assert two.told_at is not None
+    assert began - 1 <= two.told_at <= one.told_at <= time.time() + 1
+    assert (one.solo_s, one.spent_usd, two.spent_usd) == (12.5, 0.75, 0.25)
+    found = no_longer_pays(rule(trials=1), search.views(), "accuracy")
+    assert found is not None
+    assert found.figures == {"since_trial": 1, "value": 0.5, "trials": 1, "usd": 0.5}
