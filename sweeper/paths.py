@@ -20,13 +20,15 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── outcome.json          how the last worker ended; written once, always
     ├── on_finish.log         what the command of `on_finish` wrote
     ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
+    ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
     ├── deleting              only while the study is being deleted, or where that was interrupted
     ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;
     │                         retention.jsonl: how it does the items of the retention suite
     ├── side/confirmation-0701/   a training that is no trial: checkpoint.safetensors while it runs; then result.json
     │                         and predictions.jsonl
     └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
-                              predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner
+                              predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner;
+                              inference.json: what serving its adapter costs, if that was measured
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from sweeper.errors import StoreError
 from sweeper.redaction import redacted
 
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
+LAUNCHED_S = "SWEEPER_LAUNCHED_S"  # in a worker's environment: when its launcher began, in seconds since 1970
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -227,6 +230,19 @@ class StudyPaths:
         return self.root / "learning_curve.png"
 
     @property
+    def cost(self) -> Path:
+        """Where the dollars went, as it stood when a session last ended."""
+        return self.root / "cost.json"
+
+    @property
+    def cost_table(self) -> Path:
+        return self.root / "cost.csv"
+
+    @property
+    def cost_picture(self) -> Path:
+        return self.root / "cost.png"
+
+    @property
     def trials(self) -> Path:
         return self.root / "trials"
 
@@ -256,6 +272,9 @@ class StudyPaths:
             self.on_finish_log,
             self.learning_curve,
             self.learning_curve_picture,
+            self.cost,
+            self.cost_table,
+            self.cost_picture,
             self.deleting,
             self.base,
             self.side,
@@ -271,6 +290,7 @@ class StudyPaths:
             *(self.wrong_rows(None, split) for split in (VALIDATION, TEST)),
             self.retention,
             self.readings(0),
+            self.inference(0),
             self.side_result("", 0),
         )
         return {name for name in self.known if Path(name).suffix} | {file.name for file in files}
@@ -298,6 +318,10 @@ class StudyPaths:
     def readings(self, number: int) -> Path:
         """The memory around a trial's end, where that was for memory."""
         return self.trial(number) / "memory.json"
+
+    def inference(self, number: int) -> Path:
+        """How fast a trial's adapter answers, and what that costs."""
+        return self.trial(number) / "inference.json"
 
     def checkpoint(self, number: int) -> Path:
         return self.trial(number) / "checkpoint.safetensors"

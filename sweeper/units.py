@@ -1,5 +1,7 @@
 """Units, everywhere the same."""
 
+import math
+
 GIB = 1024**3
 MIB = 1024**2
 
@@ -10,3 +12,16 @@ def size_text(size_bytes: float) -> str:
         return f"{size_bytes:.0f} B"
     unit, name = (GIB, "GiB") if size_bytes >= GIB else (MIB, "MiB") if size_bytes >= MIB else (1024, "KiB")
     return f"{size_bytes / unit:.1f} {name}"
+
+
+def usd_text(usd: float, beside: float | None = None) -> str:
+    """Dollars in words: `$197.43`, `$0.0123`; never a zero for what is none.
+
+    Args:
+        beside: the sum that it is a part of; all of its parts get as many decimals, one more than itself.
+    """
+    size, digits = (usd, 2) if beside is None else (beside, 3)
+    places = 2 if not size else min(6, max(2, digits - math.floor(math.log10(abs(size)))))
+    if usd and abs(usd) < 0.5 * 10**-places:
+        return f"<${10**-places:.{places}f}"
+    return f"${usd:,.{places}f}"

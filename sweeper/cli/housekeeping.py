@@ -12,7 +12,7 @@ from rich.table import Table
 from sweeper.errors import StoreError
 from sweeper.housekeeping.listing import State, StudyLine
 from sweeper.paths import Home
-from sweeper.units import size_text
+from sweeper.units import size_text, usd_text
 
 REPEAT = "nothing was deleted; the same command with --yes deletes"
 
@@ -20,16 +20,28 @@ REPEAT = "nothing was deleted; the same command with --yes deletes"
 def list_table(lines: Sequence[StudyLine]) -> Table:
     """`sweeper list`."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("study", "state", "trials", "best", "model", "last change", "size"):
-        table.add_column(column, justify="right" if column in ("trials", "size") else "left")
+    for column in ("study", "state", "trials", "best", "cost", "model", "changed", "size"):
+        table.add_column(column, justify="right" if column in ("trials", "cost", "size") else "left")
     for line in lines:
         done = "–" if line.done is None and line.total is None else f"{line.done or 0} of {line.total or '?'}"
         best = "–" if line.best is None else f"{line.metric or 'value'} {line.best:.3f}"
-        changed = datetime.fromisoformat(line.changed).astimezone().strftime("%Y-%m-%d %H:%M") if line.changed else "–"
+        changed = _when(datetime.fromisoformat(line.changed).astimezone()) if line.changed else "–"
         style = "bold" if line.state is State.RUNNING else None
         state, size = line.state.value, size_text(line.size_bytes)
-        table.add_row(line.name, state, done, best, line.model or "–", changed, size, style=style)
+        table.add_row(line.name, state, done, best, _cost(line), line.model or "–", changed, size, style=style)
     return table
+
+
+def _when(time: datetime) -> str:
+    """The day, or today's hour: with both, the table would not fit a terminal."""
+    return time.strftime("%H:%M" if time.date() == datetime.now().date() else "%Y-%m-%d")
+
+
+def _cost(line: StudyLine) -> str:
+    """Dollars, and seconds that have no price."""
+    words = [usd_text(line.usd)] if line.usd is not None else []
+    words += [f"{line.unpriced_s:,.0f} s"] if line.unpriced_s else []
+    return " + ".join(words) or "–"
 
 
 def details(lines: Sequence[StudyLine]) -> list[str]:

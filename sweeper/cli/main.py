@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeper.config.schema import Config
+    from sweeper.money.statement import Statement
     from sweeper.search.views import StudyView
 
 Parameters = ParamSpec("Parameters")
@@ -117,15 +118,20 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
     from rich.console import Console
 
     from sweeper.config import check
-    from sweeper.launch.tables import study_table
+    from sweeper.launch.tables import cost_line, study_table
     from sweeper.launch.verdict import advice
-    from sweeper.search.views import view
+    from sweeper.search.views import begun, view
 
     console = Console()
     if is_finished:
         seen, config = view(home, name), check.load(home.study(name))
-        console.print(study_table(seen, config))
+        console.print(study_table(seen, config, _cost(home, seen, config)))
         _print_steps(console, advice(seen, config, home.study(name)))
+    else:
+        so_far = begun(home, name)
+        line = cost_line(_cost(home, so_far, check.load(home.study(name)))) if so_far is not None else None
+        if line is not None:
+            console.print(line, highlight=False)
     variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
     then = (
         [("look at the runs", "sweeper ui"), ("export the winner", f"sweeper export {name} --to DIR")]
@@ -139,6 +145,15 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
 def _print_steps(console: Console, steps: list[str]) -> None:
     if steps:
         console.print("What to try next:", *(f"- {step}" for step in steps), sep="\n", highlight=False, markup=False)
+
+
+def _cost(home: Home, seen: StudyView, config: Config) -> Statement:
+    """What a study has cost so far."""
+    from sweeper.money.account import statement
+    from sweeper.money.price import Price
+    from sweeper.search.views import open_storage
+
+    return statement(open_storage(home).engine, seen, Price.of(config.gpu))
 
 
 def _read(study: str) -> tuple[StudyView, Config]:
@@ -185,10 +200,11 @@ def status(study: str, as_json: bool) -> None:
     from sweeper.launch.tables import study_json, study_table
 
     seen, config = _read(study)
+    cost = _cost(Home.from_environment(), seen, config)
     if as_json:
-        click.echo(json.dumps(study_json(seen, config), indent=2))
+        click.echo(json.dumps(study_json(seen, config, cost), indent=2))
     else:
-        Console().print(study_table(seen, config))
+        Console().print(study_table(seen, config, cost))
 
 
 @main.command()
@@ -208,27 +224,47 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from sweeper.launch.tables import answer, trial_json
     from sweeper.launch.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.serving import record
 
     seen, config = _read(study)
+    paths = Home.from_environment().study(study)
     problem = shortfall(seen, config)
-    steps = advice(seen, config, Home.from_environment().study(study))
+    steps = advice(seen, config, paths)
     if as_json:
         extra = {
             "baseline": seen.attributes.get("baseline"),
             "confirmation": seen.confirmation,
             "test": seen.attributes.get("test"),
+            "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
             "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
             "shortfall": problem,
             "next": steps,
         }
-        found = trial_json(seen.best) if seen.best is not None else {"number": None}
+        cost = _cost(Home.from_environment(), seen, config)
+        found = trial_json(seen.best, cost) if seen.best is not None else {"number": None, "cost": None}
         click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
     else:
         console = Console()
         console.print(answer(seen, config))
         _print_steps(console, steps)
     return 1 if problem is not None and not force else 0
+
+
+@main.command()
+@click.argument("study")
+@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every line there.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def cost(study: str, file: Path | None, as_json: bool) -> None:
+    """Show where a study's dollars went: by label, activity, trial and session.
+
+    It only reads, and may be asked while the study runs.
+    """
+    from sweeper.cli.cost import show
+
+    seen, config = _read(study)
+    show(_cost(Home.from_environment(), seen, config), file, as_json)
 
 
 @main.command()
@@ -374,6 +410,34 @@ def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool) -> None:
     rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
     for row, label in zip(rows, predictor.predict(rows), strict=True):
         click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
+
+
+@main.command("price-inference")
+@click.argument("target", metavar="STUDY|DIR")
+@click.argument("overrides", metavar="[gpu.KEY=VALUE]...", nargs=-1)
+@click.option("--trial", "number", type=int, help="Another trial of the study than the winner.")
+@click.option("--requests", type=click.IntRange(min=1), default=64, show_default=True, help="In each of three passes.")
+@click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Requests together, while that is faster.")
+@click.option("--per-day", type=click.IntRange(min=1), default=12_000, show_default=True, help="Requests a day.")
+@click.option("--replaces", metavar="NAME=USD_PER_CALL", multiple=True, help="What it replaces; may be repeated.")
+@click.option("--gpu", metavar="OPTION", help="Of conf/gpu: whose price is taken; otherwise the study's.")
+@click.option(
+    "--rows", type=click.Path(path_type=Path, dir_okay=False), help="Of DIR: requests, as predict reads them."
+)
+@click.option("--trust-code", "trusts_code", is_flag=True, help="Of DIR: run the code of a task=custom that is in it.")
+@click.option("--save", "saves", is_flag=True, help="Of DIR: also write inference.json beside the adapter.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def price_inference(**asked: Any) -> None:
+    """Say what serving an adapter costs, by measuring it here.
+
+    Real rows are answered as the task answers them, one at a time and in batches. Of a study, the winner's adapter
+    answers the test rows, and the figures go to its run in MLflow. Of an exported folder, its adapter answers --rows,
+    or the test rows of its study where that is in the store.
+    """
+    from sweeper.cli.price_inference import Asked, show
+
+    show(Home.from_environment(), Asked(**asked))
 
 
 @main.command()

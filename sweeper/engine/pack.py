@@ -138,6 +138,8 @@ class Pack:
         self.chunk_tokens = chunk_tokens
         self.slots: list[Slot] = []  # in the order of the stack
         self.is_scaled = model.dtype is torch.float16  # the losses, before the backward
+        self.before_part: Callable[[], None] = lambda: None  # before each part of a scoring; may raise to end it
+        self.answer_tokens = 0  # that were chosen or written so far
         self._has_changed = False  # whether slots came or went since the last tick
 
     def new_slot(self, number: int, params: TrialParams, rhythm: Rhythm, seed: int) -> tuple[Slot, AdapterState]:
@@ -330,6 +332,7 @@ class Pack:
 
         def choose(chunk: Chunk) -> list[Choice]:
             tokens, likelihoods = self.best_of(chunk, [list(candidates[item.key]) for item in chunk.items])
+            self.answer_tokens += len(tokens)
             return list(map(Choice, tokens.tolist(), likelihoods.tolist()))
 
         return self._in_parts(items, Work.SCORE, choose, with_adapters)
@@ -380,6 +383,7 @@ class Pack:
             for row, tokens in enumerate(answers):
                 end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
                 written.append(Written(tuple(tokens[:end]), likelihoods.mean(row, end + 1)))
+                self.answer_tokens += min(end + 1, len(tokens))
             return written
 
         return self._in_parts(items, Work.GENERATE, write, with_adapters, room_tokens=max_new_tokens)
@@ -398,6 +402,7 @@ class Pack:
         queue = by_length([Item(item.slot, item.tokens, index) for index, item in enumerate(items)])
         answers: dict[int, Answer] = {}
         while queue:
+            self.before_part()
             lengths = [len(item.tokens) + room_tokens for item in queue]
             part = self.planner.part(work, lengths, self.stack.profile, self.chunk_tokens)
             done = attempted(partial(self._part, queue[: part.rows], answer, with_adapters, room_tokens > 0))

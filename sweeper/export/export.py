@@ -18,7 +18,7 @@ from sweeper.custom import own
 from sweeper.custom.sources import Sources
 from sweeper.errors import ExportError
 from sweeper.models import origin
-from sweeper.paths import Home, write_atomically
+from sweeper.paths import Home, StudyPaths, write_atomically
 from sweeper.preflight import disk
 from sweeper.preflight.disk import Need
 from sweeper.search.advice import shortfall
@@ -49,14 +49,8 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     seen = view(home, study)
     paths = home.study(study)
     config = check.load(paths)
-    trial = _chosen(seen, number) if number is not None else _best(seen, config, force)
-    adapter = paths.adapter(trial.number)
-    if not adapter.is_dir():
-        kept = ", ".join(map(str, seen.attributes.get("adapters", []))) or "none"
-        raise ExportError(
-            f"the adapter of trial {trial.number} must still be there, but only those of the best "
-            f"{config.store.keep_adapters} trials are kept (store.keep_adapters): {kept}"
-        )
+    trial = chosen(seen, number) if number is not None else _best(seen, config, force)
+    adapter = kept_adapter(seen, config, paths, trial)
     folder = folder.expanduser().absolute()
     if folder.exists() and not force:
         raise ExportError(f"the folder must not exist yet, but {folder} does; --force replaces it")
@@ -94,6 +88,18 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
     return manifest
 
 
+def kept_adapter(seen: StudyView, config: Config, paths: StudyPaths, trial: TrialView) -> Path:
+    """The folder of a trial's adapter; raises ExportError where it is not kept."""
+    adapter = paths.adapter(trial.number)
+    if not adapter.is_dir():
+        kept = ", ".join(map(str, seen.attributes.get("adapters", []))) or "none"
+        raise ExportError(
+            f"the adapter of trial {trial.number} must still be there, but only those of the best "
+            f"{config.store.keep_adapters} trials are kept (store.keep_adapters): {kept}"
+        )
+    return adapter
+
+
 def _best(seen: StudyView, config: Config, force: bool) -> TrialView:
     """The winner; where there is none, `force` takes the best of those that break a constraint."""
     problem = shortfall(seen, config)
@@ -108,7 +114,8 @@ def _best(seen: StudyView, config: Config, force: bool) -> TrialView:
     return best
 
 
-def _chosen(seen: StudyView, number: int) -> TrialView:
+def chosen(seen: StudyView, number: int) -> TrialView:
+    """The complete trial of that number; raises ExportError where it has no adapter of its own."""
     found = [trial for trial in seen.trials if trial.number == number]
     if not found:
         raise ExportError(f"{seen.name!r} has the trials 0 to {len(seen.trials) - 1}, but not {number}")

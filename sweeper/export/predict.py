@@ -101,7 +101,12 @@ class Predictor:
         return cls(pack, rendered, task_of(task, rendered, brought), columns, str(manifest["long"]), brought)
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The label or the answer of each row: of what its kind asks with, and of what else `prompt.template` reads.
+        """The label or the answer of each row; raises as `prompts` does."""
+        [predicted] = self.task.predict(self.pack, [0], self.prompts(rows))
+        return [prediction.text for prediction in predicted]
+
+    def prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
+        """What each row asks, as tokens: of what its kind asks with, and of what else `prompt.template` reads.
 
         Raises:
             DataError, PromptError: naming the row, counted from 1, and what is wrong with it.
@@ -114,8 +119,7 @@ class Predictor:
                 raise DataError(f"row {number}: {error}") from None
             except PromptError as error:
                 raise PromptError(f"row {number}: {error}") from None
-        [predicted] = self.task.predict(self.pack, [0], prompts)
-        return [prediction.text for prediction in predicted]
+        return prompts
 
     def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
         if self.own is not None:

@@ -16,6 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.config import check
 from sweeper.errors import ERRORS, StoreError, SweeperError
+from sweeper.money.account import sums
+from sweeper.money.bill import Bill
 from sweeper.paths import Home, StudyPaths, is_valid_name
 from sweeper.search.running import running
 from sweeper.search.views import StudyView, is_finished, open_storage, read
@@ -48,6 +50,9 @@ class StudyLine:
     model: str | None = None
     changed: str | None = None  # ISO 8601, UTC
     size_bytes: int = 0  # of its folder and its artifacts
+    usd: float | None = None  # None: nothing of it has a price
+    device_s: float | None = None  # None: nothing is booked of it
+    unpriced_s: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,7 +66,22 @@ def studies(home: Home) -> list[StudyLine]:
     """
     storage = optuna_store(home)
     asked = _asked(storage)
-    return [_line(home.study(name), storage if name in asked else None) for name in _names(home, asked)]
+    lines = [_line(home.study(name), storage if name in asked else None) for name in _names(home, asked)]
+    costs = _costs(storage)
+    for line in lines:
+        if (cost := costs.get(line.name)) is not None:
+            line.usd, line.device_s, line.unpriced_s = cost.usd, cost.seconds, cost.unpriced_s
+    return lines
+
+
+def _costs(storage: optuna.storages.RDBStorage | None) -> dict[str, Bill]:
+    """What each study has cost; nothing where that cannot be read, which `sweeper cost` says."""
+    if storage is None:
+        return {}
+    try:
+        return sums(storage.engine)
+    except READING:
+        return {}
 
 
 def names(home: Home) -> list[str]:

@@ -21,9 +21,11 @@ from sweeper.errors import StoreError, TrackingError, unknown
 from sweeper.housekeeping.clean import HALF_WRITTEN
 from sweeper.housekeeping.listing import names, optuna_store, size_bytes
 from sweeper.housekeeping.removal import aside_of, children, is_aside, link_in, remove
+from sweeper.money.ledger import Ledger
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.leases import Leases
 from sweeper.search.running import idle, refuse_if_running
+from sweeper.search.study import RESERVING
 from sweeper.tracking.mlflow_cleaning import RUN_ID, MlflowStore, ServerRuns
 from sweeper.tracking.place import record
 
@@ -130,12 +132,14 @@ def _folders(home: Home, folder: Path) -> Iterator[Part]:
 
 
 def _delete_trials(home: Home, storage: optuna.storages.RDBStorage, study_id: int) -> None:
-    """Deletes a study from Optuna's store, and the leases that workers may have left."""
+    """Deletes a study from Optuna's store, with its bookings, and the leases that workers may have left."""
     try:
+        Ledger(storage.engine).drop(storage.get_study_name_from_id(study_id))
         leases = Leases(storage.engine, duration_s=1)
         for trial in storage.get_all_trials(study_id, deepcopy=False):
             leases.forget(trial._trial_id)
         leases.forget(-study_id)  # who asks
+        leases.forget(RESERVING - study_id)
         storage.delete_study(study_id)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StoreError(f"{home.optuna_file} must be a store that can be written, but: {error}") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from sweeper.config import check, combinations
@@ -33,10 +34,11 @@ from sweeper.launch.progress import Progress, show
 from sweeper.launch.question import INTERRUPTED, Answer, answer
 from sweeper.launch.resume import Resumption, as_begun, resume
 from sweeper.money.price import required
-from sweeper.paths import Home, StudyPaths
+from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
+from sweeper.search.ended import ENDED, holds
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
@@ -93,10 +95,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
                 announce(line)
             if is_finished(before, config):
                 resumption.keep()
-                announce(
-                    f"{paths.name} is complete already: {before.summary()}. search.trials=N goes on to N, "
-                    "study.name=NEW starts another"
-                )
+                announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
                 return 0
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
@@ -126,6 +125,18 @@ def _look_at_new(config: Config, paths: StudyPaths, announce: Callable[[str], No
     check.save(config, paths)
     for line in combinations.notes(config):
         announce(f"note: {line}")
+
+
+def _how_to_go_on(before: StudyView, config: Config) -> str:
+    """What launches a study that is complete once more."""
+    ended = before.attributes.get(ENDED)
+    if ended is None or not holds(ended, config):
+        return "search.trials=N goes on to N, study.name=NEW starts another"
+    key = ended["key"] if ended["key"].startswith("budget.") else "stop"
+    change = "a higher" if key != "stop" else "another"
+    return (
+        f"It ended before its total of {config.search.trials}: {ended['message']}. {change.capitalize()} {key} goes on"
+    )
 
 
 @contextmanager
@@ -219,6 +230,7 @@ class Supervisor:
         self._paths = paths
         self._config = config
         self._interruptions = 0
+        self._launched_s = psutil.Process().create_time()  # from then on the device costs
         self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
@@ -238,7 +250,7 @@ class Supervisor:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=worker_environment(self._paths.home),
+                    env={**worker_environment(self._paths.home), LAUNCHED_S: str(self._launched_s)},
                 )
                 with show(progress) as screen:
                     if self._interruptions:  # while the worker was starting

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sweeper.launch.tables import plus_minus, score
 from sweeper.retention.measure import PREFIX
+from sweeper.units import usd_text
 
 DROP = f"{PREFIX}drop"
 
@@ -44,6 +45,7 @@ class Progress:
     in_flight: dict[int, InFlight] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
     best: tuple[float, int] | None = None
+    spent: str | None = None  # so far, of how much
 
     def apply(self, event: dict[str, Any]) -> str | None:
         """Takes one event in; returns a line worth printing where there is no live table."""
@@ -102,10 +104,17 @@ class Progress:
             case "testing":
                 self.phase = f"scoring the winner, trial {number}, and the base on the test split"
                 return self.phase
+            case "spent":
+                usd, limit = event["usd"], event["limit"]
+                so_far = usd_text(usd) if usd is not None else f"{event['device_s']:,.0f} device s"
+                self.spent = so_far + (f" of {limit}" if limit is not None else "")
             case "note":
                 return f"note: {event['message']}"
             case "checkpoint_skipped" | "checkpoint_damaged" | "lease_lost" | "evicted":
                 return f"warning: {event['message']}"
+            case "ended":
+                self.phase = "ending before its total"
+                return f"the search ends: {event['message']}"
             case "suspended":
                 self.phase = "interrupted"
                 return "interrupted: run the same command again to go on"
@@ -138,7 +147,8 @@ class Progress:
         best = f"{score(self.best[0])} (trial {self.best[1]})" if self.best else "–"
         base = score(self.baseline) if self.baseline is not None else "–"
         head = Text(f"{self.study}  {elapsed_s // 60}:{elapsed_s % 60:02d}  {self.phase}", style="bold")
-        line = Text(f"ended: {ended}   best {self.metric}: {best}   untuned base: {base}")
+        spent = f"   spent: {self.spent}" if self.spent is not None else ""
+        line = Text(f"ended: {ended}   best {self.metric}: {best}   untuned base: {base}{spent}")
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("trial", "step", "loss", f"last {self.metric}"):
             table.add_column(column, justify="left" if column == "trial" else "right", style="none")

@@ -11,15 +11,18 @@ from rich.text import Text
 
 from sweeper.config.schema import Config
 from sweeper.launch.pareto import cheaper_line
+from sweeper.money.statement import Statement
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
+from sweeper.search.ended import ENDED, holds
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
+from sweeper.units import usd_text
 
 MAX_TIES = 8  # that are named
 
 
-def study_json(study: StudyView, config: Config) -> dict[str, Any]:
+def study_json(study: StudyView, config: Config, cost: Statement | None = None) -> dict[str, Any]:
     """`status --json`."""
     return {
         "study": study.name,
@@ -38,14 +41,16 @@ def study_json(study: StudyView, config: Config) -> dict[str, Any]:
         "code_sha256": study.attributes.get("code_sha256"),
         "memory": study.attributes.get("memory"),
         "retention": retention_json(study),
+        "ended": study.attributes.get(ENDED),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
         "pareto": [trial.number for trial in study.pareto],
-        "trials": [trial_json(trial) for trial in study.trials],
+        "cost": cost.summary() if cost is not None else None,
+        "trials": [trial_json(trial, cost) for trial in study.trials],
     }
 
 
-def trial_json(trial: TrialView) -> dict[str, Any]:
+def trial_json(trial: TrialView, cost: Statement | None = None) -> dict[str, Any]:
     """One trial of `status --json`."""
     return {
         "number": trial.number,
@@ -65,10 +70,11 @@ def trial_json(trial: TrialView) -> dict[str, Any]:
         "is_feasible": trial.is_feasible,
         "same_as": trial.same_as,
         "start": trial.start,
+        "cost": cost.trial(trial.number).cost() if cost is not None else None,
     }
 
 
-def study_table(study: StudyView, config: Config) -> RenderableType:
+def study_table(study: StudyView, config: Config, cost: Statement | None = None) -> RenderableType:
     """`status`: every trial, the best first, then the others by number."""
     best = study.best
     if not study.trials:
@@ -80,7 +86,9 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
         title_style="bold",
         box=box.SIMPLE,
     )
-    for column in ("trial", "state", "params", config.objective.metric_name, "evaluations", "s"):
+    costs, unit = trial_costs(cost)
+    columns = ("trial", "state", "params", config.objective.metric_name, "evaluations", "s", *([unit] if costs else []))
+    for column in columns:
         table.add_column(column, justify="left" if column in ("state", "params") else "right")
     ranked = sorted(study.trials, key=lambda trial: (trial.merit is None, -(trial.merit or 0.0), trial.number))
     for trial in ranked:
@@ -95,8 +103,32 @@ def study_table(study: StudyView, config: Config) -> RenderableType:
         seconds = f"{trial.duration_s:.0f}" if trial.duration_s is not None else "–"
         style = "bold" if best is not None and trial.number == best.number else None
         params = run_name(trial.number, trial.params).partition(" ")[2]
-        table.add_row(str(trial.number), state, params, value, course, seconds, style=style)
-    return Group(table, answer(study, config))
+        own = [costs[trial.number]] if costs else []
+        table.add_row(str(trial.number), state, params, value, course, seconds, *own, style=style)
+    parts: list[RenderableType] = [table, answer(study, config)]
+    if line := cost_line(cost):
+        parts.append(Text(line))
+    return Group(*parts)
+
+
+def trial_costs(cost: Statement | None) -> tuple[dict[int, str], str]:
+    """What each trial cost, and in which unit: dollars, or device seconds where there is no price."""
+    if cost is None or cost.is_empty:
+        return {}, "$"
+    total = cost.bill.usd
+    found = {}
+    for trial in cost.trials:
+        own = trial.bill
+        if total is None:
+            found[trial.number] = f"{own.seconds:.1f}" if own.lines else "–"
+        else:
+            found[trial.number] = usd_text(own.usd, total).replace("$", "") if own.usd is not None else "–"
+    return found, "$" if total is not None else "device s"
+
+
+def cost_line(cost: Statement | None) -> str | None:
+    """What the study cost and what for; None where nothing is booked."""
+    return f"Cost: {cost.sentence()}" if cost is not None and cost.bill.lines else None
 
 
 def answer(study: StudyView, config: Config) -> RenderableType:
@@ -121,6 +153,9 @@ def answer(study: StudyView, config: Config) -> RenderableType:
         )
     if line := cheaper_line(study, config):
         lines.append(line)
+    ended = study.attributes.get(ENDED)
+    if ended is not None and holds(ended, config):
+        lines.append(f"Ended before its total of {config.search.trials}: {ended['message']}.")
     lines += _tested(study, config)
     if line := retention_line(study, best):
         lines.append(line)

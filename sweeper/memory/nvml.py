@@ -1,4 +1,4 @@
-"""What NVML says about one device: its memory, whoever holds it.
+"""What NVML says about one device: its memory, whoever holds it, and the electricity that it takes.
 
 Numbers per process are a hint only: WSL, containers and MIG do not give them, or give 2⁶⁴ − 1.
 """
@@ -92,6 +92,30 @@ class NvmlDevice:
         if total <= 0 or not 0 <= used <= total or not 0 <= free <= total:
             raise NvmlUnavailable(f"it gives a memory that cannot be (total={total}, used={used}, free={free})")
         return total, free
+
+    def energy_mj(self) -> int:
+        """Millijoules that the device has taken since the driver was loaded.
+
+        Raises:
+            NvmlUnavailable: it does not count them (before Volta, or on MIG), or failed.
+        """
+        with _explained(self._api):
+            energy_mj = int(self._api.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        if energy_mj == _NOT_AVAILABLE:
+            raise NvmlUnavailable("it does not give this device's energy (N/A)")
+        return energy_mj
+
+    def power_mw(self) -> int:
+        """Milliwatts that the device draws; on Ampere and later the mean of the last second.
+
+        Raises:
+            NvmlUnavailable: it does not say, or failed.
+        """
+        with _explained(self._api):
+            power_mw = int(self._api.nvmlDeviceGetPowerUsage(self._handle))
+        if power_mw == 2**32 - 1:  # NVML_VALUE_NOT_AVAILABLE_uint
+            raise NvmlUnavailable("it does not give this device's power (N/A)")
+        return power_mw
 
     def holders(self) -> list[Holder]:
         """Other processes on the device, biggest first, those of unknown size last.

@@ -1,18 +1,87 @@
-"""What a study has cost so far, read from its database."""
+"""What studies have cost so far, read from their database. Reading makes no tables, and changes nothing."""
 
 from __future__ import annotations
 
-from sweeper.money.bill import Bill, Label, bill, labels
-from sweeper.money.ledger import Ledger
+from collections import defaultdict
+
+from sqlalchemy import Engine
+
+from sweeper.money.apart import Apart, apart
+from sweeper.money.bill import Bill, Label, Line, bill, labels, lines_of
+from sweeper.money.booking import Whose
+from sweeper.money.ledger import Ledger, has_ledger
+from sweeper.money.pace import Pace
+from sweeper.money.price import Price
+from sweeper.money.statement import Statement, TrialCost, in_progress
 from sweeper.search.views import StudyView, TrialView
-from sweeper.trial import Reason
+from sweeper.trial import Reason, RunKind
 
 
 def account(ledger: Ledger, seen: StudyView) -> Bill:
     """The bill of a study as it stands."""
+    bookings = ledger.bookings(seen.name)  # before the sessions: each of theirs is then among those
+    return bill(seen.name, ledger.sessions(seen.name), bookings, labels(_outcomes(seen)))
+
+
+def statement(engine: Engine, seen: StudyView, price: Price | None) -> Statement:
+    """The account of a study as it stands, live sessions up to their last heartbeat.
+
+    Args:
+        engine: of the store's database.
+        price: of the study's settings.
+    """
+    ledger = Ledger(engine) if has_ledger(engine) else None
+    found = account(ledger, seen) if ledger is not None else Bill(())
+    sessions = ledger.sessions(seen.name) if ledger is not None else []
+    outcomes = _outcomes(seen)
+    return Statement(
+        study=seen.name,
+        bill=found,
+        sessions=tuple(one for one in sessions if one.study == seen.name),
+        trials=tuple(_trial(trial, outcomes[trial.number], found, price) for trial in seen.trials),
+        price=price,
+        in_progress=in_progress(sessions, seen.name),
+        apart=_apart(found, seen),
+    )
+
+
+def sums(engine: Engine) -> dict[str, Bill]:
+    """What each study of a store has cost, by name; its lines are sums over a session."""
+    if not has_ledger(engine):
+        return {}
+    sessions, bookings = Ledger(engine).everything()
+    studies = {session.id: session.study for session in sessions}
+    lines: dict[str, list[Line]] = defaultdict(list)
+    for line in lines_of(sessions, bookings, labels({})):
+        lines[studies[line.session]].append(line)
+    return {study: Bill(tuple(own)) for study, own in lines.items()}
+
+
+def _trial(trial: TrialView, label: Label, found: Bill, price: Price | None) -> TrialCost:
+    own = found.of_run(Whose(RunKind.TRIAL, trial.number))
+    watts = own.energy_j / own.seconds if own.energy_j else None
+    return TrialCost(
+        number=trial.number,
+        state=trial.state,
+        label=label,
+        params=trial.params,
+        bill=own,
+        solo_s=trial.solo_s,
+        solo_usd=price.usd(trial.solo_s, watts) if price is not None and trial.solo_s is not None else None,
+    )
+
+
+def _apart(found: Bill, seen: StudyView) -> Apart | None:
+    """By the pace that was last measured."""
+    if (known := seen.attributes.get("pace")) is None:
+        return None
+    solo_s = {trial.number: trial.solo_s for trial in seen.trials if trial.solo_s is not None}
+    return apart(found, solo_s, Pace.from_dict(known).setup_s)
+
+
+def _outcomes(seen: StudyView) -> dict[int, Label]:
     best = seen.best.number if seen.best is not None else None
-    outcomes = {trial.number: _label(trial, best) for trial in seen.trials}
-    return bill(seen.name, ledger.sessions(seen.name), ledger.bookings(seen.name), labels(outcomes))
+    return {trial.number: _label(trial, best) for trial in seen.trials}
 
 
 def _label(trial: TrialView, best: int | None) -> Label:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from sweeper.money.booking import SECOND_US, Activity, Booking, Whose, WorkerSession
-from sweeper.money.price import HOUR_S, KWH_J, Price
+from sweeper.money.booking import SECOND_US, STUDY, Activity, Booking, Whose, WorkerSession
+from sweeper.money.price import HOUR_S, KWH_J
 from sweeper.trial import RunKind
 
 SCORING = (Activity.EVALUATE, Activity.TEST, Activity.BASELINE)
@@ -32,6 +32,7 @@ class Label(StrEnum):
 
 
 DEAD_ENDS = (Label.PRUNED, Label.INFEASIBLE, Label.FAILED, Label.LOST)
+USEFUL = (Label.WINNER, Label.COMPLETED, Label.CONFIRMATION, Label.LEARNING_CURVE)  # what the answer rests on
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Line:
 
     Attributes:
         usd: all that it cost; None where its session has no price.
-        energy_usd: the part of it that is electricity; None where that is in the price.
+        energy_usd: the part of it that is electricity; None where that is in the price, or nothing measures it.
     """
 
     label: Label
@@ -51,11 +52,12 @@ class Line:
     units: int
     usd: float | None
     energy_usd: float | None
+    session: int
 
 
 @dataclass(frozen=True)
 class Bill:
-    """The lines of one study."""
+    """The lines of one study, or some of them."""
 
     lines: tuple[Line, ...]
 
@@ -67,6 +69,9 @@ class Bill:
 
     def of_activity(self, *activities: Activity) -> Bill:
         return Bill(tuple(line for line in self.lines if line.activity in activities))
+
+    def of_session(self, number: int) -> Bill:
+        return Bill(tuple(line for line in self.lines if line.session == number))
 
     @property
     def seconds(self) -> float:
@@ -89,6 +94,16 @@ class Bill:
     def unpriced_s(self) -> float:
         """Seconds that have no price."""
         return sum(line.seconds for line in self.lines if line.usd is None)
+
+    @property
+    def is_in_dollars(self) -> bool:
+        """Whether its parts can be compared by their dollars: all have a price, and not all are free."""
+        return bool(self.usd) and not self.unpriced_s
+
+    def share(self, part: Bill) -> float:
+        """How much of it a part is: by dollars where they can be compared, else by seconds."""
+        own, of = (part.usd or 0.0, self.usd) if self.is_in_dollars else (part.seconds, self.seconds)
+        return own / of if of else 0.0
 
     def by_label(self) -> dict[Label, Bill]:
         """A bill for each label that there is, in the order of `Label`."""
@@ -131,21 +146,42 @@ def bill(
         bookings: of the study.
         label: what came of the time of a run.
     """
-    own = {session.id: session for session in sessions if session.study == study}
+    own = {session.id for session in sessions if session.study == study}
+    return Bill(tuple(line for line in lines_of(sessions, bookings, label) if line.session in own))
+
+
+def lines_of(
+    sessions: Sequence[WorkerSession], bookings: Sequence[Booking], label: Callable[[Whose, Activity], Label]
+) -> list[Line]:
+    """What was booked in sessions of whatever studies, priced.
+
+    Args:
+        sessions: all that there were on their machines.
+    """
+    known = {session.id: session for session in sessions}
     rates = usd_per_second(sessions)
     lines = []
     for one in bookings:
-        session, seconds, energy_j = own[one.session], one.us / SECOND_US, one.energy_mj / 1000
+        session, seconds, energy_j = known[one.session], one.us / SECOND_US, one.energy_mj / 1000
         usd = energy_usd = None
         if session.price is not None:
             if session.price.tariff_usd_per_kwh is not None:
                 energy_usd = energy_j / KWH_J * session.price.tariff_usd_per_kwh
             usd = seconds * rates[session.id] + (energy_usd or 0.0)
         lines.append(
-            Line(label(one.whose, one.activity), one.whose, one.activity, seconds, energy_j, one.units, usd, energy_usd)
+            Line(
+                label=label(one.whose, one.activity),
+                whose=one.whose,
+                activity=one.activity,
+                seconds=seconds,
+                energy_j=energy_j,
+                units=one.units,
+                usd=usd,
+                energy_usd=energy_usd,
+                session=session.id,
+            )
         )
-    lines += [line for number, line in _boots(sessions).items() if number in own]
-    return Bill(tuple(lines))
+    return lines + _boots(sessions)
 
 
 def usd_per_second(sessions: Sequence[WorkerSession]) -> dict[int, float]:
@@ -172,38 +208,37 @@ def usd_per_second(sessions: Sequence[WorkerSession]) -> dict[int, float]:
 
 def _shared_seconds(sessions: Sequence[WorkerSession]) -> dict[int, float]:
     """Each session's part of the time in which any of them ran: a moment that several share is split evenly."""
-    spans = {one.id: (one.started_s, one.started_s + one.heartbeat_us / SECOND_US) for one in sessions}
-    edges = sorted({edge for span in spans.values() for edge in span})
-    shares = dict.fromkeys(spans, 0.0)
-    for start, end in pairwise(edges):
-        here = [number for number, (begin, stop) in spans.items() if begin <= start and end <= stop]
-        for number in here:
-            shares[number] += (end - start) / len(here)
+    edges = []
+    for one in sessions:
+        edges += [(one.started_s, True, one.id), (one.started_s + one.heartbeat_us / SECOND_US, False, one.id)]
+    edges.sort(key=lambda edge: edge[0])
+    shares = {one.id: 0.0 for one in sessions}
+    here: set[int] = set()
+    for (start, is_start, number), (end, _, _) in pairwise([*edges, edges[-1]]):
+        (here.add if is_start else here.discard)(number)
+        for other in here:
+            shares[other] += (end - start) / len(here)
     return shares
 
 
-def _boots(sessions: Sequence[WorkerSession]) -> dict[int, Line]:
-    """What was billed before each machine could be used, with the first session after it booted."""
-    first: dict[str, WorkerSession] = {}
+def _boots(sessions: Sequence[WorkerSession]) -> list[Line]:
+    """What was billed before each machine could be used, with the first session after it booted.
+
+    Where each device has its price, each that was worked on was billed meanwhile; the disk once.
+    """
+    lines = []
+    booted: dict[str, set[str]] = defaultdict(set)  # devices of each machine, or all of it as ""
     for session in sorted(sessions, key=lambda one: (one.started_s, one.id)):
-        first.setdefault(session.machine, session)
-    return {
-        session.id: _boot(price) for session in first.values() if (price := session.price) is not None and price.boot_s
-    }
-
-
-def _boot(price: Price) -> Line:
-    whose = Whose(RunKind.STUDY)
-    return Line(
-        Label.OVERHEAD,
-        whose,
-        None,
-        price.boot_s,
-        0.0,
-        0,
-        replace(price, tariff_usd_per_kwh=None).usd(price.boot_s),
-        None,
-    )
+        price, before = session.price, booted[session.machine]
+        if price is None or not price.boot_s:
+            continue
+        if "" in before or session.device in before or (price.is_per_machine and before):
+            continue
+        disk_usd_per_hour = 0.0 if before else price.disk_usd_per_hour
+        usd = (price.usd_per_hour + disk_usd_per_hour) * price.boot_s / HOUR_S
+        lines.append(Line(Label.OVERHEAD, STUDY, None, price.boot_s, 0.0, 0, usd, None, session.id))
+        before.add("" if price.is_per_machine else session.device)
+    return lines
 
 
 def labels(trials: Mapping[int, Label]) -> Callable[[Whose, Activity], Label]:

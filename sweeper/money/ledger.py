@@ -3,7 +3,8 @@
 A worker opens a session and books what it has done, in whole microseconds. Bookings and their sum are written in one
 transaction, so nothing is booked twice, and what is not booked is known: it is what lies between the sum and the last
 heartbeat. When a worker has died, whoever comes next books that as `lost` and ends the session. A worker that was only
-taken for dead sees that its session has ended, and goes on under a new one, from the last heartbeat on.
+taken for dead sees that its session has ended, and goes on under a new one, from the last heartbeat on. What a device
+took between a dead worker's last booking and its end is measured by nobody: seconds are lost time, but have no energy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Engine,
     Float,
     Integer,
@@ -26,10 +28,10 @@ from sqlalchemy import (
     Text,
     and_,
     delete,
+    func,
     insert,
     inspect,
     literal_column,
-    or_,
     select,
     true,
     update,
@@ -86,14 +88,27 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._now: Any = literal_column(NOW[engine.dialect.name])
-        try:
-            _META.create_all(engine)
-        except SQLAlchemyError:
-            if not inspect(engine).has_table(_BOOKINGS.name):  # else another worker was faster
-                raise
+        for table in _META.sorted_tables:
+            try:
+                table.create(engine, checkfirst=True)
+            except SQLAlchemyError:
+                if not inspect(engine).has_table(table.name):  # else another worker was faster
+                    raise
 
-    def open(self, study: str, device: str, started_s: float, price: Price | None, holder: Holder | None = None) -> int:
-        """Opens a session that began at `started_s`, and returns its number."""
+    def open(
+        self,
+        study: str,
+        device: str,
+        started_s: float,
+        price: Price | None,
+        holder: Holder | None = None,
+        heartbeat_us: int = 0,
+    ) -> int:
+        """Opens a session that began at `started_s`, and returns its number.
+
+        Args:
+            heartbeat_us: what has passed since; lost if nothing is ever booked.
+        """
         who = holder or Holder.this_process()
         values = {
             "study": study,
@@ -103,7 +118,7 @@ class Ledger:
             "started_s": started_s,
             "seen_s": self._now,
             "booked_us": 0,
-            "heartbeat_us": 0,
+            "heartbeat_us": heartbeat_us,
             "reserved_us": 0,
             "is_ended": False,
             "price": json.dumps(asdict(price)) if price is not None else None,
@@ -126,11 +141,26 @@ class Ledger:
         if any(min(one.us, one.energy_mj, one.units) < 0 for one in bookings):
             raise ValueError(f"what is booked must not be negative, but got {bookings}")
         with self._engine.begin() as connection:
-            self._add(connection, session, bookings, heartbeat_us, is_last)
+            if self._add(connection, session, bookings, heartbeat_us, is_last):
+                return
+            is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
+            if connection.execute(select(_SESSIONS.c.id).where(is_open)).first() is None:
+                raise SessionEndedError
+        raise ValueError(f"no more can be booked than {heartbeat_us} µs, which is what has passed, but got {bookings}")
 
     def _add(
-        self, connection: Connection, session: int, bookings: Sequence[Booking], heartbeat_us: int, is_last: bool
-    ) -> None:
+        self,
+        connection: Connection,
+        session: int,
+        bookings: Sequence[Booking],
+        heartbeat_us: int,
+        is_last: bool,
+        *conditions: ColumnElement[bool],
+    ) -> bool:
+        """Adds bookings to a session that is open and fulfils the conditions; whether it was.
+
+        The session's row is changed first: whoever changes it holds it until the end of the transaction.
+        """
         added_us = sum(one.us for one in bookings)
         changes = {
             "booked_us": _SESSIONS.c.booked_us + added_us,
@@ -139,14 +169,14 @@ class Ledger:
             "is_ended": is_last,
             **({"reserved_us": 0} if is_last else {}),
         }
-        is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
-        fits = and_(_SESSIONS.c.booked_us + added_us <= heartbeat_us, _SESSIONS.c.heartbeat_us <= heartbeat_us)
-        if not connection.execute(update(_SESSIONS).where(is_open, fits).values(changes)).rowcount:
-            if connection.execute(select(_SESSIONS.c.id).where(is_open)).first() is None:
-                raise SessionEndedError
-            raise ValueError(
-                f"no more can be booked than {heartbeat_us} µs, which is what has passed, but got {bookings}"
-            )
+        fits = and_(
+            _SESSIONS.c.id == session,
+            _SESSIONS.c.is_ended.is_(False),
+            _SESSIONS.c.booked_us + added_us <= heartbeat_us,
+            _SESSIONS.c.heartbeat_us <= heartbeat_us,
+        )
+        if not connection.execute(update(_SESSIONS).where(fits, *conditions).values(changes)).rowcount:
+            return False
         for one in bookings:
             key = {
                 "session": session,
@@ -159,6 +189,7 @@ class Ledger:
             more = {name: _BOOKINGS.c[name] + size for name, size in sizes.items()}
             if not connection.execute(update(_BOOKINGS).where(here).values(more)).rowcount:
                 connection.execute(insert(_BOOKINGS).values({**key, **sizes}))
+        return True
 
     def settle(self, silent_s: float) -> list[int]:
         """Ends the sessions of workers that are gone, or were silent for so long; what they had not booked is lost.
@@ -168,20 +199,14 @@ class Ledger:
         """
         settled = []
         for row in self._rows(_SESSIONS.c.is_ended.is_(False)):
-            is_silent = _SESSIONS.c.seen_s < self._now - silent_s
-            if Holder.parse(row.holder).is_gone:
-                is_silent = or_(is_silent, true())
-            lost = Booking(row.id, STUDY, Activity.LOST, row.heartbeat_us - row.booked_us)
+            is_silent = true() if Holder.parse(row.holder).is_gone else _SESSIONS.c.seen_s < self._now - silent_s
+            # One UPDATE with all conditions: a worker that writes meanwhile is alive; of several settlers one settles.
             as_it_was = [_SESSIONS.c[name] == getattr(row, name) for name in ("booked_us", "heartbeat_us")]
+            lost = Booking(row.id, STUDY, Activity.LOST, row.heartbeat_us - row.booked_us)
             with self._engine.begin() as connection:
-                found = select(_SESSIONS.c.id).where(_SESSIONS.c.id == row.id, is_silent, *as_it_was)
-                if connection.execute(found.with_for_update()).first() is None:
-                    continue  # it is alive
-                try:
-                    self._add(connection, row.id, [lost] if lost.us else [], row.heartbeat_us, is_last=True)
-                except SessionEndedError:  # another one was faster
-                    continue
-            settled.append(row.id)
+                bookings = [lost] if lost.us else []
+                if self._add(connection, row.id, bookings, row.heartbeat_us, True, is_silent, *as_it_was):
+                    settled.append(row.id)
         return settled
 
     def reserve(self, session: int, reserved_us: int) -> None:
@@ -222,6 +247,14 @@ class Ledger:
             for row in rows
         ]
 
+    def everything(self) -> tuple[list[WorkerSession], list[Booking]]:
+        """The sessions of all studies, and what is booked of each, as one booking: what a sum takes, in two queries."""
+        columns = [_BOOKINGS.c.session, *(func.sum(_BOOKINGS.c[name]).label(name) for name in ("us", "energy_mj"))]
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(*columns).group_by(_BOOKINGS.c.session)).all()
+        sums = [Booking(row.session, STUDY, Activity.OVERHEAD, int(row.us), int(row.energy_mj)) for row in rows]
+        return [_session(row) for row in self._rows(true())], sums
+
     def drop(self, study: str) -> None:
         """Deletes what is booked of a study that is deleted."""
         own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
@@ -232,6 +265,11 @@ class Ledger:
     def _rows(self, condition: Any) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:
             return connection.execute(select(_SESSIONS).where(condition).order_by(_SESSIONS.c.id)).all()
+
+
+def has_ledger(engine: Engine) -> bool:
+    """Whether anything was ever booked in a database; whoever only reads must not make the tables."""
+    return inspect(engine).has_table(_BOOKINGS.name)
 
 
 def _session(row: Row[Any]) -> WorkerSession:

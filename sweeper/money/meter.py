@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -52,28 +53,37 @@ class Meter:
         wall_s: Callable[[], float] = time.time,
         holder: Holder | None = None,
     ) -> None:
+        if price is not None and energy_mj is None:  # what nobody measures has no price, rather than one of zero
+            price = replace(price, tariff_usd_per_kwh=None)
         self._ledger, self._study, self._device, self.price = ledger, study, device, price
         self._clock_us, self._holder = clock_us, holder
         self._energy_mj = energy_mj or (lambda: 0)
         self._lock = threading.RLock()
         self._started_s = started_s
-        self._start_us = clock_us() - max(0, round((wall_s() - started_s) * SECOND_US))
+        now_us = clock_us()
+        self._start_us = now_us - max(0, round((wall_s() - started_s) * SECOND_US))
         self._mark_us = self._start_us  # everything before it is booked, or in `_pending`
         self._mark_mj = self._energy_mj()
         self._pending: dict[tuple[Whose, Activity], tuple[int, int, int]] = {}
-        self.session = ledger.open(study, device, started_s, price, holder)
+        self._written_us = 0  # of this session
+        self._in_doubt: tuple[int, list[Booking]] | None = None  # a write that failed, perhaps after it was done
+        self.session = ledger.open(study, device, started_s, price, holder, now_us - self._start_us)
 
-    def book(self, activity: Activity, units: Mapping[Whose, int] | None = None) -> float:
+    def book(self, activity: Activity, units: Mapping[Whose, int] | None = None, until_s: float | None = None) -> float:
         """Books what has passed since the last booking.
 
         Args:
             units: tokens or rows of each run that it was for, in proportion to which it is split; None: the study's.
+            until_s: seconds since 1970, between the last booking and now; None: now.
 
         Returns:
             The seconds.
         """
         with self._lock:
             now, energy_mj = self._clock_us(), self._energy_mj()
+            if until_s is not None:
+                then = self._start_us + round((until_s - self._started_s) * SECOND_US)
+                now = min(max(then, self._mark_us), now)
             passed_us, taken_mj = now - self._mark_us, max(0, energy_mj - self._mark_mj)
             self._mark_us, self._mark_mj = now, energy_mj
             weights = dict(units or {STUDY: 0})
@@ -84,45 +94,71 @@ class Meter:
                 self._pending[whose, activity] = (known[0] + own[0], known[1] + own[1], known[2] + own[2])
             return passed_us / SECOND_US
 
-    def unwritten_us(self) -> int:
-        """What has passed since the ledger was last written."""
+    def elapsed_us(self) -> int:
+        """Since the session began."""
         with self._lock:
-            return self._clock_us() - self._mark_us + sum(us for us, _, _ in self._pending.values())
+            return self._clock_us() - self._start_us
 
     def flush(self, is_last: bool = False) -> None:
-        """Writes what was booked, and that the worker is alive."""
+        """Writes what was booked, and that the worker is alive.
+
+        Args:
+            is_last: whether the session ends with what is booked.
+
+        Raises:
+            SQLAlchemyError: if the database cannot be written; nothing is dropped, and the next time may do.
+        """
         with self._lock:
+            if self._in_doubt is not None and self._is_written(*self._in_doubt) and is_last:
+                return
+            heartbeat_us = (self._mark_us if is_last else self._clock_us()) - self._start_us
             bookings = [
                 Booking(self.session, whose, activity, *sizes) for (whose, activity), sizes in self._pending.items()
             ]
+            self._in_doubt = heartbeat_us, bookings
             try:
-                self._ledger.book(self.session, bookings, self._clock_us() - self._start_us, is_last)
+                self._ledger.book(self.session, bookings, heartbeat_us, is_last)
             except SessionEndedError:
                 self._go_on()
                 if is_last:
                     self.flush(is_last)
                 return
             self._pending.clear()
+            self._in_doubt = None
+            self._written_us += sum(one.us for one in bookings)
+
+    def _is_written(self, heartbeat_us: int, bookings: list[Booking]) -> bool:
+        """Takes off what a write that failed had written all the same; whether the session has ended with it."""
+        there = self._ledger.session(self.session)
+        self._in_doubt = None
+        written_us = self._written_us + sum(one.us for one in bookings)
+        if (there.heartbeat_us, there.booked_us) != (heartbeat_us, written_us):
+            return False
+        self._written_us = written_us
+        for one in bookings:
+            us, energy_mj, units = self._pending.pop((one.whose, one.activity))
+            rest = us - one.us, energy_mj - one.energy_mj, units - one.units
+            if any(rest):
+                self._pending[one.whose, one.activity] = rest
+        return there.is_ended and not self._pending
 
     def close(self, activity: Activity = Activity.OVERHEAD) -> None:
         """Books the rest, and ends the session with it: nothing of it is left unbooked."""
         with self._lock:
             self.book(activity)
-            clock, end = self._clock_us, self._mark_us
-            self._clock_us = lambda: end
-            try:
-                self.flush(is_last=True)
-            finally:
-                self._clock_us = clock
+            self.flush(is_last=True)
 
     def _go_on(self) -> None:
-        """Goes on under a new session from the last heartbeat of the one that was ended; what was done since is lost."""
-        before = self._ledger.session(self.session)
-        self._pending.clear()
-        self._started_s += before.heartbeat_us / SECOND_US
-        self._start_us += before.heartbeat_us
+        """Goes on under a new session, from the last heartbeat of the one that was ended; what came after is lost."""
+        done_us = self._ledger.session(self.session).heartbeat_us
+        started_s = self._started_s + done_us / SECOND_US
+        # Without a heartbeat: if that fails, and is done all the same, nothing of it counts.
+        self.session = self._ledger.open(self._study, self._device, started_s, self.price, self._holder)
+        self._started_s, self._start_us = started_s, self._start_us + done_us
         self._mark_us = self._start_us
-        self.session = self._ledger.open(self._study, self._device, self._started_s, self.price, self._holder)
+        self._mark_mj -= sum(energy_mj for _, energy_mj, _ in self._pending.values())
+        self._pending.clear()
+        self._in_doubt, self._written_us = None, 0
         self.book(Activity.LOST)
         logger.warning("the worker was taken for dead: what it did since its last heartbeat is booked as lost")
 

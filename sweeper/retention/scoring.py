@@ -102,6 +102,11 @@ class Encoded:
         return [read for q in self.questions for read in q.choices] + [text.read for text in self.texts]
 
     @property
+    def items(self) -> int:
+        """Questions and texts."""
+        return len(self.questions) + len(self.texts)
+
+    @property
     def longest(self) -> int:
         """The tokens of the longest sequence."""
         return max(len(read.tokens) for read in self.reads)

@@ -121,6 +121,6 @@ def refuse_if_running(paths: StudyPaths) -> None:
     found = running(paths)
     if found is not None:
         raise StoreError(
-            f"nothing may run of a study that is cleaned, but {paths.name!r} is held by {found}; "
+            f"nothing of a study may run meanwhile, but {paths.name!r} is held by {found}; "
             f"wait for it, or `sweeper stop {paths.name}`"
         )

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from sweeper.config.schema import NeverSection, NoImprovementSection
 from sweeper.errors import number_of
+from sweeper.search.ended import Ended
 from sweeper.search.views import TrialView
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Why a search ended before its total.
-
-    Attributes:
-        key: the setting that ended it.
-        message: the reason with its figures, for a person.
-        figures: the same for scripts.
-    """
-
-    key: str
-    message: str
-    figures: dict[str, Any]
 
 
 def no_longer_pays(stop: NeverSection | NoImprovementSection, trials: Sequence[TrialView], metric: str) -> Ended | None:

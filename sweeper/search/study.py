@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Engine
 
 from sweeper.config import combinations
 from sweeper.config.schema import Config, GPSection
@@ -35,6 +36,7 @@ from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+RESERVING = -(10**9)  # keys of leases that are no trial's id: whoever reserves a part of the budget of each study
 _ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
 
@@ -93,6 +95,7 @@ class Search:
         storage = open_storage(home)
         name = config.study.name
         _create(storage, name, config.objective.direction)
+        self._engine: Engine = storage.engine
         self._leases = Leases(storage.engine, config.search.lease_s, holder)
         self._study = _Study(config, storage, self._leases)
         self._configurations = configurations(config)
@@ -110,9 +113,19 @@ class Search:
                 f"{self._constraint_keys}; study.name=NEW starts another"
             )
 
+    @property
+    def is_reserving(self) -> AbstractContextManager[None]:
+        """Of several workers one reserves a part of the budget at a time."""
+        return self._leases.exclusively(RESERVING - self._study._study_id)
+
     def renewing(self) -> AbstractContextManager[None]:
         """Keeps the leases of the trials in flight while the block runs."""
         return renewing(self._leases, self._config.search.lease_s)
+
+    @property
+    def engine(self) -> Engine:
+        """Of the database that the study is in."""
+        return self._engine
 
     @property
     def attributes(self) -> dict[str, Any]:

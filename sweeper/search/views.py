@@ -21,6 +21,7 @@ from sweeper.config.schema import Config, GridSection
 from sweeper.config.space import grid_size
 from sweeper.errors import StoreError, unknown
 from sweeper.paths import Home, StudyPaths
+from sweeper.search.ended import ENDED, holds
 from sweeper.trial import Reason
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -64,10 +65,12 @@ class TrialView:
     same_as: int | None  # the earlier trial whose result this one has, being the same configuration
     start: str | None  # where its configuration came from, if not from the sampler alone
     company: list[dict[str, Any]]  # `sweeper.trial.Company`: beside whom it trained
+    train_tokens: int | None = None
+    solo_s: float | None = None  # device seconds that what it did would have taken alone; an estimate
+    spent_s: float | None = None  # device seconds of the study until it was told
+    spent_usd: float | None = None  # and their dollars, where there is a price
     is_minimized: bool = False  # whether a lower value is better
     told_at: float | None = None  # when it ended, in seconds since 1970
-    solo_s: float | None = None  # what it would have taken alone on its device, without set-up
-    spent_usd: float | None = None  # what the whole study had cost when it ended
 
     @property
     def merit(self) -> float | None:
@@ -136,10 +139,12 @@ class TrialView:
             same_as=attributes.get("same_as"),
             start=attributes.get("start"),
             company=attributes.get("company", []),
+            train_tokens=attributes.get("train_tokens"),
+            solo_s=attributes.get("solo_s"),
+            spent_s=attributes.get("spent_s"),
+            spent_usd=attributes.get("spent_usd"),
             is_minimized=is_minimized,
             told_at=trial.datetime_complete.timestamp() if trial.datetime_complete is not None else None,
-            solo_s=attributes.get("solo_s"),
-            spent_usd=attributes.get("spent_usd"),
         )
 
 
@@ -278,7 +283,10 @@ def is_at_total(trials: Sequence[TrialView], total: int, configurations: int | N
 
 
 def is_finished(study: StudyView, config: Config) -> bool:
-    """Whether a study has its total and its winner has been scored on the test split."""
+    """Whether a study has its total and its winner has been scored on the test split; or has ended before, for good."""
+    ended = study.attributes.get(ENDED)
+    if ended is not None and ended["is_closed"] and holds(ended, config):
+        return True
     best = study.best
     is_tested = best is None or study.attributes.get("test", {}).get("trial") == best.number
     is_whole = is_at_total(study.trials, config.search.trials, configurations(config))

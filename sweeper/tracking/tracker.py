@@ -27,6 +27,15 @@
 | confirmation/accuracy_mean, …_spread | over those of a configuration, on its trial; of the chosen one also here | – |
 | confirmation/accuracy_original | of the trial's own adapter on the same rows | – |
 | test/accuracy, test/macro_f1, …, …_se | on the test split, winner, runner-up and base | – |
+| cost/usd | what was booked on it, with all that it shared; on a trial and on the study | – |
+| cost/usd_train, cost/usd_eval | of that, training, and scoring | – |
+| cost/usd_energy | of that, electricity, where that is paid by the meter | – |
+| cost/usd_solo, cost/solo_s | what a trial would have taken alone on the device, without set-up | – |
+| cost/device_s | device seconds; without a price these alone, and the tag sweeper.price says so | – |
+| cost/usd_winner, …_completed, …_pruned, … | of the study: by what came of it (`sweeper.money.bill.Label`) | – |
+| cost/device_s_winner, … | the same in seconds, where some of them have no price | – |
+| cost/useful_share | of the study: winner, other complete trials, confirmation, learning curve | – |
+| cost/one_process_each_factor | how many times as long its trials would take, one process each; an estimate | – |
 | test/optimism | of the search: by how much the winner's validation score is better than that | – |
 """
 

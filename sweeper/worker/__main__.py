@@ -18,16 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
+import psutil
 from filelock import FileLock, Timeout
 
 from sweeper.learning.request import Request
-from sweeper.paths import Home, StudyPaths
+from sweeper.paths import LAUNCHED_S, Home
 from sweeper.redaction import RedactedStream
-
-if TYPE_CHECKING:
-    from sweeper.tracking.tracker import Tracker
 
 HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to checkpoint
 
@@ -39,6 +36,7 @@ def main() -> None:
     sys.stdout = sys.stderr = log
     atexit.register(log.finish)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    launched_s = float(os.environ.get(LAUNCHED_S) or psutil.Process().create_time())
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -53,10 +51,14 @@ def main() -> None:
             from sweeper.search.running import note
 
             note(paths.worker_holder)
+            from sweeper.config import check
+            from sweeper.tracking.opened import opened
             from sweeper.worker.session import Session
 
             curve = Request.from_json(options[1]) if options else None
-            session = Session(paths, _tracker(paths), stopping.is_set, curve=curve)
+            session = Session(
+                paths, opened(paths, check.load(paths)), stopping.is_set, curve=curve, launched_s=launched_s
+            )
             outcome = session.run()
     except Timeout:
         outcome = {
@@ -76,19 +78,6 @@ def main() -> None:
     if outcome.get("trace"):
         print(outcome["trace"], file=sys.stderr, flush=True)
     sys.exit(0 if outcome["status"] != "error" else 1)
-
-
-def _tracker(paths: StudyPaths) -> Tracker:
-    """The tracker of the place that the settings and the environment name."""
-    from sweeper.config import check
-    from sweeper.tracking.mlflow_server import ServerTracker
-    from sweeper.tracking.mlflow_tracker import MlflowTracker
-    from sweeper.tracking.place import Place, identify
-
-    place, study_id = Place.of(check.load(paths)), identify(paths)
-    if place.uri is None:
-        return MlflowTracker(paths.home, paths.name, study_id)
-    return ServerTracker(paths.home, paths.name, place, study_id)
 
 
 @contextmanager

@@ -64,11 +64,13 @@ class Checkpoints:
         """Whether a trial has a checkpoint."""
         return self._file(number).is_file()
 
-    def save_due(self, pack: Pack) -> None:
-        """Saves the trials whose last checkpoint is `checkpoint.every_s` old."""
-        for slot in pack.slots:
-            if time.monotonic() - self._saved_at[slot.number] >= self._config.checkpoint.every_s:
-                self.save(pack, slot)
+    def save_due(self, pack: Pack) -> list[int]:
+        """Saves the trials whose last checkpoint is `checkpoint.every_s` old; returns their numbers."""
+        now, every_s = time.monotonic(), self._config.checkpoint.every_s
+        due = [slot for slot in pack.slots if now - self._saved_at[slot.number] >= every_s]
+        for slot in due:
+            self.save(pack, slot)
+        return [slot.number for slot in due]
 
     def save(self, pack: Pack, slot: Slot, state: AdapterState | None = None) -> bool:
         """Saves one trial, or says why it has no new checkpoint: it goes on, and an interruption would cost it more.

@@ -15,15 +15,17 @@ import numpy as np
 
 from sweeper.config.schema import MOST_SEEDS, Config
 from sweeper.engine import adapter
+from sweeper.money.booking import Activity, Whose
 from sweeper.paths import StudyPaths
 from sweeper.search.choice import Candidate, Choice, choose, cost_classes
 from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, TrialView
 from sweeper.tracking.tracker import STUDY, Tracker
-from sweeper.trial import Reason
+from sweeper.trial import Reason, RunKind
 from sweeper.worker.recorder import Recorder, trial_key
 from sweeper.worker.side import SideResult, SideRuns
 from sweeper.worker.side_records import SideRun
+from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Scored, Split, Workbench
 
 Outlast = Callable[[Callable[[], Scored]], Scored]
@@ -66,7 +68,10 @@ def _costs(found: Sequence[_Confirmed]) -> list[tuple[float, ...]]:
 class Confirmation:
     """Confirms the finalists of one study."""
 
-    def __init__(self, paths: StudyPaths, config: Config, search: Search, recorder: Recorder) -> None:
+    def __init__(
+        self, paths: StudyPaths, config: Config, search: Search, recorder: Recorder, spending: Spending
+    ) -> None:
+        self._spending = spending
         self._paths, self._config, self._search, self._recorder = paths, config, search, recorder
         self._metric = config.objective.metric_name
 
@@ -119,7 +124,10 @@ class Confirmation:
     ) -> _Confirmed:
         params = self._config.trial_params(trial.params)
         weights = adapter.read(self._paths.adapter(trial.number), params)
+        self._spending.book(Activity.OVERHEAD)
         original = outlast(partial(bench.score_adapter, params, weights, split))
+        whose = [Whose(RunKind.CONFIRMATION, results[0].number)] if results else []
+        self._spending.scored(Activity.EVALUATE, len(split.rows), whose)
         size = sum(tensor.numel() for tensor in weights.tensors["weight"].values())
         failures = [result.failure for result in results if result.failure is not None]
         if bench.retention is not None:

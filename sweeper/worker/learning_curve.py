@@ -22,6 +22,7 @@ from sweeper.trial import RunKind
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.side import SideResult, SideRuns
 from sweeper.worker.side_records import SideRun
+from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Workbench
 
 ATTRIBUTE = "learning_curve"  # of the study in its storage
@@ -52,7 +53,16 @@ def start_of(config: Config) -> dict[str, Any]:
 class LearningCurves:
     """The learning curve of one study."""
 
-    def __init__(self, paths: StudyPaths, config: Config, search: Search, tracker: Tracker, events: EventLog) -> None:
+    def __init__(
+        self,
+        paths: StudyPaths,
+        config: Config,
+        search: Search,
+        tracker: Tracker,
+        events: EventLog,
+        spending: Spending,
+    ) -> None:
+        self._spending = spending
         self._paths = paths
         self._config = config
         self._search = search
@@ -81,7 +91,16 @@ class LearningCurves:
         best = study.best
         number, sampled = (best.number, best.params) if best is not None else (None, start_of(self._config))
         runs = self._runs(wanted, number, sampled, bench)
-        side = SideRuns(RunKind.LEARNING_CURVE, self._paths, self._config, bench, memory, self._tracker, self._events)
+        side = SideRuns(
+            RunKind.LEARNING_CURVE,
+            self._paths,
+            self._config,
+            bench,
+            memory,
+            self._tracker,
+            self._events,
+            self._spending,
+        )
         results = side.train(runs, is_stopping)
         if results is None:
             return False

@@ -25,7 +25,7 @@ from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, TrialView, kept_adapters
 from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
-from sweeper.worker import side_records
+from sweeper.worker import costs, side_records
 
 RUN_STATES = {  # what became of a trial, and its run's state in MLflow
     "RUNNING": RunState.RUNNING,
@@ -106,10 +106,10 @@ class Recorder:
         self._tags = {"sweeper.versions": versions.in_words(now)}
         if changes := versions.changes(first, now):
             self._tags["sweeper.versions_changed"] = ", ".join(changes)
-        code = {"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {}
-        self._tags |= code
+        own = costs.tags(self.config) | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
+        self._tags |= own
         tags = {"mlflow.note.content": self.config.study.description, "sweeper.versions": versions.in_words(first)}
-        tags |= code
+        tags |= own
         if self.paths.changes.is_file():
             entries = yaml.safe_load(self.paths.changes.read_text(encoding="utf-8"))
             tags["sweeper.changes"] = "\n".join(map(_change, entries))[-MAX_TAG:]

@@ -13,6 +13,7 @@ from sweeper.engine.pack import Slot
 from sweeper.errors import LostRoomError, OutOfRoomError
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 from sweeper.memory.planner import MAX_RETRIES
+from sweeper.money.booking import Activity
 from sweeper.search.study import Asked
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog
@@ -47,6 +48,7 @@ class Room:
         records: where what happens to the trials is said.
         refuse: told which trial does not fit, not even alone, and what failed.
         empty: a trial at its beginning, without its tensors; None: that of the study's search.
+        book: books what has passed since it was last called.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Room:
         records: Records,
         refuse: Callable[[Slot, str], None],
         empty: Callable[[Asked], Slot] | None = None,
+        book: Callable[[Activity], object] = lambda _: None,
     ) -> None:
         self._config = config
         self._bench = bench
@@ -65,6 +68,7 @@ class Room:
         self._checkpoints = checkpoints
         self._records = records
         self._refuse = refuse
+        self._book = book
         self._empty = empty or self._empty_trial
         self.asked: dict[int, Asked] = {}  # of the trials in the pack
         self.waiting: dict[int, Waiting] = {}
@@ -266,7 +270,9 @@ class Room:
         if self._pauses % NOTES_EVERY == 0:
             self._records.events.write("note", message=f"waiting for memory that others hold: {failure}")
         self._pauses += 1
+        self._book(Activity.OVERHEAD)
         time.sleep(NEIGHBOUR_PAUSE_S)
+        self._book(Activity.IDLE)
 
 
 def _lost(failure: Failure) -> LostRoomError:

@@ -21,6 +21,7 @@ from sweeper.engine.pack import Slot
 from sweeper.errors import CustomCodeError, LostRoomError, OutOfRoomError, TrackingError
 from sweeper.events import EventLog
 from sweeper.mistakes import kept
+from sweeper.money.booking import Activity, Whose
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.study import Asked
 from sweeper.tracking.tracker import Tracker
@@ -30,7 +31,8 @@ from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import curve, step_metrics, write_tick
 from sweeper.worker.room import Room
 from sweeper.worker.side_records import SideRecords, SideRun, read, tracked
-from sweeper.worker.workbench import Scored, Split, Workbench
+from sweeper.worker.spending import Spending
+from sweeper.worker.workbench import Scored, Split, Timing, Workbench
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,17 @@ class SideRuns:
         memory: MemoryLog,
         tracker: Tracker,
         events: EventLog,
+        spending: Spending,
     ) -> None:
+        self._spending = spending
         self._kind, self._paths, self._config, self._bench = kind, paths, config, bench
         self._records = SideRecords(kind, tracker, events)
         self._checkpoints = Checkpoints(
             paths, config, self._records, lambda number: paths.side_checkpoint(kind.value, number)
         )
-        self._room = Room(config, bench, memory, self._checkpoints, self._records, self._refuse, self._empty)
+        self._room = Room(
+            config, bench, memory, self._checkpoints, self._records, self._refuse, self._empty, spending.book
+        )
         self._runs: dict[int, SideRun] = {}
         self._scored_on: tuple[str, Split] | None = None
         self._todo: list[int] = []
@@ -147,9 +153,11 @@ class SideRuns:
             started = time.monotonic()
             diverged: list[Slot] = []
             if not any(slot.is_due for slot in pack.slots):
+                self._spending.begin_tick(self._kind, pack.slots)
                 ticks = self._room.within(pack.tick, is_stopping)
                 if ticks is None:
                     continue
+                self._spending.end_tick(self._kind, pack.slots)
                 for slot, tick in zip(pack.slots, ticks, strict=True):
                     metrics = step_metrics(slot, tick, pack.planner.step)
                     self._records.log(slot.number, metrics, slot.examples_seen)
@@ -163,7 +171,9 @@ class SideRuns:
                 slot.duration_s += time.monotonic() - started
             for slot in [slot for slot in pack.slots if slot.is_finished and slot.is_at_evaluation]:
                 self._end(slot)
-            self._checkpoints.save_due(pack)
+            self._spending.book(Activity.OVERHEAD)
+            saved = self._checkpoints.save_due(pack)
+            self._spending.book(Activity.CHECKPOINT, [Whose(self._kind, number) for number in saved])
         return False
 
     def _refill(self, is_stopping: Callable[[], bool]) -> None:
@@ -199,13 +209,19 @@ class SideRuns:
             return
         self._records.events.write("evaluating", numbers=[slot.number for slot in due])
 
+        took: Timing | None = None
+
         def evaluate() -> list[Slot]:
+            nonlocal took
             here = [slot for slot in due if slot in self._bench.pack.slots]
             if here:
-                self._bench.evaluate(here, self._config)
+                took = self._bench.evaluate(here, self._config)
             return here
 
-        for slot in self._room.within(evaluate, is_stopping) or []:
+        self._spending.book(Activity.OVERHEAD)
+        scored = self._room.within(evaluate, is_stopping) or []
+        self._spending.evaluated(self._kind, scored, took)
+        for slot in scored:
             point = curve(slot)[-1]
             self._records.evaluation(slot.number, len(slot.evaluations), point)
 
@@ -253,7 +269,9 @@ class SideRuns:
             self._todo.append(slot.number)
             return
         adapter: AdapterState = weights
+        self._spending.book(Activity.OVERHEAD)
         scored = self._room.outlast(lambda: self._bench.score_adapter(slot.params, adapter, split))
+        self._spending.scored(Activity.EVALUATE, len(split.rows), [Whose(self._kind, slot.number)])
         self._conclude(slot, scored, None)
 
     def _conclude(self, slot: Slot, scored: Scored | None, failure: str | None) -> None:

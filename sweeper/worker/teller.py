@@ -15,17 +15,26 @@ from sweeper.memory.oom import patiently
 from sweeper.mistakes.joined import joined
 from sweeper.mistakes.table import write_csv
 from sweeper.models import origin
+from sweeper.money.booking import Activity
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT, FULL
+from sweeper.search.ended import ENDED
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView
 from sweeper.tasks.resampled import difference
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
-from sweeper.worker import confirmation, learning_curve
+from sweeper.worker import confirmation, costs, learning_curve
 from sweeper.worker.forgetting import base_metrics, is_finalist, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
+from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Scored, Split, Workbench
+
+
+def finished(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The tags of the run of a study that has come to its end, with why that was before its total."""
+    ended = attributes.get(ENDED)
+    return {"sweeper.state": "finished", **({"sweeper.ended": ended["message"]} if ended else {})}
 
 
 class Teller:
@@ -35,7 +44,16 @@ class Teller:
         constraints: of each trial in flight, as they were foretold.
     """
 
-    def __init__(self, paths: StudyPaths, config: Config, search: Search, recorder: Recorder, events: EventLog) -> None:
+    def __init__(
+        self,
+        paths: StudyPaths,
+        config: Config,
+        search: Search,
+        recorder: Recorder,
+        events: EventLog,
+        spending: Spending,
+    ) -> None:
+        self.spending = spending
         self.paths = paths
         self.config = config
         self.search = search
@@ -73,11 +91,14 @@ class Teller:
         self.recorder.open(self.search.attributes["versions"], bench.own.sha256)
         self._follow_the_tracker()
         self.keep_best_adapters()
+        self.spending.book(Activity.OVERHEAD)
         if bench.retention is not None:
             measure_base(bench, self.paths, self.search, self.events)
+            self.spending.book(Activity.BASELINE)
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
             base = bench.score_base(bench.validation)
+            self.spending.scored(Activity.BASELINE, len(bench.validation.rows))
             bench.keep(self.paths.predictions(None), bench.validation, base.predictions)
             scores = base.scores
             self.recorder.baseline({**scores.as_dict(), **base_metrics(self.search.attributes)})
@@ -102,6 +123,7 @@ class Teller:
                 confirmation.log(self.recorder.tracker, outcome)
             if curve_kept := attributes.get(learning_curve.ATTRIBUTE):
                 learning_curve.log(self.recorder.tracker, self.paths, curve_kept)
+            costs.log_all(self.recorder.tracker, self.paths, self.spending.account(), self.search.views())
         self.search.remember("tracked_in", place)
 
     def is_finalist(self, slot: Slot) -> bool:
@@ -134,7 +156,7 @@ class Teller:
             record["metrics"] = {**record["metrics"], **in_full}
             constraints[CONSTRAINT] = bench.retention.whole.excess(in_full, FULL)
         self.search.complete(slot.number, value, record, constraints)
-        self.recorder.end(self._told(slot.number))
+        self._end(slot.number)
         self.keep_best_adapters()
 
     def prune(self, slot: Slot, reason: Reason, detail: str | None = None, readings: list[Any] | None = None) -> None:
@@ -153,26 +175,27 @@ class Teller:
             file = self.paths.readings(slot.number)
             write_atomically(file, json.dumps(readings, indent=1))
             self.recorder.attach(slot.number, file)
-        self.recorder.end(self._told(slot.number))
+        self._end(slot.number)
 
     def reject(self, number: int) -> None:
         """Tells a trial that the forecast knows to be infeasible, untrained."""
         constraints = self.constraints[number]
         broken = [f"{name} is {value:+.3g} above its limit" for name, value in constraints.items() if value > 0]
         record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
+        record |= self.spending.record()
         self.search.prune(number, Reason.INFEASIBLE, record, self._constraints(number))
-        self.recorder.end(self._told(number))
+        self._end(number)
 
     def repeat(self, number: int, earlier: TrialView) -> None:
         """Gives a trial the result of the earlier one that it equals, untrained."""
         own = {name: value for name, value in earlier.constraints.items() if name == CONSTRAINT}
         self.search.repeat(number, earlier, {**self.constraints[number], **own})
-        self.recorder.end(self._told(number))
+        self._end(number)
 
     def fail(self, asked: Asked) -> None:
         detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
         self.search.fail(asked.number, detail, self._constraints(asked.number))
-        self.recorder.end(self._told(asked.number))
+        self._end(asked.number)
 
     def _constraints(self, number: int, slot: Slot | None = None, is_last: bool = False) -> dict[str, float]:
         """What was foretold of a trial, and what it has lost of the base's abilities.
@@ -189,6 +212,12 @@ class Teller:
             excess = self._bench.retention.sampled.excess(slot.evaluations[-1 if is_last else best])
         return {**known, CONSTRAINT: excess}
 
+    def _end(self, number: int) -> None:
+        """Ends the run of a trial that has been told, with what it cost."""
+        trial = self._told(number)
+        costs.log_trial(self.recorder.tracker, self.spending.account().trial(number), trial)
+        self.recorder.end(trial)
+
     def _told(self, number: int) -> TrialView:
         return next(trial for trial in self.search.views() if trial.number == number)
 
@@ -201,6 +230,7 @@ class Teller:
             "duration_s": round(slot.duration_s, 3),
             "examples_seen": slot.examples_seen,
             "company": [company.model_dump() for company in slot.company],
+            **self.spending.record(slot),
         }
 
     def _keep_predictions(self, slot: Slot) -> None:
@@ -222,14 +252,16 @@ class Teller:
         if best is not None and self.config.tracking.log_text:
             self._log_wrong_rows(best)
         tracker.flush()
-        tracker.end(STUDY, RunState.FINISHED, {"sweeper.state": "finished"})
+        tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
         if test is not None:  # last: it is what makes the study finished for the launcher
             self.search.remember("test", test)
             self.keep_best_adapters()
 
     def _test(self, bench: Workbench, best: TrialView, second: TrialView | None) -> dict[str, Any]:
         self.events.write("testing", number=best.number)
-        winner, base = self.score_trial(bench, best, bench.test), bench.score_base(bench.test)
+        winner = self.score_trial(bench, best, bench.test)
+        base = bench.score_base(bench.test)
+        self.spending.scored(Activity.TEST, len(bench.test.rows))
         scored = {best.number: winner, None: base}
         if second is not None and self.paths.adapter(second.number).is_dir():
             scored[second.number] = self.score_trial(bench, second, bench.test)
@@ -263,7 +295,11 @@ class Teller:
     def score_trial(self, bench: Workbench, trial: TrialView, split: Split) -> Scored:
         """Scores the adapter of a trial that is kept."""
         params: TrialParams = self.config.trial_params(trial.params)
-        return bench.score_adapter(params, adapter.read(self.paths.adapter(trial.number), params), split)
+        weights = adapter.read(self.paths.adapter(trial.number), params)
+        self.spending.book(Activity.OVERHEAD)
+        scored = bench.score_adapter(params, weights, split)
+        self.spending.scored(Activity.TEST, len(split.rows))
+        return scored
 
     def _log_test(self, test: dict[str, Any]) -> None:
         tracker, winner = self.recorder.tracker, self._told(test["trial"])

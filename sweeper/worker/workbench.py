@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,14 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What the parts of an evaluation took."""
+
+    rows_s: float  # the task's rows
+    items_s: float  # the retention items
+
+
+@dataclass(frozen=True)
 class Scored:
     """What was predicted for the rows of a split, and how that compares with the truth."""
 
@@ -118,15 +127,18 @@ class Workbench:
         """Scores prompts without their truth, for what that takes."""
         self.task.predict(self.pack, slots, prompts)
 
-    def evaluate(self, slots: list[Slot], config: Config) -> None:
+    def evaluate(self, slots: list[Slot], config: Config) -> Timing:
         """Scores slots on the validation split, together, and keeps the best evaluation's adapter and predictions.
 
         An evaluation that has lost too much of the base's abilities is kept only where there is no other. Where memory
         runs out, nothing has changed.
         """
         indices = [self.pack.slots.index(slot) for slot in slots]
+        started = time.monotonic()
         scored = self.score(self.validation, indices)
+        between = time.monotonic()
         retained = self.retention.score(self.pack, indices) if self.retention is not None else [{} for _ in slots]
+        timing = Timing(between - started, time.monotonic() - between)
         found: list[tuple[Slot, dict[str, float], AdapterState | None, list[Prediction]]] = []
         for slot, one, lost in zip(slots, scored, retained, strict=True):
             values = {**one.scores.as_dict(), **lost}
@@ -138,6 +150,7 @@ class Workbench:
             if weights is not None:
                 slot.best_evaluation, slot.best_adapter = len(slot.evaluations) - 1, weights
                 slot.best_predictions = predictions
+        return timing
 
     def _is_better(self, values: dict[str, float], best: dict[str, float], config: Config) -> bool:
         """Whether an evaluation takes the place of the best one so far."""

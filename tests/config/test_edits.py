@@ -326,7 +326,8 @@ def test_a_deterministic_study_keeps_its_slots(composed: Callable[..., Config]) 
 
 def test_another_card_is_live_and_another_sampler_frozen(composed: Callable[..., Config]) -> None:
     found = edits(composed("study=demo", "gpu=a10g"), composed("study=demo", "gpu=rtx-4090"))
-    assert [edit.key for edit in found] == ["gpu.name", "gpu.card", "gpu.memory_gib", "gpu.price_usd_per_hour"]
+    changed = ["name", "card", "memory_gib", "bf16_tflops", "price_usd_per_hour", "price_source"]
+    assert [edit.key for edit in found] == [f"gpu.{key}" for key in changed]
     assert not any(edit.is_frozen for edit in found)
     found = edits(composed("study=demo"), composed("study=demo", "sampler=gp"))
     assert (found[0].key, found[0].is_frozen) == ("sampler.name", True)

@@ -139,3 +139,21 @@ def test_where_less_is_better_the_lowest_is_the_best_so_far() -> None:
         }
         progress.apply({**ended, "value": value, "same_as": None})
     assert progress.best == (1.0, 1)
+
+
+def test_what_is_spent_is_in_the_live_view_alone() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    console = Console(width=120)
+    shown = []
+    for usd, limit in ((None, None), (0.0123, None), (0.25, "$0.50"), (None, "2 h")):
+        event = {"event": "spent", "usd": usd, "device_s": 1234.6, "limit": limit}
+        assert progress.apply(event) is None
+        with console.capture() as captured:
+            console.print(progress.table())
+        shown.append(captured.get().partition("spent: ")[2].partition("\n")[0].strip())
+    assert shown == [
+        "1,235 device s",
+        "$0.0123",
+        "$0.250 of $0.50",
+        "1,235 device s of 2 h",
+    ]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sweeper.config.schema import Config, NoImprovementSection
 from sweeper.errors import ConfigError
 from sweeper.paths import Home
-from sweeper.search.stopping import Ended, no_longer_pays
+from sweeper.search.ended import Ended
+from sweeper.search.stopping import no_longer_pays
 from sweeper.search.study import Search
 from sweeper.search.views import TrialView
 from tests.launch.test_tables import scored, trial

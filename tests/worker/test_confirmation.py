@@ -138,7 +138,8 @@ def test_a_configuration_that_wrecks_the_base_on_a_fresh_seed_is_chosen_only_wit
     )
     split = SimpleNamespace(rows=rows)
     paths = home.study("demo")
-    made = Confirmation(paths, config, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    spending = SimpleNamespace(book=lambda *_: None, scored=lambda *_: None)
+    made = Confirmation(paths, config, SimpleNamespace(), SimpleNamespace(), spending)  # type: ignore[arg-type]
     found = []
     for number in (0, 1):
         drop = {"retention/drop": 0.9 if number in wrecked else 0.1}

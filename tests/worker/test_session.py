@@ -28,7 +28,7 @@ from sweeper.search.views import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import TrialParams
 from sweeper.units import GIB
-from sweeper.worker import session
+from sweeper.worker import trials as in_flight
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from sweeper.worker.session import Session
 from tests.engine.test_architectures import Coupled
@@ -456,7 +456,7 @@ def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a pause of the whole process: the lease has expired, another worker has it and tells the trial."""
-    monkeypatch.setattr(session, "POLL_S", 0.01)
+    monkeypatch.setattr(in_flight, "POLL_S", 0.01)
     paths, tracker = prepare("search.trials=2", "search.lease_s=600"), MemoryTracker()
     other = Search(home, check.load(paths), (VRAM,), holder=replace(Holder.this_process(), host="elsewhere"))
     questions = 0

@@ -16,6 +16,7 @@ from sweeper.engine.pack import Pack
 from sweeper.errors import TrackingError
 from sweeper.events import EventLog
 from sweeper.paths import Home, StudyPaths
+from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
@@ -24,6 +25,7 @@ from sweeper.worker.memory import MemoryLog, forecast_of, guarded
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.side import SideResult, SideRuns
 from sweeper.worker.side_records import SideRun, reconcile
+from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Workbench, set_up
 from tests.housekeeping.conftest import write
 from tests.worker.conftest import Prepare
@@ -42,7 +44,8 @@ class Side:
         self.bench, self.paths, self.config = bench, paths, check.load(paths)
         memory = MemoryLog(guard, bench.pack.planner, forecast_of(bench, self.config, guard, home.memory))
         self.log = EventLog(paths.events)
-        self.runs = SideRuns(KIND, paths, self.config, bench, memory, tracker, self.log)
+        self.spending = Spending(home, self.config, Search(home, self.config), self.log)
+        self.runs = SideRuns(KIND, paths, self.config, bench, memory, tracker, self.log, self.spending)
 
     def asked(self, number: int, seed: int = 0, subset: tuple[int, ...] | None = None) -> SideRun:
         params = self.config.trial_params(PARAMS)
@@ -73,7 +76,9 @@ def side(prepare: Prepare, home: Home) -> Callable[..., Any]:
         with guarded(check.load(paths)) as guard:
             made = Side(set_up(check.load(paths), home, guard), paths, home, guard, tracker)
             try:
-                yield made
+                with made.spending.running():
+                    made.spending.set_up(made.bench)
+                    yield made
             finally:
                 made.log.close()
 

@@ -1,0 +1,1 @@
+"""What serving an adapter costs: how fast it answers, measured the way that it would be served."""

@@ -1,0 +1,369 @@
+"""What a worker's time goes to, and what may still be spent.
+
+Everything that the device does is booked by the moment. A trial begins only if it can be paid to its end, together with
+what confirmation and the test split will take; and whatever was foretold, work stops between two steps, or two parts of
+a scoring, once the limit is reached.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+
+from sweeper.config.schema import Config
+from sweeper.config.space import Range, values_of
+from sweeper.engine.pack import Slot
+from sweeper.events import EventLog
+from sweeper.models import base
+from sweeper.money import pace as paces
+from sweeper.money.account import statement
+from sweeper.money.bill import bill, labels, usd_per_second
+from sweeper.money.booking import STUDY, Activity, Whose
+from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_words
+from sweeper.money.energy import energy_meter
+from sweeper.money.ledger import Ledger
+from sweeper.money.meter import Meter
+from sweeper.money.pace import Pace
+from sweeper.money.price import Price
+from sweeper.money.statement import Statement
+from sweeper.paths import Home
+from sweeper.search.ended import ENDED, Ended, holds
+from sweeper.search.study import Asked, Search
+from sweeper.search.views import StudyView, TrialView
+from sweeper.trial import Rhythm, RunKind, TrialParams
+from sweeper.worker.workbench import Timing, Workbench
+
+LOOK_S = 2.0  # how old what is known of other workers may be
+
+
+class BudgetSpent(Exception):  # noqa: N818 - a state that the session deals with, not an error for a user
+    """The limit was reached in the middle of something."""
+
+
+class Spending:
+    """One worker's bookings, and its part in the study's budget."""
+
+    def __init__(self, home: Home, config: Config, search: Search, events: EventLog) -> None:
+        self.ledger = Ledger(search.engine)
+        self.price = Price.of(config.gpu)
+        self.pace = Pace()
+        self._home, self._config, self._search, self._events = home, config, search, events
+        self._meter: Meter
+        self._work: Workload | None = None
+        self._train_rows = 0
+        self._key: str | None = None
+        self._held_back_s = 0.0
+        self._tokens: dict[Whose, int] = {}
+        self._looked_at = -LOOK_S
+        self._others = Spent(0.0, 0.0)
+        self._usd_per_s: float | None = None
+        self._usd_per_s_ahead: float | None = None  # with the electricity, which is booked only as it is measured
+
+    # Booking
+
+    @contextmanager
+    def running(self, launched_s: float | None = None) -> Iterator[None]:
+        """Books while the block runs.
+
+        Args:
+            launched_s: when its launcher began, in seconds since 1970: it books from then on; None: from now on.
+        """
+        self.ledger.settle(self._config.search.lease_s)
+        device = base.pick_device(self._config.engine.device)
+        self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        name, now = self._config.study.name, time.time()
+        energy_mj, how = energy_meter(self._config, device)
+        self._meter = Meter(self.ledger, name, self._device, self.price, min(launched_s or now, now), energy_mj)
+        if self.price is not None and self.price.tariff_usd_per_kwh is not None:
+            self._events.write("note", message=how)
+        if launched_s is not None:
+            self._meter.book(Activity.PREFLIGHT, until_s=psutil.Process().create_time())
+        with self._meter.beating():
+            try:
+                yield
+            finally:
+                self._keep_pace()
+
+    def book(self, activity: Activity, whose: Sequence[Whose] = (), units: int = 0) -> float:
+        """Books what has passed since the last booking; returns the seconds.
+
+        Args:
+            whose: the runs that it was for, in equal parts; none: the study.
+            units: rows that each of them scored.
+        """
+        seconds = self._meter.book(activity, dict.fromkeys(whose or [STUDY], units))
+        if time.monotonic() - self._looked_at >= LOOK_S:
+            self._look()
+        return seconds
+
+    @property
+    def session(self) -> int:
+        return self._meter.session
+
+    def account(self) -> Statement:
+        """What the study has cost until this moment."""
+        self.book(Activity.OVERHEAD)
+        self._meter.flush()
+        return statement(self._search.engine, self._search.seen(), self.price)
+
+    def set_up(self, bench: Workbench) -> None:
+        """Books what loading took, and remembers what the study's work consists of."""
+        self.book(Activity.LOAD)
+        config, pack = self._config, bench.pack
+        self._train_rows = len(pack.examples)
+        threads = torch.get_num_threads() if self._device == "cpu" else None
+        quant, task = config.model.quant, config.task.name
+        self._key = paces.key(config.model.name, bench.dtype, quant, self._device, threads, task)
+        self.pace = paces.known_pace(self._home.pace, self._key) or self.pace
+        self.pace.setup_s = self._meter.elapsed_us() / 1e6
+        retention = bench.retention
+        sizes = Sizes(
+            row_tokens=sum(map(len, pack.examples)) / len(pack.examples),
+            passage_tokens=sum(map(len, pack.replay)) / len(pack.replay) if pack.replay else 0.0,
+            rows=len(bench.validation.rows),
+            items=retention.sample.items if retention is not None else 0,
+            items_in_full=retention.full.items if retention is not None else 0,
+            confirmation_rows=len(bench.confirmation.rows) if bench.confirmation is not None else 0,
+            test_rows=len(bench.test.rows),
+        )
+        self._work = Workload(self.pace, sizes)
+        pack.before_part = self._check
+
+    def begin_tick(self, kind: RunKind, slots: Sequence[Slot]) -> None:
+        self.book(Activity.OVERHEAD)
+        self._tokens = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
+
+    def end_tick(self, kind: RunKind, slots: Sequence[Slot]) -> None:
+        """Books a tick, split among its slots by their tokens."""
+        now = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
+        tokens = {whose: count - self._tokens.get(whose, 0) for whose, count in now.items()}
+        seconds = self._meter.book(Activity.TRAIN, tokens)
+        self.pace.tick.add(sum(tokens.values()), seconds)
+
+    def evaluated(self, kind: RunKind, slots: Sequence[Slot], took: Timing | None) -> None:
+        """Books an evaluation of slots; `took` is that of its last attempt, which came to its end."""
+        assert self._work is not None
+        self.book(Activity.EVALUATE, [Whose(kind, slot.number) for slot in slots], self._work.sizes.rows)
+        if took is not None and slots:
+            self.pace.rows.add(self._work.sizes.rows * len(slots), took.rows_s)
+            if self._work.sizes.items:
+                self.pace.items.add(self._work.sizes.items * len(slots), took.items_s)
+
+    def scored(self, activity: Activity, rows: int, whose: Sequence[Whose] = ()) -> None:
+        """Books the scoring of rows by the base, or by one adapter."""
+        seconds = self.book(activity, whose, rows)
+        if rows:
+            self.pace.rows.add(rows, seconds)
+
+    def record(self, slot: Slot | None = None) -> dict[str, Any]:
+        """What a trial is told with: what it would take alone, and what the study has spent until then."""
+        spent = self.spent()
+        found: dict[str, Any] = {"spent_s": round(spent.seconds, 6), "spent_usd": spent.usd}
+        if slot is not None:
+            found |= {"steps": slot.step, "train_tokens": slot.train_tokens, "solo_s": self._solo_s(slot)}
+        return found
+
+    def _solo_s(self, slot: Slot) -> float | None:
+        if self._work is None or not self.pace.is_known:
+            return None
+        sizes, count = self._work.sizes, len(slot.evaluations)
+        trained = self.pace.training_s(slot.step, slot.train_tokens)
+        return trained + self.pace.scoring_s(sizes.rows * count, sizes.items * count)
+
+    def _keep_pace(self) -> None:
+        if self._key is not None and self.pace.is_known:
+            paces.keep_pace(self._home.pace, self._key, self.pace)
+            self._search.remember("pace", self.pace.as_dict())
+
+    # The budget
+
+    def spent(self) -> Spent:
+        """What the study has taken until this moment, all its workers together."""
+        return self._others.plus(self._meter.elapsed_us() / 1e6, self._usd_per_s if self.price is not None else None)
+
+    def _look(self) -> None:
+        """Reads what other sessions have taken; tells whoever watches."""
+        self._looked_at = time.monotonic()
+        name = self._config.study.name
+        sessions, bookings = self.ledger.sessions(name), self.ledger.bookings(name)
+        own = self._meter.session
+        found = bill(name, sessions, bookings, labels({}))
+        rates = usd_per_second(sessions)
+        usd = found.usd if self.price is not None else None
+        seconds = sum(one.us for one in bookings if one.session != own) / 1e6
+        if usd is not None:  # without the seconds of this session, which go on; with its electricity so far
+            usd -= sum(one.us for one in bookings if one.session == own) / 1e6 * rates[own]
+        for one in sessions:  # what others do at this moment is not booked yet
+            if one.study == name and one.id != own and not one.is_ended:
+                open_s = (one.heartbeat_us - one.booked_us) / 1e6
+                seconds += open_s
+                usd = usd + open_s * rates.get(one.id, 0.0) if usd is not None else None
+        self._usd_per_s = self._usd_per_s_ahead = rates.get(own)
+        if self._usd_per_s is not None and found.energy_usd is not None and found.seconds:
+            self._usd_per_s_ahead = self._usd_per_s + found.energy_usd / found.seconds
+        self._others = Spent(seconds, (usd or 0.0) if self.price is not None else None)
+        spent = self.spent()
+        limit = self._config.budget
+        words = [f"${limit.usd:g}"] if limit.usd is not None else []
+        words += [f"{limit.hours:g} h"] if limit.hours is not None else []
+        self._events.write("spent", usd=spent.usd, device_s=spent.seconds, limit=" or ".join(words) or None)
+
+    def hold_back(self, seconds: float) -> None:
+        """Keeps so much for what must come afterwards."""
+        self._held_back_s = seconds
+
+    def over(self) -> str | None:
+        """The limit that is reached, with what is held back; None where there is something left."""
+        limit = self._config.budget
+        if limit.usd is None and limit.hours is None:
+            return None
+        if time.monotonic() - self._looked_at >= LOOK_S:
+            self._look()
+        return exceeded(limit, self.spent().plus(self._held_back_s, self._usd_per_s_ahead))
+
+    def _check(self) -> None:
+        """Before each part of a scoring, which may be long."""
+        if self.over() is not None:
+            raise BudgetSpent
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether seconds or dollars are."""
+        return self._config.budget.usd is not None or self._config.budget.hours is not None
+
+    @property
+    def can_foretell(self) -> bool:
+        """Whether it is known what a trial takes."""
+        return self._work is not None and self.pace.is_known
+
+    def refusal(
+        self, seen: StudyView, asked: Asked | None, others: Sequence[int], slots: Sequence[Slot]
+    ) -> Ended | None:
+        """Why another trial cannot be paid to its end, with all that must come after it; None where it can.
+
+        Args:
+            asked: the trial; None: the shortest that there may be.
+            others: the trials in flight beside it, which have the first claim.
+            slots: those of them that train.
+        """
+        with self._search.is_reserving:
+            return self._refusal(seen, asked, others, slots)
+
+    def _refusal(
+        self, seen: StudyView, asked: Asked | None, others: Sequence[int], slots: Sequence[Slot]
+    ) -> Ended | None:
+        budget = self._config.budget
+        trained = [t for t in seen.trials if t.counts and t.same_as is None and t.examples_seen]
+        if budget.trials is not None and len(trained) + len(others) >= budget.trials:
+            return Ended(
+                "budget.trials",
+                f"{budget.trials} trials are trained, which is all that budget.trials allows",
+                {"trials": len(trained)},
+            )
+        if not self.is_limited or not self.can_foretell:
+            return None
+        need_s = self._trial_s(seen, asked)
+        sampled = asked.params if asked is not None else self._shortest()
+        coming = [*(trial.params for trial in seen.trials if trial.number in others), sampled]
+        claims_s = sum(self._left_s(slot) for slot in slots)
+        waiting = set(others) - {slot.number for slot in slots}  # for memory, or to be told
+        claims_s += sum(self._waiting_s(trial) for trial in seen.trials if trial.number in waiting)
+        after_s = self.finishing_s(seen, coming)
+        others_s = sum(us for one, us in self.ledger.reserved_us(seen.name).items() if one != self._meter.session) / 1e6
+        whole_s = (need_s + claims_s) * SAFETY + after_s + others_s
+        key = exceeded(budget, self.spent().plus(whole_s, self._usd_per_s_ahead))
+        if key is None:
+            self.ledger.reserve(self._meter.session, round((need_s + claims_s) * SAFETY * 1e6))
+            return None
+        spent = self.spent()
+        rest = Spent(0.0, 0.0 if self.price is not None else None)
+        one, after = (rest.plus(seconds, self._usd_per_s_ahead) for seconds in (need_s, after_s))
+        words = [f"${each.usd:.4g}" if key == "budget.usd" else f"{each.seconds / 3600:.3g} h" for each in (one, after)]
+        return Ended(
+            key,
+            f"{in_words(budget, key, spent)} is spent, and another trial (about {words[0]}) with what comes after it "
+            f"(confirmation and test, about {words[1]}) does not fit into the rest",
+            {"spent_usd": spent.usd, "spent_s": spent.seconds, "trial_s": need_s, "after_s": after_s},
+        )
+
+    def reached(self) -> Ended:
+        """The limit that is reached, in words."""
+        budget, spent = self._config.budget, self.spent()
+        key = self.over() or exceeded(budget, spent) or ("budget.usd" if budget.usd is not None else "budget.hours")
+        held = f", with {self._held_back_s:.0f} s held back for what comes after" if self._held_back_s else ""
+        return Ended(
+            key,
+            f"{in_words(budget, key, spent)} is spent{held}",
+            {"spent_usd": spent.usd, "spent_s": spent.seconds, "held_back_s": self._held_back_s},
+        )
+
+    def finishing_s(self, seen: StudyView, coming: Sequence[dict[str, Any]] = ()) -> float:
+        """What confirming the best and scoring the test split takes.
+
+        Args:
+            coming: the configurations that may be among the best by then, beside those that are now.
+        """
+        if self._work is None or not self.pace.is_known:
+            return 0.0
+        top = self._config.confirmation.top if self._work.sizes.confirmation_rows else 0
+        best = [*(trial.params for trial in seen.finalists(max(top, 1))), *coming]
+        seeds = self._config.confirmation.seeds
+        each = [self._work.confirming_s(*self._shape(sampled), seeds) for sampled in best[:top]]
+        return sum(each) + self.testing_s() if best else 0.0
+
+    def testing_s(self) -> float:
+        """What the test split takes; 0 before anything is known."""
+        return self._work.testing_s() if self._work is not None and self.pace.rows.is_known else 0.0
+
+    def _trial_s(self, seen: StudyView, asked: Asked | None) -> float:
+        assert self._work is not None
+        if asked is None:
+            return self._work.trial_s(*self._shape(self._shortest()))
+        done = next((len(trial.curve) for trial in seen.trials if trial.number == asked.number), 0)
+        return self._work.trial_s(*self._shape(asked.params), done)
+
+    def _waiting_s(self, trial: TrialView) -> float:
+        assert self._work is not None
+        return self._work.trial_s(*self._shape(trial.params), len(trial.curve))
+
+    def _shortest(self) -> dict[str, Any]:
+        """What a trial is sampled as that takes the fewest steps."""
+        searched = self._config.search.space.get("epochs")
+        if searched is None or self._config.train.examples is not None:
+            return {}
+        return {"epochs": searched.low if isinstance(searched, Range) else min(map(float, values_of(searched) or []))}
+
+    def _left_s(self, slot: Slot) -> float:
+        assert self._work is not None
+        whole = self._work.trial_s(slot.params, slot.rhythm, len(slot.evaluations))
+        done = slot.step - len(slot.evaluations) * slot.rhythm.steps_per_interval
+        tokens = done * slot.rhythm.batch_size * self._work.sizes.row_tokens
+        return max(0.0, whole - self.pace.training_s(done, tokens))
+
+    def _shape(self, sampled: dict[str, Any]) -> tuple[TrialParams, Rhythm]:
+        params = self._config.trial_params(sampled)
+        return params, self._config.rhythm(params, self._train_rows)
+
+    # The end
+
+    def reconsider(self) -> None:
+        """Forgets an earlier end that holds no more: its limit was raised."""
+        ended = self._search.attributes.get(ENDED)
+        if ended is not None and not holds(ended, self._config):
+            self._search.remember(ENDED, None)
+
+    def end(self, ended: Ended, is_closed: bool = False) -> None:
+        """Remembers why the search has ended, and says it."""
+        self._search.remember(ENDED, ended.kept(self._config, is_closed))
+        self._events.write("ended", key=ended.key, message=ended.message)
+
+    def close(self) -> None:
+        """Everything that could still be paid has been done."""
+        ended = self._search.attributes.get(ENDED)
+        if ended is not None:
+            self._search.remember(ENDED, {**ended, "is_closed": True})

@@ -1,0 +1,371 @@
+"""The trials in flight of one worker: asked, trained in packs, scored, told, until the study has its total.
+
+A trial that is known to have ended has a *verdict*: what is left is to tell it. Verdicts are carried out
+at once, or, with `search.deterministic`, in the order of the trials' numbers, each followed by the ask
+that its place makes room for: what the sampler knows at an ask is then the same in every run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from sweeper.config.schema import Config
+from sweeper.engine.bucket import AdapterState
+from sweeper.engine.pack import Slot
+from sweeper.errors import LeaseLostError, LostRoomError
+from sweeper.events import EventLog
+from sweeper.money.booking import Activity, Whose
+from sweeper.preflight.forecast import VRAM
+from sweeper.search.ended import Ended
+from sweeper.search.study import Asked, Search
+from sweeper.trial import Reason, RunKind
+from sweeper.worker.checkpoints import Checkpoints
+from sweeper.worker.forecast import Forecast
+from sweeper.worker.memory import MemoryLog
+from sweeper.worker.recorder import Recorder, curve
+from sweeper.worker.room import Room
+from sweeper.worker.spending import BudgetSpent, Spending
+from sweeper.worker.teller import Teller
+from sweeper.worker.workbench import Timing, Workbench
+
+logger = logging.getLogger(__name__)
+MAX_CRASHES = 3
+WAITING = "what is left is in flight elsewhere, or was: a worker that is silent for search.lease_s={:g} s loses it"
+POLL_S = 1.0  # how often a worker with nothing to do looks for a trial that another one has lost
+
+
+class Trials:
+    """The trials that one worker has asked for and not told.
+
+    Args:
+        forecast: the constraints of a configuration, before it is trained.
+        is_stopping: asked between ticks; True ends the training, with the trials where they are.
+
+    Attributes:
+        room: who of them trains.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        bench: Workbench,
+        memory: MemoryLog,
+        forecast: Forecast,
+        search: Search,
+        teller: Teller,
+        recorder: Recorder,
+        checkpoints: Checkpoints,
+        spending: Spending,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.config, self.bench, self.search, self.spending = config, bench, search, spending
+        self.teller, self.recorder, self.checkpoints = teller, recorder, checkpoints
+        self.events: EventLog = recorder.events
+        self.forecast, self.is_stopping = forecast, is_stopping
+        self.room = Room(config, bench, memory, checkpoints, recorder, self._infeasible, book=spending.book)
+        self._memory = memory
+        self._suspects: set[int] = set()  # trials that were in flight at an exception
+        self._verdicts: dict[int, Callable[[], None]] = {}
+        self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
+        self._requeued: set[int] = set()  # trials whose place was lost, until they are asked again
+        self._refused: Ended | None = None  # why no other trial is asked for, until one has ended
+
+    def train(self) -> bool:
+        """Trains until the study has its total, a stop is asked for, or the budget or the stop rule ends it.
+
+        Returns:
+            False where the trials of the pack have been lost, and go on from their checkpoints.
+        """
+        try:
+            self._loop()
+        except LostRoomError as error:
+            message = str(error)
+        except BudgetSpent:  # in the middle of an evaluation, which has then not been
+            self.spending.end(self.spending.reached())
+            return True
+        else:
+            return True
+        self.room.clear()  # out of the `except` block, which holds what is to be freed
+        self.events.write("note", message=message)
+        for number in self.search.in_flight:
+            is_in_pack = number not in self._verdicts and number not in self.room.waiting
+            if is_in_pack and self.search.requeue(number, has_crashed=False):
+                self._requeued.add(number)
+                self.recorder.wait(number)
+        return False
+
+    def _loop(self) -> None:
+        """Tell and refill, tick, score what is due, checkpoint."""
+        pack = self.bench.pack
+        is_waiting = False
+        self._advance()
+        while not self.is_stopping() and (pack.slots or not self.search.is_complete):
+            if self.spending.is_limited:
+                self.spending.hold_back(self.spending.finishing_s(self.search.seen()))
+            if self.spending.over() is not None:
+                self.spending.end(self.spending.reached())
+                return
+            if not pack.slots:
+                if self.room.waiting:  # for neighbours on the device
+                    self._advance()
+                    continue
+                if self._refused is not None and not self.search.in_flight:
+                    self.spending.end(self._refused)
+                    return
+                if not is_waiting:
+                    self.events.write("note", message=WAITING.format(self.config.search.lease_s))
+                is_waiting = True
+                self.spending.book(Activity.OVERHEAD)
+                time.sleep(POLL_S)
+                self.spending.book(Activity.IDLE)
+                self._advance()
+                continue
+            is_waiting = False
+            started = time.monotonic()
+            diverged: list[Slot] = []
+            if not any(slot.is_due for slot in pack.slots):  # one that was interrupted before its evaluation may be
+                self.spending.begin_tick(RunKind.TRIAL, pack.slots)
+                ticks = self.room.within(pack.tick, self.is_stopping)
+                if ticks is None:  # nobody is left to train
+                    self._advance()
+                    continue
+                self.spending.end_tick(RunKind.TRIAL, pack.slots)
+                self.recorder.ticks(pack.slots, ticks, pack.planner.step)
+                diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
+            for slot in diverged:  # before the evaluation, which may have to evict
+                slot.duration_s += time.monotonic() - started
+                self._conclude(slot, partial(self.teller.prune, slot, Reason.DIVERGED))
+            due = self._evaluate([slot for slot in pack.slots if slot.is_due])
+            spent_s = time.monotonic() - started
+            for slot in pack.slots:
+                slot.duration_s += spent_s
+            for slot in due:
+                self._judge(slot)
+            self.spending.book(Activity.OVERHEAD)
+            saved = self.checkpoints.save_due(self.bench.pack)
+            self.spending.book(Activity.CHECKPOINT, [Whose(RunKind.TRIAL, number) for number in saved])
+            self._advance()
+
+    def _advance(self) -> None:
+        """Carries out verdicts and fills the slots, in turns."""
+        self._refill()
+        # Where order counts, no verdict comes before the ask that the one before it made room for: a stop ends asking.
+        while not (self.config.search.deterministic and self.is_stopping()) and self._carry_out():
+            self._refill()
+
+    def _refill(self) -> None:
+        while not self.is_stopping():
+            if self.room.waiting:
+                waited = self.room.next_waiting()
+                if waited is None:
+                    return
+                self.recorder.begin(waited)
+                if not self._admit(waited):
+                    return  # the pack must move first
+                continue
+            limit = 1 if self._suspects & {slot.number for slot in self.bench.pack.slots} else self.config.engine.slots
+            if len(self.search.in_flight) >= limit or not self._may_ask():
+                return
+            asked = self.search.ask()
+            if asked is None or not self._can_pay(asked):
+                return
+            self._take(asked)
+            if not self.config.search.deterministic:
+                self._carry_out()
+
+    def _may_ask(self) -> bool:
+        """Whether another trial may be asked for, as far as is known before it is."""
+        if self._refused is not None:
+            return False
+        if not self.spending.is_limited and self.config.budget.trials is None:
+            return True
+        if self.spending.is_limited and not self.spending.can_foretell and self.search.in_flight:
+            return False  # one trial by itself first shows what another will take
+        if not any(trial.state == "WAITING" for trial in self.search.views()):
+            self._refused = self._refusal(None)
+        return self._refused is None
+
+    def _refusal(self, asked: Asked | None) -> Ended | None:
+        others = [number for number in self.search.in_flight if asked is None or number != asked.number]
+        return self.spending.refusal(self.search.seen(), asked, others, self.bench.pack.slots)
+
+    def _can_pay(self, asked: Asked) -> bool:
+        """Whether a trial that was asked for can be paid to its end; else it waits for a raised budget."""
+        self._refused = self._refusal(asked)
+        if self._refused is not None:
+            self.search.requeue(asked.number, has_crashed=False)
+        return self._refused is None
+
+    def _take(self, asked: Asked) -> None:
+        """Begins a trial, goes on with it, or sees that it need not be trained."""
+        params = self.config.trial_params(asked.params)
+        constraints = self.teller.constraints[asked.number] = self.forecast(params)
+        self.recorder.begin(asked)
+        number = asked.number
+        self._requeued.discard(number)
+        if self.checkpoints.has(number):  # it was let in, and what was foretold then holds
+            constraints = self.teller.constraints[number] = {name: min(v, 0.0) for name, v in constraints.items()}
+        if asked.crashes >= MAX_CRASHES:
+            self._verdicts[number] = partial(self.teller.fail, asked)
+        elif any(value > 0 for value in constraints.values()):
+            self._verdicts[number] = partial(self.teller.reject, number)
+        elif earlier := self.search.earlier(asked):
+            self._verdicts[number] = partial(self.teller.repeat, number, earlier)
+        else:
+            self._admit(asked)
+
+    def _admit(self, asked: Asked) -> bool:
+        """Lets a trial train, if there is room for it beside the others; False where it waits."""
+        slot = self.room.admit(asked)
+        if slot is None:
+            return asked.number in self._verdicts
+        if asked.crashes:
+            self._suspects.add(asked.number)
+        self.checkpoints.start(asked.number)
+        self.recorder.train(asked, slot)
+        if slot.is_at_evaluation:  # it was interrupted between its evaluation and what followed from it
+            self._judge(slot)
+        return True
+
+    def _evaluate(self, due: list[Slot]) -> list[Slot]:
+        """Scores the slots that are due, together, and keeps the adapter of each one's best evaluation.
+
+        Returns:
+            Those that were scored: one that had to leave for memory is not.
+        """
+        if not due:
+            return []
+        self.events.write("evaluating", numbers=[slot.number for slot in due])
+
+        took: Timing | None = None
+
+        def evaluate() -> list[Slot]:
+            nonlocal took
+            here = [slot for slot in due if slot in self.bench.pack.slots]
+            if here:
+                took = self.bench.evaluate(here, self.config)
+            return here
+
+        self.spending.book(Activity.OVERHEAD)
+        scored = self.room.within(evaluate, self.is_stopping) or []
+        self.spending.evaluated(RunKind.TRIAL, scored, took)
+        self.recorder.evaluations(scored)
+        return scored
+
+    def _infeasible(self, slot: Slot, failure: str) -> None:
+        """A trial does not fit, not even alone."""
+        self._verdicts[slot.number] = partial(self._refuse, slot, failure)
+
+    def _refuse(self, slot: Slot, failure: str) -> None:
+        """Tells a trial that does not fit, though it was foretold to: what was measured corrects the forecast."""
+        self._memory.prunes += 1
+        constraints = self.teller.constraints[slot.number]
+        if VRAM in constraints:
+            constraints[VRAM] = max(constraints[VRAM], self._memory.excess())
+        self.teller.prune(slot, Reason.INFEASIBLE, self._memory.in_words(failure), self._memory.readings())
+
+    def _judge(self, slot: Slot) -> None:
+        """Reports a slot's latest evaluation: the trial goes on, is pruned, or is complete."""
+        try:
+            is_pruned = self.search.report(slot.number, curve(slot), may_prune=not slot.is_finished)
+        except LeaseLostError as error:
+            self._drop(slot, error)
+            return
+        if is_pruned:
+            self._conclude(slot, partial(self.teller.prune, slot, Reason.PRUNER))
+        elif slot.is_finished:
+            self._conclude(slot, partial(self._complete, slot))
+        elif (why := self._why_wrecked(slot)) is not None:
+            self._conclude(slot, partial(self.teller.prune, slot, Reason.WRECKED, why))
+
+    def _complete(self, slot: Slot) -> None:
+        """Tells a trial that ran to its end; one of the best so far is held to all that the base could do before."""
+        self.teller.complete(self.bench, slot, self._in_full(slot) if self.teller.is_finalist(slot) else {})
+
+    def _in_full(self, slot: Slot) -> dict[str, float]:
+        """Scores the best adapter of a trial on the whole retention suite, beside those that train."""
+
+        def score() -> dict[str, float]:
+            assert self.bench.retention is not None
+            assert slot.best_adapter is not None
+            guest = Slot(-1, slot.params, slot.rhythm, slot.seed)
+            self.bench.pack.admit(guest, slot.best_adapter)
+            try:
+                [values] = self.bench.retention.score_full(self.bench.pack, [self.bench.pack.slots.index(guest)])
+            finally:
+                self.room.leave(guest)
+            return values
+
+        self.spending.book(Activity.OVERHEAD)
+        found = self.room.within(score, lambda: False) or self.room.outlast(score)
+        self.spending.book(Activity.EVALUATE, [Whose(RunKind.TRIAL, slot.number)])
+        return found
+
+    def _why_wrecked(self, slot: Slot) -> str | None:
+        """What a trial has lost, where that is certainly too much of the base's abilities and is to end it."""
+        if self.bench.retention is None or not self.config.retention.stop_wrecked:
+            return None
+        yardstick, values = self.bench.retention.sampled, slot.evaluations[-1]
+        return yardstick.loss_in_words(values) if yardstick.is_wrecked(values) else None
+
+    def _conclude(self, slot: Slot, verdict: Callable[[], None]) -> None:
+        """Takes a trial out of the pack; its verdict is carried out when its turn comes."""
+        self._refused = None  # it may have taken less than was held back for it
+        self._verdicts[slot.number] = verdict
+        if (state := self.room.leave(slot)) is not None:
+            self._held[slot.number] = (slot, state)
+
+    def _carry_out(self) -> bool:
+        """Carries out the next verdict; False where none can be."""
+        candidates = sorted({*self.search.in_flight, *self._requeued})
+        if self.config.search.deterministic:
+            candidates = candidates[:1]
+        number = next((number for number in candidates if number in self._verdicts), None)
+        if number is None:
+            return False
+        try:
+            self._verdicts[number]()
+        except LeaseLostError as error:
+            self._forget(number, error)
+        self._verdicts.pop(number)
+        self._held.pop(number, None)
+        self.teller.constraints.pop(number)
+        return True
+
+    def _drop(self, slot: Slot, error: LeaseLostError) -> None:
+        """Lets go of a trial that another worker has taken over; its run, folder and checkpoint are that one's."""
+        self._forget(slot.number, error)
+        self.room.leave(slot)
+        self.teller.constraints.pop(slot.number)
+
+    def _forget(self, number: int, error: LeaseLostError) -> None:
+        logger.warning("trial %d is let go: %s", number, error)
+        self.search.abandon(number)
+        self.events.write("lease_lost", number=number, message=str(error))
+
+    def save(self) -> None:
+        """Checkpoints every trial in flight, as far as memory and disk allow."""
+        for slot in self.bench.pack.slots:
+            self.checkpoints.save(self.bench.pack, slot)
+        for slot, state in self._held.values():
+            if slot.is_at_evaluation:
+                self.checkpoints.save(self.bench.pack, slot, state)
+        for waiting in self.room.waiting.values():
+            if waiting.progress is not None:
+                self.checkpoints.save(self.bench.pack, *waiting.progress)
+
+    def put_aside(self) -> None:
+        """Puts the trials that the budget has stopped back into the queue, for when it is raised."""
+        if not self.search.in_flight and not self.bench.pack.slots:
+            return
+        self.save()
+        for number in self.search.in_flight:
+            self.search.requeue(number, has_crashed=False)
+            self.recorder.wait(number)
+        self._verdicts.clear()
+        self._held.clear()
+        self.room.clear()
+        self.room.waiting.clear()

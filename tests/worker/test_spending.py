@@ -1,0 +1,221 @@
+"""What a session's seconds are booked as, and how a budget ends a search."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from sweeper.config import check
+from sweeper.engine import checkpoint
+from sweeper.money.account import account
+from sweeper.money.booking import Activity, Booking, Whose
+from sweeper.money.ledger import Ledger
+from sweeper.money.meter import Meter, now_us
+from sweeper.paths import Home, StudyPaths
+from sweeper.search.ended import ENDED
+from sweeper.search.views import StudyView, is_finished, open_storage, view
+from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
+from sweeper.trial import RunKind
+from sweeper.worker import spending
+from sweeper.worker.spending import Spending
+from sweeper.worker.workbench import Workbench
+from tests.worker.conftest import Prepare
+from tests.worker.test_confirmation import ON
+from tests.worker.test_session import StopAfter, assert_stores_agree, run
+
+A_SECOND = "gpu.price_usd_per_hour=3600"  # is a dollar
+
+
+def ledger_of(home: Home) -> Ledger:
+    return Ledger(open_storage(home).engine)
+
+
+def booked(home: Home, name: str = "demo") -> dict[tuple[RunKind, Activity], list[Booking]]:
+    found = defaultdict(list)
+    for one in ledger_of(home).bookings(name):
+        found[one.whose.kind, one.activity].append(one)
+    return found
+
+
+def usd(home: Home, name: str = "demo") -> float:
+    spent = account(ledger_of(home), view(home, name)).usd
+    assert spent is not None
+    return spent
+
+
+def trained(seen: StudyView) -> list[int]:
+    return [trial.number for trial in seen.trials if trial.counts and trial.examples_seen]
+
+
+def test_every_second_of_a_session_is_booked_once_for_what_it_was(prepare: Prepare, home: Home) -> None:
+    paths, tracker, started = prepare(*ON, "engine.slots=2"), MemoryTracker(), time.monotonic()
+    assert run(paths, tracker, StopAfter(6)) == {"status": "stopped"}
+    assert run(paths, tracker) == {"status": "finished"}
+    wall_s = time.monotonic() - started
+    sessions, found = ledger_of(home).sessions("demo"), booked(home)
+    assert [one.is_ended for one in sessions] == [True, True]
+    assert sum(one.booked_us for one in sessions) == sum(one.heartbeat_us for one in sessions)
+    assert sum(one.us for ones in found.values() for one in ones) == sum(one.booked_us for one in sessions)
+    assert 0.9 * wall_s < sum(one.booked_us for one in sessions) / 1e6 <= wall_s
+
+    seen = view(home, "demo")
+    tokens = defaultdict(int)
+    for one in found[RunKind.TRIAL, Activity.TRAIN]:
+        tokens[one.whose.number] += one.units
+    # Every token of every trial, those before the interruption once.
+    assert {number: tokens[number] for number in trained(seen)} == {t.number: t.train_tokens for t in seen.trials}
+    scored = {one.whose for one in found[RunKind.TRIAL, Activity.EVALUATE]}
+    assert scored == {Whose(RunKind.TRIAL, number) for number in trained(seen)}
+    assert found[RunKind.CONFIRMATION, Activity.TRAIN]
+    assert found[RunKind.CONFIRMATION, Activity.EVALUATE]
+    assert sum(one.units for one in found[RunKind.STUDY, Activity.TEST]) == 3 * 36
+    assert found[RunKind.STUDY, Activity.LOAD]
+    assert found[RunKind.STUDY, Activity.BASELINE]
+    assert (RunKind.STUDY, Activity.LOST) not in found
+    for trial in seen.trials:
+        assert trial.solo_s is not None
+        assert trial.solo_s > 0
+    spent = [trial.spent_s for trial in seen.trials]
+    assert spent == sorted(spent, key=lambda s: s or 0.0)
+
+
+def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(prepare: Prepare, home: Home) -> None:
+    few = ("search.trials=9", "engine.slots=2", A_SECOND, "train.examples=64", "pruner=none")
+    whole = prepare("study.name=whole", *few)
+    run(whole, MemoryTracker())
+    parts = account(ledger_of(home), view(home, "whole"))
+    of_trials = sum(line.seconds for line in parts.lines if line.whose.kind is RunKind.TRIAL)
+    setup = parts.seconds - of_trials  # loading, baseline, test
+    budget = setup + of_trials / 3
+
+    paths, tracker = prepare("study.name=third", *few, f"budget.usd={budget}"), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "third")
+    ended = seen.attributes[ENDED]
+    assert ended["key"] == "budget.usd"
+    assert f"budget.usd={budget:g}" in ended["message"]
+    assert 1 <= len(trained(seen)) < 9
+    # What began came to its end, and the best of it has been scored and can be exported.
+    assert seen.best is not None
+    assert paths.adapter(seen.best.number).is_dir()
+    assert seen.attributes["test"]["trial"] == seen.best.number
+    assert usd(home, "third") <= budget + overrun(paths)
+    assert is_finished(seen, check.load(paths))
+    assert tracker.states()[STUDY] is RunState.FINISHED
+    assert tracker.runs[STUDY].tags["sweeper.ended"] == ended["message"]
+    assert_stores_agree(seen, tracker)
+
+    more = prepare("study.name=third", *few, f"budget.usd={budget * 10}")
+    assert not is_finished(view(home, "third"), check.load(more))
+    assert run(more, tracker) == {"status": "finished"}
+    seen = view(home, "third")
+    assert len(trained(seen)) == 9
+    assert seen.attributes[ENDED] is None
+    assert_stores_agree(seen, tracker)
+
+
+def overrun(paths: StudyPaths) -> float:
+    """The most seconds, each a dollar, from one thing that a session did to the next: a step, a scoring."""
+    times = [json.loads(line)["time"] for line in paths.events.read_text().splitlines()]
+    return max(after - before for before, after in pairwise(times))
+
+
+def test_a_cap_that_is_reached_puts_the_trials_aside_with_their_progress(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ("search.trials=3", "engine.slots=2", "train.examples=512", "evaluation.count=4", "pruner=none")
+    clock = Clock()
+    monkeypatch.setattr(spending, "Meter", clock.meter)
+    monkeypatch.setattr(Spending, "refusal", lambda *_: None)  # as if all had been foretold to be cheap
+    paths, tracker = prepare(*few, A_SECOND, "budget.usd=100"), MemoryTracker()
+    clock.at_tick(tracker, 20, 1000.0)
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert seen.attributes[ENDED]["key"] == "budget.usd"
+    assert seen.counts() == {"WAITING": 2}
+    slot, _ = checkpoint.load(paths.checkpoint(0))
+    assert slot.step == 20
+    assert "test" not in seen.attributes
+    assert_stores_agree(seen, tracker)
+
+    paths = prepare(*few, A_SECOND, "budget.usd=100000")
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert len(trained(seen)) == 3
+    assert {one.units for one in booked(home)[RunKind.TRIAL, Activity.TRAIN] if one.whose.number == 0}
+
+
+class Clock:
+    """The real clock, and leaps of it."""
+
+    def __init__(self) -> None:
+        self.leap_us = 0
+
+    def meter(self, *args: Any, **kwargs: Any) -> Any:
+        return Meter(*args, **kwargs, clock_us=lambda: now_us() + self.leap_us)
+
+    def at_tick(self, tracker: MemoryTracker, tick: int, seconds: float) -> None:
+        """Leaps once a trial has made so many steps."""
+        log, seen = tracker.log, 0
+
+        def counted(key: Any, metrics: dict[str, float], step: int) -> None:
+            nonlocal seen
+            if key.number == 0 and "train/loss" in metrics:
+                seen += 1
+                if seen == tick:
+                    self.leap_us += round(seconds * 1e6)
+            log(key, metrics, step)
+
+        tracker.log = counted  # type: ignore[method-assign]
+
+
+def test_the_cap_holds_in_the_middle_of_a_scoring(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(spending, "Meter", clock.meter)
+    paths, tracker = prepare("search.trials=2", A_SECOND, "budget.usd=500", "engine.chunk_tokens=512"), MemoryTracker()
+    original, calls = Workbench.evaluate, []
+
+    def late(bench: Workbench, slots: Any, config: Any) -> Any:
+        if not calls:
+            clock.leap_us += 1000_000_000
+        calls.append(len(slots))
+        return original(bench, slots, config)
+
+    monkeypatch.setattr(Workbench, "evaluate", late)
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert calls == [1]
+    assert seen.attributes[ENDED]["key"] == "budget.usd"
+    assert all(trial.curve == () for trial in seen.trials)
+    assert set(seen.counts()) == {"WAITING"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "more", "key"),
+    [("budget.trials=2", "budget.trials=3", "budget.trials"), ("budget.hours=1e-9", "budget.hours=9", "budget.hours")],
+)
+def test_other_limits(prepare: Prepare, home: Home, limit: str, more: str, key: str) -> None:
+    tracker = MemoryTracker()
+    assert run(prepare(limit), tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert seen.attributes[ENDED]["key"] == key
+    assert len(trained(seen)) == (2 if key == "budget.trials" else 0)
+    assert run(prepare(more), tracker) == {"status": "finished"}
+    assert len(trained(view(home, "demo"))) == 3
+
+
+def test_the_first_trial_trains_alone_until_it_is_known_what_one_takes(prepare: Prepare, home: Home) -> None:
+    run(prepare(A_SECOND, "budget.usd=1000"), MemoryTracker())
+    first = view(home, "demo").trials[0].company
+    assert [{number for number, _ in one["slots"]} for one in first[:2]] == [{0}, {0, 1}]
+    assert list((home.pace).glob("*.json"))
+    run(prepare("study.name=again", A_SECOND, "budget.usd=1000"), MemoryTracker())
+    first = view(home, "again").trials[0].company  # and the next study knows it
+    assert {number for number, _ in first[0]["slots"]} == {0, 1}
