@@ -25,3 +25,12 @@ def usd_text(usd: float, beside: float | None = None) -> str:
     if usd and abs(usd) < 0.5 * 10**-places:
         return f"<${10**-places:.{places}f}"
     return f"${usd:,.{places}f}"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds in words: `0.4 s`, `12 s`, `4 min 05 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

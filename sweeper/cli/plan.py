@@ -7,7 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.preflight.cost import TRIALS, CostEstimate, Part, bought_in_words
 from sweeper.preflight.plan import Cell, Plan
+from sweeper.units import time_text, usd_text
 
 NAMES = {
     "context": "context",
@@ -38,7 +40,8 @@ def plan_table(plan: Plan) -> RenderableType:
         f"budget {plan.budget_gib:.2f} GiB, after a reserve of {plan.reserve_gib:g}; {context}\n"
         f"longest row {plan.longest_row_tokens} tokens, answer {plan.answer_tokens} ({measured})"
     )
-    return Group(Text(head), _peaks(plan), _terms(plan), Text(_words(plan)), Text(_disks(plan)))
+    memory = (_peaks(plan), _terms(plan), Text(_words(plan)))
+    return Group(Text(head), *memory, *cost_table(plan.cost), Text(_full_fine_tune(plan)), Text(_disks(plan)))
 
 
 def _peaks(plan: Plan) -> Table:
@@ -79,6 +82,52 @@ def _terms(plan: Plan) -> Table:
             table.add_row(name, *(f"{size:.3f}" if size else "–" for size in sizes))
     table.add_row("all", *(f"{cell.peak_gib:.3f}" for cell in chosen), style="bold")
     return table
+
+
+def cost_table(cost: CostEstimate) -> list[RenderableType]:
+    """What it will take in time and money."""
+    if cost.source is None:
+        return [Text(f"\nTime and money: {cost.basis}.\nPrice: {cost.price}.")]
+    title = "What is left of it, in time and money" if cost.is_rest else "What it will take, in time and money"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for place, name in enumerate(("", "likely", "low", "high")):
+        table.add_column(name, justify="right" if place else "left")
+    if cost.trial is not None:
+        table.add_row("one trial, alone", *_figures(cost.trial), end_section=True)
+    for part in cost.parts:
+        table.add_row(f"{cost.trials.likely:.0f} trials" if part.name == TRIALS else part.name, *_figures(part))
+    table.add_row("all", *_figures(cost.total), style="bold")
+    words = [f"Price: {cost.price}.", f"These figures are {cost.basis}."]
+    if cost.trained_share < 1:
+        words.append(f"The pruner is taken to leave {cost.trained_share:.0%} of all trials' length; high: all of it.")
+    words += [f"{bought_in_words(one, cost.trials)}." for one in cost.bought]
+    return [table, Text("\n".join(words))]
+
+
+def _figures(part: Part) -> list[str]:
+    seconds, usd = part.seconds, part.usd
+    times = [time_text(one) for one in (seconds.likely, seconds.low, seconds.high)]
+    if usd is None:
+        return times
+    return [f"{time}\n{usd_text(one)}" for time, one in zip(times, (usd.likely, usd.low, usd.high), strict=True)]
+
+
+def _full_fine_tune(plan: Plan) -> str:
+    """What training all weights would need, for comparison."""
+    full = plan.full_fine_tune
+    kinds = [(full.large_cards, "of 80 GB")]
+    if plan.card.is_cuda:
+        kinds.insert(0, (full.cards, f"× {plan.card.name}"))
+    cards = ", or ".join(f"{count} {name}" if count is not None else f"none {name}" for count, name in kinds)
+    words = (
+        f"For comparison, by the book: to train all {full.parameters / 1e9:.3g} billion weights takes "
+        f"{full.state_gib:.3g} GiB in mixed precision, and on each card {full.activations_gib:.2g} GiB for a row's "
+        f"activations: {cards}"
+    )
+    if full.device_seconds is not None:
+        usd = f", {usd_text(full.usd)}" if full.usd is not None else ""
+        words += f"; with the tokens of one trial {time_text(full.device_seconds)} of one card's time{usd}"
+    return f"{words}."
 
 
 def _disks(plan: Plan) -> str:

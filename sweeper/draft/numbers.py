@@ -14,7 +14,7 @@ from sweeper.data.row import Row
 from sweeper.errors import SweeperError
 from sweeper.models import base
 from sweeper.paths import Home
-from sweeper.preflight.plan import model_config
+from sweeper.preflight.architecture import model_config
 
 MOST_TOKENS = 2048  # of a row, before its text is cut
 ANY_TOKENS = 1_000_000  # until they are measured

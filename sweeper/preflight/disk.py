@@ -12,6 +12,7 @@ from sweeper.config.schema import Config
 from sweeper.config.space import bounds, condition_of
 from sweeper.errors import StoreError
 from sweeper.paths import Home
+from sweeper.preflight.architecture import Widths
 from sweeper.units import GIB, size_text
 
 NEARLY_BYTES = GIB  # less than this left over is said
@@ -113,22 +114,10 @@ def of_study(config: Config, home: Home, model: Mapping[str, Any] | None) -> lis
 
 
 def adapter_values(config: Config, model: Mapping[str, Any]) -> int:
-    """The values of the largest adapter that a study may train, by Llama's shapes.
-
-    Other architectures are taken for it; where they have no key of that name, for one that is not smaller.
-    """
-    model = model.get("text_config", model)
-    hidden = int(model.get("hidden_size") or model.get("n_embd") or model.get("d_model") or 0)
-    layers = int(model.get("num_hidden_layers") or model.get("n_layer") or 0)
-    heads = int(model.get("num_attention_heads") or model.get("n_head") or 1)
-    head = int(model.get("head_dim") or hidden // heads)
-    wide = int(model.get("intermediate_size") or 4 * hidden)
-    attention = 2 * (hidden + heads * head) + 2 * (hidden + head * int(model.get("num_key_value_heads") or heads))
-    mlp = 3 * (hidden + wide)
-    widths = {"attention": attention, "mlp": mlp}
-    chosen = {config.lora.target_modules} if "target_modules" not in config.search.space else {"all-linear"}
-    most = max(widths.get(str(choice), attention + mlp) for choice in chosen)
-    return _highest_rank(config) * layers * most
+    """The values of the largest adapter that a study may train, by Llama's shapes."""
+    widths = Widths.of(model)
+    chosen = config.lora.target_modules if "target_modules" not in config.search.space else "all-linear"
+    return _highest_rank(config) * widths.adapter_values(chosen)
 
 
 def _highest_rank(config: Config) -> int:

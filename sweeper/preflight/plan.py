@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Parameter, Range, bounds, condition_of, values_of
-from sweeper.config.teaching import WrittenSection
-from sweeper.custom import own
-from sweeper.data import rows as data_rows
-from sweeper.errors import DataError, ModelError, OutOfRoomError
+from sweeper.errors import ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import HEAD_POSITIONS, Formula, padded
-from sweeper.memory.nvml import NvmlUnavailable, card_at
 from sweeper.memory.planner import Load, Work
-from sweeper.memory.readings import HostBackend
 from sweeper.memory.runtime import known_runtime
-from sweeper.models import hub, origin
 from sweeper.paths import Home
+from sweeper.preflight.architecture import Widths, model_config
+from sweeper.preflight.card import Card, dtype_of, pick_card
 from sweeper.preflight.case import ModelShape
+from sweeper.preflight.cost import CostEstimate, estimate
 from sweeper.preflight.disk import Room
-from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, has_replay, ranks, target_choices
+from sweeper.preflight.forecast import MemoryForecast, extent, ranks, target_choices
+from sweeper.preflight.full_fine_tune import FullFineTune, full_fine_tune
 from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted
-from sweeper.search.views import begun
+from sweeper.preflight.volume import read
 from sweeper.units import GIB
 
 ROWS = (1, 2, 4, 8, 16, 32)
 MOST_RANKS = 5
 SAMPLES = 64  # of a range, for its infeasible share
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
-
-@dataclass(frozen=True)
-class Card:
-    """The device that is planned for."""
-
-    name: str
-    total_gib: float
-    is_cuda: bool
-    price_usd_per_hour: float | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +64,8 @@ class Plan:
         infeasible_share: of the configurations of the space.
         disks: what a launch writes, by file system.
         notes: what a launch would say of the base.
+        cost: in seconds and dollars.
+        full_fine_tune: what training all weights would need, for comparison.
     """
 
     study: str
@@ -97,23 +84,29 @@ class Plan:
     infeasible_share: float
     disks: list[Room]
     notes: list[str]
+    cost: CostEstimate
+    full_fine_tune: FullFineTune
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "disks": [room.as_dict() for room in self.disks]}
+        return {**asdict(self), "disks": [room.as_dict() for room in self.disks], "cost": self.cost.as_dict()}
 
 
 def plan(config: Config, home: Home) -> Plan:
     """Plans a study.
 
     Raises:
+        ConfigError: if dollars are to be counted, and there is no price.
         ModelError: if there is no configuration of the model, or it cannot be traced.
         OutOfRoomError: if not even the base fits.
     """
     home.create()
     card = pick_card(config)
-    lengths, are_measured = _lengths(config, home)
+    reading = read(config, home)
+    lengths = reading.lengths
+    cost = estimate(config, home, reading)  # before the trace, which takes longer: it may have something to refuse
     choices = target_choices(config)
-    shape = ModelShape(model_config(config, home), _dtype(config, card), config.model.quant, choices)
+    model = model_config(config, home)
+    shape = ModelShape(model, dtype_of(config, card), config.model.quant, choices)
     formula = fitted(shape, extent(config, lengths), home.memory)
     if config.engine.gradient_checkpointing is True and not formula.can_checkpoint:
         raise ModelError(
@@ -154,7 +147,7 @@ def plan(config: Config, home: Home) -> Plan:
         runtime_gib=None if runtime_bytes is None else runtime_bytes / GIB,
         longest_row_tokens=lengths.longest,
         answer_tokens=lengths.answer,
-        are_lengths_measured=are_measured,
+        are_lengths_measured=reading.are_measured,
         cells=cells,
         micro_batch_rows={rank: _most(lambda n, rank=rank: _cell(forecast, rank, n, widest).fits) for rank in known},
         slots={rank: _most(lambda n, rank=rank: _fits_together(forecast, rank, n, widest), 256) for rank in known},
@@ -162,112 +155,9 @@ def plan(config: Config, home: Home) -> Plan:
         infeasible_share=share,
         disks=disks,
         notes=notes,
+        cost=cost,
+        full_fine_tune=full_fine_tune(config, card, Widths.of(model), formula, lengths, cost),
     )
-
-
-def pick_card(config: Config) -> Card:
-    """The card that the configuration names, or the one that is there, or this machine's memory.
-
-    Raises:
-        ModelError: if `engine.device` is a card that is not there, and none is named.
-    """
-    section, device = config.gpu, config.engine.device
-    if device != "cpu":
-        if section.memory_gib is not None:
-            return Card(section.card or section.name, section.memory_gib, True, section.price_usd_per_hour)
-        try:
-            name, total_bytes = card_at(int(device.partition(":")[2] or 0) if device != "auto" else 0)
-            return Card(name, total_bytes / GIB, True, section.price_usd_per_hour)
-        except NvmlUnavailable as error:
-            if device != "auto":
-                raise ModelError(
-                    f"engine.device: {device} is not on this machine ({error}); for one that is elsewhere, name the "
-                    "card, such as gpu=rtx-4090"
-                ) from error
-    return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False, section.price_usd_per_hour)
-
-
-def _dtype(config: Config, card: Card) -> Literal["float32", "bfloat16", "float16"]:
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    # Or float16, on a card without bfloat16: as many bytes.
-    return "bfloat16" if card.is_cuda else "float32"
-
-
-def model_config(config: Config, home: Home) -> dict[str, Any]:
-    """The transformers configuration of a study's model, from its folder, the Hub's cache, or conf/model.
-
-    Raises:
-        ModelError: if there is none, or it is not one.
-    """
-    folder = model_folder(config, home)
-    if folder is not None:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    elif config.model.config is not None:
-        values = dict(config.model.config)
-    else:
-        values = _from_hub(config)
-    values = values.get("text_config", values)
-    for key in ("model_type", "num_hidden_layers"):
-        if key not in values:
-            raise ModelError(
-                f"a model's transformers configuration must have {key}, but that of {config.model.name} has none"
-            )
-    dropped = ("quantization_config", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
-    return {key: value for key, value in values.items() if key not in dropped}
-
-
-def model_folder(config: Config, home: Home) -> Path | None:
-    """Where the model lies on this machine; None where it does not."""
-    source = origin.find(config.model)
-    folder = source.path
-    if source.kind == "gguf" and folder is not None:
-        folder = origin.conversion(folder, config.model.name, home.models)
-    return folder if folder is not None and (folder / "config.json").is_file() else None
-
-
-def _from_hub(config: Config) -> dict[str, Any]:
-    try:
-        return dict(hub.snapshot(config.model).config)
-    except ModelError as error:
-        raise ModelError(f"{error}; or give its transformers configuration as model.config") from None
-
-
-def _lengths(config: Config, home: Home) -> tuple[Lengths, bool]:
-    """The lengths of the rows: measured where data and tokenizer are on this machine, else the most there can be."""
-    try:
-        name = config.study.name
-        data = data_rows.of(config, home.study(name).splits if begun(home, name) else None, own.load(config))
-    except DataError:
-        if config.data.source != "hub":
-            raise
-        data = None  # not cached: the limits stand
-    folder = model_folder(config, home)
-    if data is None or folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        longest_answer = len(data.longest_answer.encode()) if data is not None else 16
-        # No tokenizer has more tokens than bytes; one more ends the answer.
-        most = config.prompt.max_tokens
-        retention = config.retention.max_tokens * config.retention.is_on
-        answer = most - 1 if has_replay(config) else min(most // 2, longest_answer + 2)
-        return Lengths(longest=most, shortest=max(8, most // 8), answer=answer, retention=retention), False
-    from sweeper.data import long
-    from sweeper.data.prompt import renderer
-    from sweeper.models.base import load_tokenizer
-    from sweeper.retention.replay import Replay
-    from sweeper.retention.watch import Watch
-
-    tokenizer = load_tokenizer(config.model, home)
-    rendered = renderer(config, tokenizer, data.labels)
-    data = long.fit(rendered, data, config.data.long).data
-    examples = rendered.examples(data.train)
-    selected = data.validation  # as a worker does: what the search does not score is for confirmation
-    if config.confirmation.top == 0:
-        selected = data_rows.stratified(data.validation, config.evaluation.rows, config.train.seed)
-    prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
-    room = config.task.max_new_tokens if isinstance(config.task, WrittenSection) else None
-    retention = Watch(config.retention, tokenizer).full.longest if config.retention.is_on else 0
-    replay = Replay.of(config, tokenizer, examples).examples if has_replay(config) else ()
-    return Lengths.of(examples, prompts, room, retention, replay), True
 
 
 def _some_ranks(config: Config) -> list[int]:

@@ -339,10 +339,10 @@ def test_a_study_does_not_depend_on_where_it_is_launched_from(
 # Where each section is read, beside `config.SECTION.KEY`: files that get the section itself.
 READERS = {
     "data": ["data/files.py", "data/rows.py", "data/kinds.py", "data/splits.py"],
-    "task": ["preflight/plan.py", "data/prompt.py", "custom/own.py"],
+    "task": ["preflight/volume.py", "data/prompt.py", "custom/own.py"],
     "prompt": ["data/prompt.py", "data/chat.py"],
     "model": ["models/base.py", "models/origin.py"],
-    "gpu": ["preflight/plan.py", "money/price.py"],
+    "gpu": ["preflight/card.py", "money/price.py"],
     "lora": [],
     "train": [],
     "retention": ["retention/watch.py", "retention/suite.py"],

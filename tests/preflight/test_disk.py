@@ -32,7 +32,7 @@ def sizes(needs: list[Need]) -> dict[str, int]:
 
 
 def model_of(config: Config, home: Home) -> Any:
-    from sweeper.preflight.plan import model_config
+    from sweeper.preflight.architecture import model_config
 
     return model_config(config, home)
 

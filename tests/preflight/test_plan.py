@@ -23,9 +23,10 @@ from sweeper.memory.formula import SCORE
 from sweeper.memory.runtime import known_runtime, note_runtime
 from sweeper.models.base import load_tokenizer
 from sweeper.paths import Home
+from sweeper.preflight.architecture import model_config
 from sweeper.preflight.case import ModelShape
 from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, target_choices
-from sweeper.preflight.plan import ROWS, Cell, Plan, model_config, plan
+from sweeper.preflight.plan import ROWS, Cell, Plan, plan
 from sweeper.preflight.predictor import fitted
 from sweeper.retention.watch import Watch
 from sweeper.units import GIB, MIB
@@ -347,7 +348,7 @@ def test_the_card_that_engine_device_means_is_planned_for(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cards = {0: ("first", 8 * GIB), 1: ("second", 24 * GIB)}
-    monkeypatch.setattr("sweeper.preflight.plan.card_at", cards.__getitem__)
+    monkeypatch.setattr("sweeper.preflight.card.card_at", cards.__getitem__)
     assert planned().card.name == "first"
     made = planned("engine.device=cuda:1")
     assert (made.card.name, made.card.total_gib, made.card.is_cuda) == ("second", 24, True)
