@@ -5,7 +5,8 @@
     ├── DataError       a file, row or label
     ├── PromptError     a row that cannot be rendered, masked or fitted
     ├── ModelError      a base that cannot be found, loaded or adapted
-    ├── StoreError      the store: not writable, held by another launcher, no such study or trial
+    ├── StoreError      the store: not writable, no such study or trial
+    │   ├── HeldError       a study that another launcher or worker runs
     │   ├── LeaseLostError  a trial that another worker has taken over
     │   └── TrackingError   a tracking server that cannot be reached, or does not do what is asked of it
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
@@ -88,6 +89,10 @@ class StoreError(SweeperError):
     """The store is not usable, is held by another process, or lacks what was asked for."""
 
 
+class HeldError(StoreError):
+    """Another process runs the study."""
+
+
 class LeaseLostError(StoreError):
     """Another worker has taken a trial over; it is no longer this worker's to tell."""
 
@@ -128,6 +133,7 @@ ERRORS = {
         PromptError,
         ModelError,
         StoreError,
+        HeldError,
         LeaseLostError,
         TrackingError,
         OutOfRoomError,

@@ -18,6 +18,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── worker.log            the worker's output
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
+    ├── on_finish.log         what the command of `on_finish` wrote
     ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
     ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
     ├── deleting              only while the study is being deleted, or where that was interrupted
@@ -217,6 +218,10 @@ class StudyPaths:
         return self.root / "outcome.json"
 
     @property
+    def on_finish_log(self) -> Path:
+        return self.root / "on_finish.log"
+
+    @property
     def learning_curve(self) -> Path:
         return self.root / "learning_curve.json"
 
@@ -264,6 +269,7 @@ class StudyPaths:
             self.tracking,
             self.events,
             self.outcome,
+            self.on_finish_log,
             self.learning_curve,
             self.learning_curve_picture,
             self.cost,

@@ -49,11 +49,9 @@ def launch(arguments: tuple[str, ...]) -> int:
     codes: list[int] = []
 
     def run(config: Config) -> None:
-        from sweeper.launch.launcher import launch as launch_study
+        from sweeper.cli.launch import launch_to_the_end
 
-        codes.append(launch_study(config, announce=click.echo))
-        home = Home(Path(config.store.home).expanduser().absolute())
-        _print_result(home, config.study.name, is_finished=codes[0] == 0)
+        codes.append(launch_to_the_end(config, _print_result))
 
     compose.main(list(arguments), run)
     return codes[0] if codes else 0
@@ -197,6 +195,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
     """
     from rich.console import Console
 
+    from sweeper.launch.pareto import cheaper_tie
     from sweeper.launch.tables import answer, trial_json
     from sweeper.launch.verdict import advice
     from sweeper.search.advice import shortfall
@@ -213,6 +212,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
             "test": seen.attributes.get("test"),
             "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
+            "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
             "shortfall": problem,
             "next": steps,
         }

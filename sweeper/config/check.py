@@ -22,7 +22,7 @@ from sweeper.trial import TARGET_PRESETS
 PLAIN_TEMPLATE = "{{ text }}"
 SECRETS = (
     "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or "
-    "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass"
+    "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass, and on_finish may say $NAME of any other variable"
 )
 Section = TypeVar("Section", ModelSection, DataSection, StudySection, RetentionSection, TrainSection)
 
@@ -33,9 +33,10 @@ def check(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: with every problem that was found, not only the first.
     """
-    problems = [
-        f"{key}: must not have a token or a password, which would be stored and shown" for key in secret_keys(values)
-    ]
+    secret, command = list(secret_keys(values)), str(values.get("on_finish"))
+    if "on_finish" not in secret and redacted(command) != command:  # in a command, a part of it may be one
+        secret.append("on_finish")
+    problems = [f"{key}: must not have a token or a password, which would be stored and shown" for key in secret]
     if problems:
         problems.append(SECRETS)
     try:
@@ -80,6 +81,11 @@ def _cross_problems(config: Config) -> list[str]:
         problems.append(
             f"data.splits: the shares of validation and test must leave rows to train on, but are "
             f"{sum(shares):.3g} in all"
+        )
+    if config.stop.name == "no-improvement" and config.stop.trials is None and config.stop.usd is None:
+        problems.append(
+            "stop.trials: this or stop.usd must be set where stop.name is no-improvement, or both, but both are null; "
+            "stop=never goes on to the total"
         )
     if not config.model.path:
         problems.append("model.path: must be a Hub id or a folder, but it is null; try model.path=FOLDER or model=tiny")

@@ -28,10 +28,12 @@ from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
-from sweeper.errors import ERRORS, DataError, StoreError, WorkerError
+from sweeper.errors import ERRORS, DataError, HeldError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
-from sweeper.launch.resume import as_begun, resume
+from sweeper.launch.question import INTERRUPTED, Answer, answer
+from sweeper.launch.resume import Resumption, as_begun, resume
+from sweeper.money.price import required
 from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
@@ -42,22 +44,39 @@ from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep, record
 
-INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
+try:  # seam
+    from sweeper.preflight.cost import summary  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+
+    def summary(config: Config, home: Home) -> list[str]:
+        return ["this will take some time"]
+
+
 _POLL_S = 0.2
+_UNBEGUN = {
+    Answer.NO: "nothing was begun",
+    Answer.INTERRUPTED: "nothing was begun",
+    Answer.NONE: (
+        "nothing was begun: nobody answered within preflight.answer_s={:g} s, and a machine that waits may cost rent. "
+        "confirm=false asks nothing"
+    ),
+}
 
 
 def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     """Runs a study towards its total, new or interrupted.
 
     Args:
-        announce: takes a line for the person, where there is nothing to do.
+        announce: takes a line for the person.
 
     Returns:
-        0 when the study is finished, 130 when it was interrupted and can be resumed.
+        0 when the study is finished, 130 when it was interrupted and can be resumed, another `Answer` when that was
+        given before it began.
 
     Raises:
         SweeperError: what is wrong, found before a model is loaded where it can be.
     """
+    required(config)  # what it costs is asked first
     home = Home(Path(config.store.home).expanduser().absolute())
     home.create()
     config = check.with_absolute_paths(config)
@@ -66,30 +85,46 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     with held(paths):
         place = Place.of(config)  # what is wrong with it is said before anything else is written
         before = begun(home, paths.name)
+        resumption: Resumption | None = None
         if before is None:
-            brought = own.load(config)
-            data, retention = _read(config, brought)
-            rows.keep_splits(data, config.data, paths.splits)
-            brought.keep(paths.code)
-            for line in admit(config, paths, goes_on=False):
-                announce(f"note: {line}")
-            for line in _check_rows(config, data, retention, paths):
-                announce(line)
+            _look_at_new(config, paths, announce)
         else:
             config = as_begun(config, paths)
-            for line in resume(config, paths, before):
+            resumption = resume(config, paths, before)
+            for line in resumption.lines:
                 announce(line)
-        check.save(config, paths)
-        if before is not None and is_finished(before, config):
-            announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
-            return 0
+            if is_finished(before, config):
+                resumption.keep()
+                announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
+                return 0
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
-        if before is None:
-            for line in combinations.notes(config):
-                announce(f"note: {line}")
-        prepare_tracking(place, paths, announce)
+        tracked = prepare_tracking(place, paths, announce)
+        for line in summary(config, home):
+            announce(line)
+        if (given := answer(config)) is not Answer.YES:
+            announce(_UNBEGUN[given].format(config.preflight.answer_s))
+            return given
+        if resumption is not None:
+            resumption.keep()
+        if tracked is not None:
+            keep(paths, tracked)
         return Supervisor(paths, config, before).run()
+
+
+def _look_at_new(config: Config, paths: StudyPaths, announce: Callable[[str], None]) -> None:
+    """Looks at all that a new study needs, and keeps what is found: it binds nobody until something is measured."""
+    brought = own.load(config)
+    data, retention = _read(config, brought)
+    rows.keep_splits(data, config.data, paths.splits)
+    brought.keep(paths.code)
+    for line in admit(config, paths, goes_on=False):
+        announce(f"note: {line}")
+    for line in _check_rows(config, data, retention, paths):
+        announce(line)
+    check.save(config, paths)
+    for line in combinations.notes(config):
+        announce(f"note: {line}")
 
 
 def _how_to_go_on(before: StudyView, config: Config) -> str:
@@ -109,13 +144,14 @@ def held(paths: StudyPaths) -> Iterator[None]:
     """Is the study's one launcher while the block runs.
 
     Raises:
-        StoreError: if another one is, or the study is being deleted.
+        HeldError: if another one is.
+        StoreError: if the study is being deleted.
     """
     lock = FileLock(paths.launcher_lock)
     try:
         acquired = lock.acquire(timeout=LOOK_S)
     except Timeout:
-        raise StoreError(
+        raise HeldError(
             f"one launcher per study, but {paths.name!r} is held by {_holder(paths)}; wait for it, or "
             f"`sweeper stop {paths.name}`"
         ) from None
@@ -154,8 +190,12 @@ def _check_rows(config: Config, data: rows.TaskData, retention: suite.Suite, pat
     return report.admit(config, data, retention.texts(), paths)
 
 
-def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> None:
-    """Gives the study its id, and sees that a tracking server does what will be asked of it."""
+def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> Place | None:
+    """Gives the study its id, and sees that a tracking server does what will be asked of it.
+
+    Returns:
+        Where its runs will be, to be kept when they begin; None for the store.
+    """
     study_id = identify(paths)
     if place.uri is None:
         known = record(paths)
@@ -164,13 +204,13 @@ def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], 
                 f"note: the study's runs went to {known.places[-1]}, and go to the store now; tracking.uri, or the "
                 "environment that it was launched in, says otherwise"
             )
-        return
+        return None
     from sweeper.tracking.mlflow_probe import probe  # takes seconds to import, which the store does not need
 
     experiment_id, lines = probe(place, study_id)
-    keep(paths, replace(place, experiment_id=experiment_id))
     for line in lines:
         announce(f"note: {line}")
+    return replace(place, experiment_id=experiment_id)
 
 
 def _holder(paths: StudyPaths) -> str:

@@ -12,7 +12,7 @@ from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, view
-from sweeper.tracking.place import Place
+from sweeper.tracking.place import Place, keep
 
 
 def learning_curve(
@@ -41,10 +41,12 @@ def learning_curve(
     with held(paths):
         place = Place.of(config)
         study = view(home, name)
-        for line in resume(config, paths, study):
+        resumption = resume(config, paths, study)
+        for line in resumption.lines:
             announce(line)
-        check.save(config, paths)
-        prepare_tracking(place, paths, announce)
+        resumption.keep()
+        if (tracked := prepare_tracking(place, paths, announce)) is not None:
+            keep(paths, tracked)
         code = Supervisor(paths, config, study, ("--learning-curve", request.to_json())).run()
     measured = _kept(view(home, name))
     return code if code else measured or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -23,12 +24,33 @@ from sweeper.search.views import StudyView, is_finished
 CODE_REASON = "what it scores would not be comparable; it may change where an error of its own stopped the study"
 
 
-def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
-    """Admits the settings of a launch to a study that exists, and records what they change.
+@dataclass(frozen=True)
+class Resumption:
+    """A launch that is admitted to a study which exists.
 
-    Returns:
-        Lines for the person: what is live and has changed, which settings the study did not have yet, what there is
-        to know of its base, and which libraries have other versions than at its first launch.
+    Attributes:
+        lines: for the person: what is live and has changed, which settings the study did not have yet, what there is
+            to know of its base, and which libraries have other versions than at its first launch.
+    """
+
+    lines: list[str]
+    _config: Config
+    _paths: StudyPaths
+    _entry: dict[str, Any] | None
+    _code: own.Own | None
+
+    def keep(self) -> None:
+        """Makes its settings those of the study, and records what they change."""
+        if self._entry is not None:
+            with self._paths.changes.open("a", encoding="utf-8") as file:
+                file.write(yaml.safe_dump([self._entry], sort_keys=False, allow_unicode=True))
+        if self._code is not None:
+            self._code.keep(self._paths.code)
+        check.save(self._config, self._paths)
+
+
+def resume(config: Config, paths: StudyPaths, before: StudyView) -> Resumption:
+    """Admits the settings of a launch to a study that exists; nothing is changed yet.
 
     Raises:
         ConfigError: with everything that is frozen and differs.
@@ -50,10 +72,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
     now = versions.installed()
     libraries = versions.changes(before.attributes.get("versions", now), now)  # an old study does not know
     unset = [key for key in missing if marks()[key].is_frozen]
-    if changed or libraries or unset:
-        _record(paths, before, changed, libraries, unset)
-    if brought is not None and kept != brought.sha256:
-        brought.keep(paths.code)
+    entry = _entry(before, changed, libraries, unset) if changed or libraries or unset else None
     lines = [f"note: {edit}" for edit in changed]
     has = {True: "goes on without", False: "has its default"}
     lines += [
@@ -65,7 +84,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> list[str]:
         lines.append("note: what changed of tracking takes effect with the study's next trial, for it is complete")
     if libraries:
         lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
-    return lines
+    return Resumption(lines, config, paths, entry, brought if brought is not None and kept != brought.sha256 else None)
 
 
 def as_begun(config: Config, paths: StudyPaths) -> Config:
@@ -117,8 +136,8 @@ def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: Stud
         raise ConfigError(problems)
 
 
-def _record(paths: StudyPaths, before: StudyView, changed: list[Edit], libraries: list[str], unset: list[str]) -> None:
-    """Adds an entry to the study's record; the worker puts that on the study's run."""
+def _entry(before: StudyView, changed: list[Edit], libraries: list[str], unset: list[str]) -> dict[str, Any]:
+    """What is added to the study's record; the worker puts that on the study's run."""
     entry: dict[str, Any] = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
         "trials": sum(trial.counts for trial in before.trials),  # that had ended
@@ -128,5 +147,4 @@ def _record(paths: StudyPaths, before: StudyView, changed: list[Edit], libraries
         entry["versions"] = libraries
     if unset:
         entry["defaults"] = unset
-    with paths.changes.open("a", encoding="utf-8") as file:
-        file.write(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True))
+    return entry

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.schema import Config
+from sweeper.launch.pareto import cheaper_line
 from sweeper.money.statement import Statement
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
@@ -43,6 +44,7 @@ def study_json(study: StudyView, config: Config, cost: Statement | None = None) 
         "ended": study.attributes.get(ENDED),
         "best": study.best.number if study.best else None,
         "ties": [trial.number for trial in study.ties(config.objective.metric_name)],
+        "pareto": [trial.number for trial in study.pareto],
         "cost": cost.summary() if cost is not None else None,
         "trials": [trial_json(trial, cost) for trial in study.trials],
     }
@@ -57,6 +59,7 @@ def trial_json(trial: TrialView, cost: Statement | None = None) -> dict[str, Any
         "value": trial.value,
         "metrics": trial.metrics,
         "duration_s": trial.duration_s,
+        "solo_s": trial.solo_s,
         "reason": trial.reason,
         "detail": trial.detail,
         "examples_seen": trial.examples_seen,
@@ -148,6 +151,8 @@ def answer(study: StudyView, config: Config) -> RenderableType:
             f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
             "These rows cannot tell which is best."
         )
+    if line := cheaper_line(study, config):
+        lines.append(line)
     ended = study.attributes.get(ENDED)
     if ended is not None and holds(ended, config):
         lines.append(f"Ended before its total of {config.search.trials}: {ended['message']}.")

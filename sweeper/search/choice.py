@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 TAILS = (2.5, 97.5)  # percentiles: an interval of 95 %
 LEAST_DRAWS = 20  # of the rows, that an interval is of
 _NOISE = 20  # of the seeds, for each draw of the rows
+LIKE = 0.05  # times that differ by less are as long: what a device takes is not known better than that
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,17 @@ def choose(candidates: Sequence[Candidate], is_minimized: bool, seed: int = 0) -
     able = {leader.number, *(one.trial for one in versus if one.is_tied)}
     chosen = min((one for one in order if one.number in able), key=lambda one: one.cost)  # of equals the better
     return Choice(leader.number, chosen.number, versus)
+
+
+def cost_classes(seconds: Sequence[float]) -> list[int]:
+    """The place of each time among those that differ by more than `LIKE`: 0 for the shortest and what is as long."""
+    classes: dict[float, int] = {}
+    first, place = 0.0, -1
+    for value in sorted(seconds):
+        if place < 0 or value > first * (1 + LIKE):
+            first, place = value, place + 1
+        classes[value] = place
+    return [classes[value] for value in seconds]
 
 
 def _noise(candidates: Sequence[Candidate], seed: int) -> Array:

@@ -70,6 +70,7 @@ class TrialView:
     spent_s: float | None = None  # device seconds of the study until it was told
     spent_usd: float | None = None  # and their dollars, where there is a price
     is_minimized: bool = False  # whether a lower value is better
+    told_at: float | None = None  # when it ended, in seconds since 1970
 
     @property
     def merit(self) -> float | None:
@@ -92,6 +93,11 @@ class TrialView:
         return self.is_told and not self.is_rejected
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the trial has an outcome of its own: no repeat, none that a defect ended."""
+        return self.counts and self.same_as is None and self.state != TrialState.FAIL.name
+
+    @property
     def is_feasible(self) -> bool:
         """Whether every constraint holds."""
         return all(value <= 0 for value in self.constraints.values())
@@ -99,6 +105,14 @@ class TrialView:
     def standard_error(self, metric: str) -> float | None:
         """Of the value; None where there is none."""
         return self.metrics.get(f"{metric}_se")
+
+    def noise(self, other: TrialView, metric: str) -> float | None:
+        """One standard error of the difference of two values; None where either has none.
+
+        The errors of both are taken as independent; they share their rows, so the true one is smaller.
+        """
+        own, others = self.standard_error(metric), other.standard_error(metric)
+        return math.hypot(own, others) if own is not None and others is not None else None
 
     @classmethod
     def of(cls, trial: FrozenTrial, is_minimized: bool) -> TrialView:
@@ -130,6 +144,7 @@ class TrialView:
             spent_s=attributes.get("spent_s"),
             spent_usd=attributes.get("spent_usd"),
             is_minimized=is_minimized,
+            told_at=trial.datetime_complete.timestamp() if trial.datetime_complete is not None else None,
         )
 
 
@@ -222,24 +237,30 @@ class StudyView:
     def ties(self, metric: str) -> list[TrialView]:
         """The trials that noise may have kept from winning: within one standard error of the difference.
 
-        There are none where the metric has no standard error.
-
-        The errors of both are taken as independent; they share their rows, so the true one is smaller
-        and the list errs on the long side. (The one-standard-error rule: Hastie, Tibshirani, Friedman,
-        The Elements of Statistical Learning, 7.10.)
+        There are none where the metric has no standard error. As `TrialView.noise` is, the list is long.
+        (The one-standard-error rule: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 7.10.)
         """
         best = self.best
         if best is None or best.merit is None:
             return []
-        own = best.standard_error(metric)
         found = []
         for trial in self.ranked:
-            error = trial.standard_error(metric)
-            if trial.number == best.number or trial.same_as == best.number or own is None or error is None:
+            noise = best.noise(trial, metric)
+            if trial.number == best.number or trial.same_as == best.number or noise is None:
                 continue
-            if best.merit - (trial.merit or 0.0) <= math.hypot(own, error):
+            if best.merit - (trial.merit or 0.0) <= noise:
                 found.append(trial)
         return found
+
+    @property
+    def pareto(self) -> list[TrialView]:
+        """The trials that no other one beats in value without taking longer alone, the best value first."""
+        front: list[TrialView] = []
+        priced = [trial for trial in self.ranked if trial.solo_s is not None and trial.same_as is None]
+        for trial in sorted(priced, key=lambda one: (-(one.merit or 0.0), one.solo_s or 0.0, one.number)):
+            if not front or (trial.solo_s or 0.0) < (front[-1].solo_s or 0.0):
+                front.append(trial)
+        return front
 
 
 def ranked(trials: Sequence[TrialView]) -> list[TrialView]:

@@ -63,7 +63,7 @@ def main() -> None:
     except Timeout:
         outcome = {
             "status": "error",
-            "kind": "StoreError",
+            "kind": "HeldError",
             "message": f"another worker of {paths.name!r} still runs; stop it, then launch again",
             "trace": None,
         }

@@ -17,7 +17,7 @@ from sweeper.config.schema import MOST_SEEDS, Config
 from sweeper.engine import adapter
 from sweeper.money.booking import Activity, Whose
 from sweeper.paths import StudyPaths
-from sweeper.search.choice import Candidate, Choice, choose
+from sweeper.search.choice import Candidate, Choice, choose, cost_classes
 from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, TrialView
 from sweeper.tracking.tracker import STUDY, Tracker
@@ -48,12 +48,21 @@ class _Confirmed:
     failures: list[str]  # of trainings that came to no end, or lost too much of what the base could do
 
     @property
-    def cost(self) -> tuple[float, ...]:
-        """What is cheaper: fewer parameters to hold and serve; of as many, fewer tokens to train on.
-
-        Time is none: it is that of all that train together.
-        """
+    def size(self) -> tuple[float, ...]:
+        """What is cheaper where the time is not known: fewer parameters; of as many, fewer tokens to train on."""
         return (self.parameters, sum(result.train_tokens for result in self.results))
+
+
+def _costs(found: Sequence[_Confirmed]) -> list[tuple[float, ...]]:
+    """What each cost: the time of its trial alone, and of as long ones its size.
+
+    The time that it took is none: that is of all that train together.
+    """
+    alone = [one.trial.solo_s for one in found]
+    known = [seconds for seconds in alone if seconds is not None]
+    if len(known) < len(alone):  # of a study from before that was measured
+        return [one.size for one in found]
+    return [(place, *one.size) for place, one in zip(cost_classes(known), found, strict=True)]
 
 
 class Confirmation:
@@ -130,11 +139,11 @@ class Confirmation:
         """Compares those that trained on every seed; None where none did."""
         resampler = bench.resampler(split, self._config)
         candidates = []
-        for one in found:
+        for one, cost in zip(found, _costs(found), strict=True):
             scored = [resampler.score(result.texts) for result in one.results if result.texts is not None]
             if not one.failures:
                 values, draws = np.asarray([s.value for s in scored]), np.stack([s.draws for s in scored])
-                candidates.append(Candidate(one.trial.number, values, draws, one.cost))
+                candidates.append(Candidate(one.trial.number, values, draws, cost))
         if not candidates:
             return None
         return choose(candidates, self._config.objective.is_minimized, self._config.search.seed)
@@ -178,6 +187,7 @@ class Confirmation:
             "failures": one.failures,
             "original": one.original.scores.as_dict(),
             "parameters": one.parameters,
+            "solo_s": one.trial.solo_s,
         }
 
 

@@ -213,7 +213,8 @@ BEGUN_WITH = {
     "pruner.min_evaluations": ["pruner=hyperband"],
     "pruner.reduction_factor": ["pruner=hyperband"],
     "stop.trials": ["stop=no-improvement"],
-    "stop.usd": ["stop=no-improvement"],
+    "stop.usd": ["stop=no-improvement", "gpu=rtx-4090"],  # dollars need a price
+    "budget.usd": ["gpu=rtx-4090"],
 }
 
 

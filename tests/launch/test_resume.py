@@ -85,6 +85,7 @@ def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypa
             return 0
 
     monkeypatch.setattr(launcher, "Supervisor", Worker)
+    monkeypatch.setattr(launcher, "summary", lambda *_: [])  # it takes a second
     # A server that answers is in tests/tracking/test_server.py.
     monkeypatch.setattr(launcher, "prepare_tracking", lambda *_: None)
     study.with_settings(composed_once("study=demo"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.search.choice import LEAST_DRAWS, Candidate, choose
+from sweeper.search.choice import LEAST_DRAWS, Candidate, choose, cost_classes
 
 ROWS, DRAWS = 1000, 200
 
@@ -97,3 +97,9 @@ def test_draws_on_which_a_metric_has_no_value_are_left_out() -> None:
     better.draws[:, LEAST_DRAWS - 1 :] = np.nan  # too few to claim anything
     found = choose([better, worse], is_minimized=False)
     assert (found.chosen, found.versus) == (0, [])
+
+
+def test_times_that_differ_by_little_are_as_long() -> None:
+    assert cost_classes([20.0, 10.2, 10.0, 30.0, 20.9, 10.4]) == [1, 0, 0, 2, 1, 0]
+    assert cost_classes([0.0, 0.0, 1.0]) == [0, 0, 1]
+    assert cost_classes([]) == []

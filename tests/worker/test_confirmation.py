@@ -17,7 +17,7 @@ from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import confirmation
-from sweeper.worker.confirmation import Confirmation, fresh_seeds
+from sweeper.worker.confirmation import Confirmation, _Confirmed, fresh_seeds
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.side import SideResult
 from tests.worker.conftest import Prepare
@@ -145,9 +145,37 @@ def test_a_configuration_that_wrecks_the_base_on_a_fresh_seed_is_chosen_only_wit
         drop = {"retention/drop": 0.9 if number in wrecked else 0.1}
         texts = ["a"] * (40 - 30 * number) + ["b"] * 30 * number
         results = [SideResult(seed, [], drop, {}, texts, 1.0, 100, None) for seed in (1, 2)]
-        trial = SimpleNamespace(number=number, params={"rank": 8})
+        trial = SimpleNamespace(number=number, params={"rank": 8}, solo_s=None)
         found.append(made._confirmed(bench, trial, results, split, lambda work: work()))  # type: ignore[arg-type]
     choice = made._choose(bench, split, found)  # type: ignore[arg-type]
     # Where both wreck it there is nothing to choose by but the search itself.
     assert (choice.chosen if choice is not None else 0) == chosen
     assert (choice is None) == (len(wrecked) == 2)
+
+
+@pytest.mark.parametrize(
+    ("alone_s", "parameters", "chosen"),
+    [
+        ((20.0, 12.0, 12.1), (100, 400, 200), 2),  # the last two are as long, and one of them is smaller
+        ((20.0, 12.0, 12.1), (100, 200, 400), 1),
+        ((20.0, 12.0, 9.0), (100, 200, 400), 2),
+        ((20.0, None, 9.0), (100, 200, 400), 0),  # begun before that was measured
+    ],
+)
+def test_of_tied_ones_the_one_that_takes_the_least_alone_is_chosen(
+    prepare: Prepare, alone_s: tuple[float | None, ...], parameters: tuple[int, ...], chosen: int
+) -> None:
+    paths = prepare("confirmation.top=3")
+    made = Confirmation(paths, check.load(paths), SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    rows = [Row("text", "a", f"x:{number}", {}) for number in range(40)]
+    bench = SimpleNamespace(
+        resampler=lambda split, _: Resampler(Classification({"a": [1], "b": [2]}), "accuracy", split.rows, 0, True)
+    )
+    found = []
+    for number, (seconds, size) in enumerate(zip(alone_s, parameters, strict=True)):
+        results = [SideResult(seed, [], {}, {}, ["a"] * 30 + ["b"] * 10, 1.0, 100, None) for seed in (1, 2)]
+        trial = SimpleNamespace(number=number, solo_s=seconds)
+        found.append(_Confirmed(trial, results, SimpleNamespace(), size, []))  # type: ignore[arg-type]
+    choice = made._choose(bench, SimpleNamespace(rows=rows), found)  # type: ignore[arg-type]
+    assert choice is not None
+    assert (choice.chosen, len(choice.tied)) == (chosen, 2)
