@@ -180,6 +180,8 @@ def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare
 
 
 class Elsewhere(MemoryTracker):
+    """Another place for runs."""
+
     @property
     def place(self) -> str:
         return "elsewhere"
@@ -544,14 +546,6 @@ def test_a_study_whose_space_does_not_fit_says_so(prepare: Prepare, home: Home) 
     seen = view(home, "demo")
     assert (seen.counts(), seen.rejections) == ({"PRUNED": 6}, 6)
     assert seen.trials[0].detail == "not trained: vram is +0.5 above its limit"
-
-
-class Elsewhere(MemoryTracker):
-    """Another place for runs."""
-
-    @property
-    def place(self) -> str:
-        return "elsewhere"
 
 
 def test_a_study_that_goes_on_elsewhere_has_all_its_runs_there(prepare: Prepare, home: Home) -> None:
