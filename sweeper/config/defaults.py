@@ -53,14 +53,16 @@ def option(group: str, name: str) -> dict[str, Any]:
     return {**_read("config").get(group, {}), **dict(_read(f"{group}/{name}")[group])}
 
 
-def options(group: str) -> list[str]:
-    """The options of a group that come with sweeper."""
+def options(group: str) -> dict[str, dict[str, Any]]:
+    """What conf/ says for every option of a group, over what it says for all of them."""
     files = (resources.files("sweeper.conf") / group).iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    general = _read("config").get(group, {})
+    return {name: {**general, **_read(f"{group}/{name}")[group]} for name in names}
 
 
 def _is_option(group: str, name: str) -> bool:
-    return name in options(group)
+    return (resources.files("sweeper.conf") / group / f"{name}.yaml").is_file()
 
 
 def _read(name: str) -> dict[str, Any]:
