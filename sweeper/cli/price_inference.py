@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,28 @@ class Asked:
     saves: bool
     as_json: bool
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Batch sizes, ascending; one at a time is always among them."""
+        try:
+            sizes = {int(word) for word in self.batches.split(",")}
+        except ValueError:
+            sizes = {0}
+        if min(sizes) < 1:
+            raise ConfigError(
+                f"--batches: must be whole numbers above 0 between commas, such as 1,4,16, but got {self.batches!r}"
+            )
+        return sorted({1, *sizes})
+
+    @cached_property
+    def replaced(self) -> dict[str, float]:
+        """Dollars per call of what is replaced, by name."""
+        return inference.replaced_prices(self.replaces)
+
+    def announce(self, line: str) -> None:
+        """Says how far it has come, beside JSON on standard error."""
+        click.echo(line, err=self.as_json)
+
 
 @dataclass(frozen=True)
 class _Priced:
@@ -80,20 +103,14 @@ class _Priced:
 
 def show(home: Home, asked: Asked) -> None:
     """Measures, prints, and keeps what a study's adapter costs to serve; raises for what stops it."""
-    replaces, sizes = inference.replaced_prices(asked.replaces), _sizes(asked.batches)
-
-    def announce(line: str) -> None:
-        click.echo(line, err=asked.as_json)
-
+    _ = asked.sizes, asked.replaced  # what is wrong with them is said before anything is loaded
     if (folder := _folder(home, asked.target)) is None:
-        _of_study(home, asked, sizes, replaces, announce)
+        _of_study(home, asked)
     else:
-        _of_folder(home, folder, asked, sizes, replaces, announce)
+        _of_folder(home, folder, asked)
 
 
-def _of_study(
-    home: Home, asked: Asked, sizes: list[int], replaces: dict[str, float], announce: Callable[[str], None]
-) -> None:
+def _of_study(home: Home, asked: Asked) -> None:
     if asked.rows is not None or asked.saves or asked.trusts_code:
         raise click.UsageError("--rows, --save and --trust-code are for an exported folder, not for a study")
     from sweeper.serving import record
@@ -103,52 +120,39 @@ def _of_study(
     gpu = pricing.gpu_of(config.gpu, asked.gpu, asked.overrides)
     paths = home.study(asked.target)
     whose = {"study": asked.target, "trial": trial.number}
-    serving = of_study(home, trial, config, announce)
-    found = _measured(serving, whose, gpu, asked, sizes, replaces, announce)
+    serving = of_study(home, trial, config, asked.announce)
+    found = _measured(serving, whose, gpu, asked)
     before = record.kept(paths, trial.number)
     file = record.keep(paths, trial.number, found.as_dict())
     _print(found, asked.as_json, file)
     had_price = before is not None and before.get("price") is not None
     metrics = inference.metrics(found.measured.speeds, found.cost, had_price)
-    record.log(paths, config, trial.number, metrics, announce)
+    record.log(paths, config, trial.number, metrics, asked.announce)
 
 
-def _of_folder(
-    home: Home,
-    folder: Path,
-    asked: Asked,
-    sizes: list[int],
-    replaces: dict[str, float],
-    announce: Callable[[str], None],
-) -> None:
+def _of_folder(home: Home, folder: Path, asked: Asked) -> None:
     if asked.number is not None:
         raise click.UsageError("--trial is for a study; an exported folder has one adapter")
     gpu = pricing.gpu_of(None, asked.gpu, asked.overrides)
     from sweeper.serving import record
     from sweeper.serving.served import of_folder
 
-    serving = of_folder(folder, home, asked.rows, asked.trusts_code, announce)
-    found = _measured(serving, {"folder": str(folder)}, gpu, asked, sizes, replaces, announce)
+    serving = of_folder(folder, home, asked.rows, asked.trusts_code, asked.announce)
+    found = _measured(serving, {"folder": str(folder)}, gpu, asked)
     _print(found, asked.as_json, record.save(folder, found.as_dict()) if asked.saves else None)
 
 
-def _measured(
-    serving: AbstractContextManager[Served],
-    whose: dict[str, Any],
-    gpu: GpuSection,
-    asked: Asked,
-    sizes: list[int],
-    replaces: dict[str, float],
-    announce: Callable[[str], None],
-) -> _Priced:
+def _measured(serving: AbstractContextManager[Served], whose: dict[str, Any], gpu: GpuSection, asked: Asked) -> _Priced:
     from sweeper.serving.speed import measure
 
     price = Price.of(gpu)
     with serving as served:
-        found = measure(served, sizes, asked.requests, announce)
+        found = measure(served, asked.sizes, asked.requests, asked.announce)
         note = _note(gpu, price, served.device)
         watts = gpu.watts if price is not None and price.tariff_usd_per_kwh is not None else None
-        return _Priced(whose, served.words, served.device, Cost(price, watts, asked.per_day), note, found, replaces)
+        return _Priced(
+            whose, served.words, served.device, Cost(price, watts, asked.per_day), note, found, asked.replaced
+        )
 
 
 def _note(gpu: GpuSection, price: Price | None, device: str) -> str | None:
@@ -170,17 +174,6 @@ def _folder(home: Home, target: str) -> Path | None:
     if not folder.is_dir():
         raise ExportError(f"must be a study of the store or a folder that `sweeper export` wrote, but got {target}")
     return folder
-
-
-def _sizes(text: str) -> list[int]:
-    """Batch sizes, ascending; one at a time is always among them."""
-    try:
-        sizes = {int(word) for word in text.split(",")}
-    except ValueError:
-        sizes = {0}
-    if min(sizes) < 1:
-        raise ConfigError(f"--batches: must be whole numbers above 0 between commas, such as 1,4,16, but got {text!r}")
-    return sorted({1, *sizes})
 
 
 def _print(found: _Priced, as_json: bool, file: Path | None) -> None:

@@ -30,7 +30,7 @@ def gpu_of(own: GpuSection | None, option: str | None, overrides: Sequence[str])
     known = defaults.options("gpu")
     if option is not None and option not in known:
         raise ConfigError(f"--gpu: {unknown('option', option, known)}")
-    values = own.model_dump() if own is not None and option is None else defaults.option("gpu", option or "auto")
+    values = own.model_dump() if own is not None and option is None else known[option or "auto"]
     problems = []
     for entry in overrides:
         key, _, text = entry.partition("=")

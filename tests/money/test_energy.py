@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,3 +243,14 @@ def test_what_a_device_draws_is_paid_by_its_tariff(
     assert whole.energy_usd == (None if energy_usd is None else pytest.approx(energy_usd))
     assert whole.usd == pytest.approx(0.1 / 6 + (energy_usd or 0.0))
     engine.dispose()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_real_card_says_what_it_takes(composed: Callable[..., Config]) -> None:
+    energy, words = energy_meter(composed("study=demo"), torch.device("cuda"))
+    assert energy is not None, words
+    begun_s = time.monotonic()
+    while (passed_s := time.monotonic() - begun_s) < 2:
+        (torch.ones(2048, 2048, device="cuda") @ torch.ones(2048, 2048, device="cuda")).sum().item()
+    assert 3 * passed_s < energy() / 1000 < 2000 * passed_s, words  # watts of an idle card, and of none

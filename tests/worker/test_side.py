@@ -16,6 +16,8 @@ from sweeper.engine.pack import Pack
 from sweeper.errors import TrackingError
 from sweeper.events import EventLog
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight.forecast import MemoryForecast
+from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
@@ -44,7 +46,8 @@ class Side:
         self.bench, self.paths, self.config = bench, paths, check.load(paths)
         memory = MemoryLog(guard, bench.pack.planner, forecast_of(bench, self.config, guard, home.memory))
         self.log = EventLog(paths.events)
-        self.spending = Spending(home, self.config, Search(home, self.config), self.log)
+        keys = [*MemoryForecast.keys, *([CONSTRAINT] if self.config.retention.is_on else [])]
+        self.spending = Spending(home, self.config, Search(home, self.config, keys), self.log)
         self.runs = SideRuns(KIND, paths, self.config, bench, memory, tracker, self.log, self.spending)
 
     def asked(self, number: int, seed: int = 0, subset: tuple[int, ...] | None = None) -> SideRun:
