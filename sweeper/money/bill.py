@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
 
 from sweeper.money.booking import SECOND_US, STUDY, Activity, Booking, Whose, WorkerSession
 from sweeper.money.price import HOUR_S, KWH_J
@@ -119,18 +118,6 @@ class Bill:
         }
         known = {f"{prefix}{name}": value for name, value in found.items() if value is not None}
         return {f"{prefix}device_s": self.seconds, **known}
-
-    def as_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "usd": self.usd,
-            "seconds": self.seconds,
-            "unpriced_s": self.unpriced_s,
-            "energy_j": self.energy_j,
-            "labels": {
-                label.value: {"usd": part.usd, "seconds": part.seconds} for label, part in self.by_label().items()
-            },
-        }
 
 
 def bill(

@@ -63,7 +63,7 @@ def test_every_second_has_a_label_and_its_dollars() -> None:
         "cost/usd_train": pytest.approx(0.02),
         "cost/usd_eval": pytest.approx(0.005),
     }
-    assert whole.as_dict()["labels"]["lost"] == {"usd": pytest.approx(0.009), "seconds": 9}
+    assert (whole.of(Label.LOST).usd, whole.of(Label.LOST).seconds) == (pytest.approx(0.009), 9)
 
 
 def test_what_has_no_price_has_seconds_and_no_zero() -> None:

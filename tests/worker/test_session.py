@@ -172,31 +172,13 @@ def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare
     ended = tracker.runs[trial_key(1)]
     ended.state = RunState.RUNNING  # as if killed between Optuna and MLflow
     logged = {name: ended.metrics.pop(name) for name in ("best_value", "duration_s")}
+    took = ended.metrics.pop("cost/device_s")[-1]
     paths.checkpoint(1).write_bytes(b"left over")
     assert run(paths, tracker) == {"status": "finished"}
     assert_stores_agree(view(home, "demo"), tracker)
     assert not paths.checkpoint(1).exists()
     assert {name: ended.metrics[name] for name in logged} == logged
-
-
-class Elsewhere(MemoryTracker):
-    """Another place for runs."""
-
-    @property
-    def place(self) -> str:
-        return "elsewhere"
-
-
-def test_costs_come_after_a_kill_and_along_to_another_place(prepare: Prepare, home: Home) -> None:
-    paths, tracker = prepare("search.trials=2"), MemoryTracker()
-    run(paths, tracker)
-    took = tracker.runs[trial_key(1)].metrics.pop("cost/device_s")[-1]  # as if killed before it was logged
-    assert run(paths, tracker) == {"status": "finished"}
-    assert tracker.runs[trial_key(1)].metrics["cost/device_s"] == [took]
-    elsewhere = Elsewhere()
-    assert run(paths, elsewhere) == {"status": "finished"}
-    assert elsewhere.runs[trial_key(1)].metrics["cost/device_s"][-1] == took
-    assert "cost.csv" in elsewhere.runs[STUDY].files[""]
+    assert ended.metrics["cost/device_s"] == [took]
 
 
 def test_orphans_of_a_kill_agree_even_if_the_next_session_ends_while_loading(prepare: Prepare, home: Home) -> None:
@@ -548,6 +530,14 @@ def test_a_study_whose_space_does_not_fit_says_so(prepare: Prepare, home: Home) 
     assert seen.trials[0].detail == "not trained: vram is +0.5 above its limit"
 
 
+class Elsewhere(MemoryTracker):
+    """Another place for runs."""
+
+    @property
+    def place(self) -> str:
+        return "elsewhere"
+
+
 def test_a_study_that_goes_on_elsewhere_has_all_its_runs_there(prepare: Prepare, home: Home) -> None:
     before = MemoryTracker()
     assert run(prepare("search.trials=2"), before) == {"status": "finished"}
@@ -562,6 +552,7 @@ def test_a_study_that_goes_on_elsewhere_has_all_its_runs_there(prepare: Prepare,
         for name in ("accuracy", "macro_f1_se", "constraint/vram", "best_value", "duration_s"):
             assert new.metrics.get(name) == old.metrics.get(name), name
         assert "train/loss" not in new.metrics
+        assert new.metrics["cost/device_s"][-1] == old.metrics["cost/device_s"][-1]
     assert tracker.runs[BASELINE].metrics["accuracy"] == before.runs[BASELINE].metrics["accuracy"]
     best = seen.best
     assert best is not None
