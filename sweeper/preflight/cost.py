@@ -11,9 +11,8 @@ from sweeper.config.teaching import METRICS
 from sweeper.errors import SweeperError
 from sweeper.learning.curve import FRACTIONS
 from sweeper.money import pace as paces
-from sweeper.money.account import account
+from sweeper.money.account import statement
 from sweeper.money.bill import Bill
-from sweeper.money.ledger import Ledger
 from sweeper.money.price import HOUR_S, Price, missing, required
 from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths, model_config
@@ -143,7 +142,7 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
         return CostEstimate(_unmeasured(config, card), words)
     before = begun(home, config.study.name)
     made = _Estimate(config, price, volume, speed, before)
-    spent = account(Ledger(open_storage(home).engine), before) if before is not None else Bill(())
+    spent = statement(open_storage(home).engine, before, price).bill if before is not None else Bill(())
     return CostEstimate(
         basis=_basis(config, card, speed, reading),
         price=words,
