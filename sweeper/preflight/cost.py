@@ -337,8 +337,8 @@ def lines(estimated: CostEstimate) -> list[str]:
 def bought_in_words(one: Bought, trials: Span) -> str:
     """What a limit pays for, in a clause."""
     counts = one.trials.each(lambda count: min(count, trials.high))
-    limit = usd_text(one.limit) if one.key == "budget.usd" else f"{one.limit:g} h"
+    limit = f"{one.key}={one.limit:g}"
     if counts.low >= trials.high:
-        return f"{one.key} ({limit}) pays for all {trials.high:.0f} trials"
+        return f"{limit} pays for all {trials.high:.0f} trials"
     few = f"{counts.likely:.0f} ({counts.low:.0f} to {counts.high:.0f}) of {trials.high:.0f} trials"
-    return f"{one.key} ({limit}) pays for {few}, beside what confirmation and test take"
+    return f"{limit} pays for {few}, beside what confirmation and test take"
