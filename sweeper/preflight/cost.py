@@ -11,9 +11,8 @@ from sweeper.config.teaching import METRICS
 from sweeper.errors import SweeperError
 from sweeper.learning.curve import FRACTIONS
 from sweeper.money import pace as paces
-from sweeper.money.account import account
+from sweeper.money.account import statement
 from sweeper.money.bill import Bill
-from sweeper.money.ledger import Ledger
 from sweeper.money.price import HOUR_S, Price, missing, required
 from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths, model_config
@@ -143,7 +142,7 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
         return CostEstimate(_unmeasured(config, card), words)
     before = begun(home, config.study.name)
     made = _Estimate(config, price, volume, speed, before)
-    spent = account(Ledger(open_storage(home).engine), before) if before is not None else Bill(())
+    spent = statement(open_storage(home).engine, before, price).bill if before is not None else Bill(())
     return CostEstimate(
         basis=_basis(config, card, speed, reading),
         price=words,
@@ -338,8 +337,8 @@ def lines(estimated: CostEstimate) -> list[str]:
 def bought_in_words(one: Bought, trials: Span) -> str:
     """What a limit pays for, in a clause."""
     counts = one.trials.each(lambda count: min(count, trials.high))
-    limit = usd_text(one.limit) if one.key == "budget.usd" else f"{one.limit:g} h"
+    limit = f"{one.key}={one.limit:g}"
     if counts.low >= trials.high:
-        return f"{one.key} ({limit}) pays for all {trials.high:.0f} trials"
+        return f"{limit} pays for all {trials.high:.0f} trials"
     few = f"{counts.likely:.0f} ({counts.low:.0f} to {counts.high:.0f}) of {trials.high:.0f} trials"
-    return f"{one.key} ({limit}) pays for {few}, beside what confirmation and test take"
+    return f"{limit} pays for {few}, beside what confirmation and test take"
