@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sweeper import __version__
-from sweeper.errors import SweeperError
+from sweeper.cli.adapters import export, predict, price_inference
+from sweeper.cli.plainly import plainly as _plainly
+from sweeper.cli.plainly import print_trace
 from sweeper.paths import Home
-from sweeper.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,28 +21,6 @@ if TYPE_CHECKING:
     from sweeper.config.schema import Config
     from sweeper.money.statement import Statement
     from sweeper.search.views import StudyView
-
-Parameters = ParamSpec("Parameters")
-USAGE_ERROR = 2
-
-
-def _plainly(command: Callable[Parameters, int | None]) -> Callable[Parameters, None]:
-    """Prints our own errors without a traceback, and exits with the command's code."""
-
-    @wraps(command)
-    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except SweeperError as error:
-            click.echo(f"error: {redacted(str(error))}", err=True)
-            sys.exit(USAGE_ERROR)
-        sys.exit(code or 0)
-
-    return wrapped
-
-
-def _redacted_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    click.echo(redacted("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +30,7 @@ def main() -> None:
 
     The store is the folder SWEEPER_HOME (default ./sweeps).
     """
-    sys.excepthook = _redacted_trace
+    sys.excepthook = print_trace
 
 
 @main.command(
@@ -362,82 +337,9 @@ def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_
     show(Home.from_environment(), studies, x, y, file, as_json)
 
 
-@main.command()
-@click.argument("study")
-@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
-@click.option("--trial", "number", type=int, help="Another trial than the best.")
-@click.option(
-    "--force", is_flag=True, help="Replace the folder if it is there; export the best though it is nothing to use."
-)
-@_plainly
-def export(study: str, folder: Path, number: int | None, force: bool) -> None:
-    """Export the best adapter as a PEFT folder."""
-    from sweeper.export.export import export as export_adapter
-    from sweeper.launch.tables import plus_minus
-
-    manifest = export_adapter(Home.from_environment(), study, folder, number, force)
-    click.echo(f"trial {manifest['trial']} of {study} is in {folder}")
-    for split in ("validation", "test"):
-        if scores := manifest["scores"][split]:
-            names = [name for name in scores if not name.endswith("_se")]
-            click.echo(f"{split}: " + ", ".join(f"{name} {plus_minus(scores, name)}" for name in names))
-    if manifest["task"]["name"] == "custom":
-        click.echo(f"try it: sweeper predict {folder} --trust-code < ROWS.jsonl")
-    else:
-        click.echo(f'try it: sweeper predict {folder} "some text"')
-
-
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("texts", nargs=-1)
-@click.option("--trust-code", "trusts_code", is_flag=True, help="Run the code of a task=custom that is in the export.")
-@_plainly
-def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool) -> None:
-    """Label or answer texts with an exported adapter: as arguments, or as JSONL on standard input.
-
-    Each line of JSONL comes back with a field `prediction` added.
-    """
-    from sweeper.errors import DataError
-    from sweeper.export.predict import Predictor, read_jsonl
-
-    predictor = Predictor.load(folder, Home.from_environment(), trusts_code)
-    if texts:
-        if predictor.text_column is None:
-            raise DataError("a task of one's own reads rows, not texts: give them as JSONL on standard input")
-        for label in predictor.predict([{predictor.text_column: text} for text in texts]):
-            click.echo(label)
-        return
-    rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
-    for row, label in zip(rows, predictor.predict(rows), strict=True):
-        click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
-
-
-@main.command("price-inference")
-@click.argument("target", metavar="STUDY|DIR")
-@click.argument("overrides", metavar="[gpu.KEY=VALUE]...", nargs=-1)
-@click.option("--trial", "number", type=int, help="Another trial of the study than the winner.")
-@click.option("--requests", type=click.IntRange(min=1), default=64, show_default=True, help="In each of three passes.")
-@click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Requests together, while that is faster.")
-@click.option("--per-day", type=click.IntRange(min=1), default=12_000, show_default=True, help="Requests a day.")
-@click.option("--replaces", metavar="NAME=USD_PER_CALL", multiple=True, help="What it replaces; may be repeated.")
-@click.option("--gpu", metavar="OPTION", help="Of conf/gpu: whose price is taken; otherwise the study's.")
-@click.option(
-    "--rows", type=click.Path(path_type=Path, dir_okay=False), help="Of DIR: requests, as predict reads them."
-)
-@click.option("--trust-code", "trusts_code", is_flag=True, help="Of DIR: run the code of a task=custom that is in it.")
-@click.option("--save", "saves", is_flag=True, help="Of DIR: also write inference.json beside the adapter.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_plainly
-def price_inference(**asked: Any) -> None:
-    """Say what serving an adapter costs, by measuring it here.
-
-    Real rows are answered as the task answers them, one at a time and in batches. Of a study, the winner's adapter
-    answers the test rows, and the figures go to its run in MLflow. Of an exported folder, its adapter answers --rows,
-    or the test rows of its study where that is in the store.
-    """
-    from sweeper.cli.price_inference import Asked, show
-
-    show(Home.from_environment(), Asked(**asked))
+main.add_command(export)
+main.add_command(predict)
+main.add_command(price_inference)
 
 
 @main.command()

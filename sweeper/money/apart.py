@@ -16,7 +16,7 @@ from sweeper.money.booking import STUDY, Activity, Whose
 from sweeper.trial import RunKind
 
 # What the study's own time goes to that a trial alone would have too, each for itself.
-SHARED = (Activity.LOAD, Activity.CHECKPOINT, Activity.IDLE, Activity.OVERHEAD)
+SHARED = (Activity.PREFLIGHT, Activity.LOAD, Activity.CHECKPOINT, Activity.IDLE, Activity.OVERHEAD)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Price:
     def in_words(self) -> str:
         """Such as `$0.69 an hour (rtx-4090, on demand; RunPod, 2026-11-24)`."""
         per = " of the machine" if self.is_per_machine else ""
-        disk = f" and ${self.disk_usd_per_hour:g} of its disk" if self.disk_usd_per_hour else ""
+        disk = f" and ${self.disk_usd_per_hour:g} for its disk" if self.disk_usd_per_hour else ""
         meter = f" and ${self.tariff_usd_per_kwh:g} a kWh" if self.tariff_usd_per_kwh is not None else ""
         source = f"; {self.source}" if self.source else ""
         return f"${self.usd_per_hour:.4g} an hour{per}{disk}{meter} ({self.label}{source})"

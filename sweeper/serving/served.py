@@ -136,10 +136,8 @@ def of_folder(folder: Path, home: Home, file: Path | None, trusts_code: bool, an
         pack = loaded.pack
         sizes = dimensions_of(pack.model, [pack.slots[0].params.target_modules], pack.model.dtype, has_dropout=False)
         pack.planner = Planner(guard=guard, cost=_Bound(Formula.generic(sizes)))
-        if file is not None and asked is not None:
-            prompts, whose = loaded.prompts(asked), f"the rows of {file.name}"
-        else:
-            prompts, whose = _test_prompts(folder, loaded, home), "the test rows of its study"
+        prompts = loaded.prompts(asked) if asked is not None else _test_prompts(folder, loaded, home)
+        whose = f"the rows of {file.name}" if file is not None else "the test rows of its study"
         yield Served(pack, loaded.task, prompts, f"{folder}, {whose}")
 
 

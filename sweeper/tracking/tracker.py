@@ -36,6 +36,10 @@
 | cost/device_s_winner, … | the same in seconds, where some of them have no price | – |
 | cost/useful_share | of the study: winner, other complete trials, confirmation, learning curve | – |
 | cost/one_process_each_factor | how many times as long its trials would take, one process each; an estimate | – |
+| inference/requests_per_s, inference/tokens_per_s | of a trial's adapter at its `inference/best_batch` | – |
+| inference/requests_per_s_batch1, inference/latency_ms_batch1 | one request at a time | – |
+| inference/usd_per_1000 | requests, at the best batch and full use; dollars only where there is a price | – |
+| inference/usd_per_month_rented, …_busy | of the volume: all of a month, and busy seconds alone | – |
 | test/optimism | of the search: by how much the winner's validation score is better than that | – |
 """
 

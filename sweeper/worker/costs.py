@@ -1,13 +1,13 @@
 """What a study and its trials cost, on their runs in MLflow and in the study's folder.
 
-What a trial cost is logged when it ends, and again at the end of a session: by then a machine's price may be shared
-otherwise. What the study cost is logged at the end of each session, for another trial may be the winner.
+What a trial cost is logged when it ends. At the end of each session all is logged again: another trial may be the
+winner, a machine's price may have been shared otherwise, and a worker may have been killed before it had logged.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from sweeper.config.schema import Config
@@ -63,33 +63,23 @@ def log_study(tracker: Tracker, paths: StudyPaths, found: Statement) -> None:
         tracker.log_file(STUDY, file)
 
 
-def log_all(
-    tracker: Tracker,
-    paths: StudyPaths,
-    found: Statement,
-    trials: Collection[TrialView],
-    sessions: Collection[int] | None = None,
-) -> None:
-    """Logs what the study cost, and each of its trials that has ended.
-
-    Args:
-        sessions: only trials that took time in one of these; None: all, for a place that has none of them.
-    """
+def log_all(tracker: Tracker, paths: StudyPaths, found: Statement, trials: Iterable[TrialView]) -> None:
+    """Logs what the study cost, and each of its trials that has ended."""
     for trial in trials:
-        cost = found.trial(trial.number)
-        if trial.is_told and (sessions is None or any(line.session in sessions for line in cost.bill.lines)):
-            log_trial(tracker, cost, trial)
+        if trial.is_told:
+            log_trial(tracker, found.trial(trial.number), trial)
     log_study(tracker, paths, found)
 
 
 @contextmanager
 def logged(paths: StudyPaths, tracker: Tracker, search: Search, spending: Spending, events: EventLog) -> Iterator[None]:
-    """Logs what the study has cost until then when a session leaves the block, however it does."""
+    """Logs what the study has cost until then when a session leaves the block, unless by an error.
+
+    After an error the tracker may be the very thing that is out of reach; the next session logs all again.
+    """
+    yield
     try:
-        yield
-    finally:
-        try:
-            if STUDY in tracker.states():
-                log_all(tracker, paths, spending.account(), search.views(), [spending.session])
-        except (StoreError, OSError) as error:  # whatever ends the session says more
-            events.write("note", message=f"costs are not logged: {error}")
+        if STUDY in tracker.states():
+            log_all(tracker, paths, spending.account(), search.views())
+    except (StoreError, OSError) as error:  # no reason for a study not to come to its end
+        events.write("note", message=f"costs are not logged: {error}")

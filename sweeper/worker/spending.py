@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -101,15 +102,13 @@ class Spending:
             self._look()
         return seconds
 
-    @property
-    def session(self) -> int:
-        return self._meter.session
-
     def account(self) -> Statement:
         """What the study has cost until this moment."""
         self.book(Activity.OVERHEAD)
         self._meter.flush()
-        return statement(self._search.engine, self._search.seen(), self.price)
+        seen = self._search.seen()
+        seen = replace(seen, attributes={**seen.attributes, "pace": self.pace.as_dict()})  # kept when the session ends
+        return statement(self._search.engine, seen, self.price)
 
     def set_up(self, bench: Workbench) -> None:
         """Books what loading took, and remembers what the study's work consists of."""

@@ -20,6 +20,7 @@ from sweeper.events import EventLog
 from sweeper.money.booking import Activity, Whose
 from sweeper.preflight.forecast import VRAM
 from sweeper.search.ended import Ended
+from sweeper.search.stopping import no_longer_pays
 from sweeper.search.study import Asked, Search
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
@@ -178,6 +179,8 @@ class Trials:
 
     def _may_ask(self) -> bool:
         """Whether another trial may be asked for, as far as is known before it is."""
+        if self._refused is None:
+            self._refused = no_longer_pays(self.config.stop, self.search.views(), self.config.objective.metric_name)
         if self._refused is not None:
             return False
         if not self.spending.is_limited and self.config.budget.trials is None:
@@ -331,6 +334,7 @@ class Trials:
         except LeaseLostError as error:
             self._forget(number, error)
         self._verdicts.pop(number)
+        self._refused = None  # what it came to may change whether the search still pays
         self._held.pop(number, None)
         self.teller.constraints.pop(number)
         return True

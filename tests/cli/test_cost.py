@@ -36,7 +36,7 @@ def test_where_the_money_went(home: Home, composed: Any, tmp_path: Path) -> None
         "Price: $3.6 an hour (auto, on demand; nobody, 2026-11-01)",
         "In progress: 2.0 s more",
         "One process each, an estimate: 81.0 s, $0.0810 (4 times 6.0 s of set-up, and 57.0 s of work), where the pack "
-        "took 68.0 s, $0.0680: 1.2 times as long",
+        "took 71.0 s, $0.0710: 1.1 times as long",
     ):
         assert words in said
     assert len(list(csv.DictReader((tmp_path / "bill.csv").read_text().splitlines()))) == LINES

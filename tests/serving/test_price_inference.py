@@ -17,10 +17,13 @@ from sweeper.cli.main import main
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
 from sweeper.paths import Home, StudyPaths
-from sweeper.search.views import view
+from sweeper.serving import record
+from sweeper.tracking import place
 from sweeper.tracking.opened import opened
+from sweeper.tracking.place import Place
 from sweeper.worker.session import Session
 from tests.conftest import SHORT, share_formulas
+from tests.mistakes.conftest import Make, data, make  # noqa: F401  (fixtures)
 
 QUICK = ("--requests", "4", "--batches", "2")
 PRICED = ("gpu.price_usd_per_hour=3.6", "--replaces", "api=0.01")
@@ -160,4 +163,23 @@ def test_what_cannot_be_measured_is_said(study: StudyPaths, tmp_path: Path) -> N
         assert "the adapter of trial 0 must still be there" in refused("demo")
     finally:
         hidden.rename(study.adapter(0))
-    assert view(study.home, "demo").best is not None
+
+
+def test_a_study_without_a_winner_has_no_price(make: Make) -> None:  # noqa: F811
+    make()
+    said = command("price-inference", "demo", code=2).stderr
+    assert "what is priced is the winner, but 'demo' has none (no trials yet)" in said
+
+
+def test_runs_that_are_elsewhere_are_not_logged_to_the_store(study: StudyPaths) -> None:
+    kept = study.tracking.read_text()
+    place.keep(study, Place("http://127.0.0.1:9", "theirs"))
+    try:
+        lines: list[str] = []
+        record.log(study, check.load(study), 0, {"inference/best_batch": 64.0}, lines.append)
+    finally:
+        study.tracking.write_text(kept)
+    assert "the study's runs are in experiment 'theirs' at http://127.0.0.1:9, where this is not logged" in lines[0]
+    assert logged(study).get("inference/best_batch") != 64
+    record.log(study, check.load(study), 5, {"inference/best_batch": 64.0}, lines.append)
+    assert "MLflow has no run of trial 5 any more" in lines[1]

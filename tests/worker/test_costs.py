@@ -14,7 +14,7 @@ from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.tracker import STUDY, MemoryTracker
 from sweeper.worker import costs
 from sweeper.worker.recorder import trial_key
-from tests.money.booked import FIRST, PRICE, PRICED, STARTED_S, book, ledger_of, seen
+from tests.money.booked import PRICE, PRICED, ledger_of, seen
 
 FILES = ["cost.json", "cost.csv", "cost.png"]
 
@@ -80,25 +80,17 @@ def test_the_study_has_its_split_as_numbers_table_and_picture(paths: StudyPaths)
     )
     assert metrics["cost/usd"] == pytest.approx(0.104)
     assert metrics["cost/useful_share"] == pytest.approx(0.5)
-    assert metrics["cost/one_process_each_factor"] == pytest.approx(81 / 68)
+    assert metrics["cost/one_process_each_factor"] == pytest.approx(81 / 71)
     assert made.runs[STUDY].files[""] == FILES
     assert json.loads(paths.cost.read_text()) == found.as_dict()
     assert paths.cost_table.read_text(encoding="utf-8").splitlines() == found.csv().splitlines()
     assert set(FILES) <= paths.known
 
 
-def test_a_session_logs_its_own_trials_again_and_a_new_place_gets_all(paths: StudyPaths) -> None:
-    engine, ledger = ledger_of(PRICE, "demo")
-    first = {key: seconds for key, seconds in FIRST.items() if key[0].number == 1}
-    third = book(ledger, "demo", PRICE, first, STARTED_S + 500.0)
-    found = statement(engine, seen(), PRICE)
+def test_all_that_have_ended_are_logged_those_too_that_a_killed_worker_had_not(paths: StudyPaths) -> None:
     made = tracker()
-    costs.log_all(made, paths, found, seen().trials, sessions=[third])
-    assert [key.number for key, run in made.runs.items() if run.metrics] == [None, 1]
-    assert last(made, trial_key(1))["cost/usd"] == pytest.approx(0.024)  # of both sessions
-    elsewhere = tracker()
-    costs.log_all(elsewhere, paths, found, seen().trials)
-    assert [key.number for key, run in elsewhere.runs.items() if run.metrics] == [None, 0, 1, 2, 3, 4]
+    costs.log_all(made, paths, account(PRICE), seen().trials)
+    assert [key.number for key, run in made.runs.items() if run.metrics] == [None, 0, 1, 2, 3, 4]
 
 
 def test_mlflow_has_them(home: Home, paths: StudyPaths, migrated: Any) -> None:

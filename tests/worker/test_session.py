@@ -20,13 +20,16 @@ from sweeper.engine.pack import Pack
 from sweeper.engine.stack import AdapterStack
 from sweeper.errors import DataError, TrackingError
 from sweeper.models import base
+from sweeper.money.account import account
+from sweeper.money.booking import Whose
+from sweeper.money.ledger import Ledger
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import VRAM
 from sweeper.search.leases import Holder
 from sweeper.search.study import Search
-from sweeper.search.views import StudyView, view
+from sweeper.search.views import StudyView, open_storage, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState
-from sweeper.trial import TrialParams
+from sweeper.trial import RunKind, TrialParams
 from sweeper.units import GIB
 from sweeper.worker import trials as in_flight
 from sweeper.worker.recorder import RUN_STATES, trial_key
@@ -90,6 +93,14 @@ def test_a_study_from_start_to_end(prepare: Prepare, home: Home) -> None:
     assert composed["lora"]["alpha"] == seen.trials[0].params["rank"] * seen.trials[0].params["alpha_ratio"]
     assert composed["train"]["learning_rate"] == params["learning_rate"]
     assert composed["search"]["space"] == {name: [value] for name, value in params.items()}
+    # What each trial took is on its run; on the study's all until the session's end, but for logging that itself.
+    bill = account(Ledger(open_storage(home).engine), seen)
+    for trial in seen.trials:
+        own = bill.of_run(Whose(RunKind.TRIAL, trial.number)).seconds
+        assert tracker.runs[trial_key(trial.number)].metrics["cost/device_s"][-1][1] == pytest.approx(own)
+    assert 0.8 * bill.seconds < tracker.runs[STUDY].metrics["cost/device_s"][-1][1] <= bill.seconds
+    assert {"cost.json", "cost.csv", "cost.png"} <= set(tracker.runs[STUDY].files[""])
+    assert tracker.runs[trial_key(0)].tags["sweeper.price"].startswith("none (gpu.billing=on-demand needs")
 
 
 def test_an_interrupted_study_gives_what_an_uninterrupted_one_gives(prepare: Prepare, home: Home) -> None:
@@ -166,6 +177,26 @@ def test_runs_catch_up_with_trials_that_were_told_before_a_kill(prepare: Prepare
     assert_stores_agree(view(home, "demo"), tracker)
     assert not paths.checkpoint(1).exists()
     assert {name: ended.metrics[name] for name in logged} == logged
+
+
+class Elsewhere(MemoryTracker):
+    """Another place for runs."""
+
+    @property
+    def place(self) -> str:
+        return "elsewhere"
+
+
+def test_costs_come_after_a_kill_and_along_to_another_place(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("search.trials=2"), MemoryTracker()
+    run(paths, tracker)
+    took = tracker.runs[trial_key(1)].metrics.pop("cost/device_s")[-1]  # as if killed before it was logged
+    assert run(paths, tracker) == {"status": "finished"}
+    assert tracker.runs[trial_key(1)].metrics["cost/device_s"] == [took]
+    elsewhere = Elsewhere()
+    assert run(paths, elsewhere) == {"status": "finished"}
+    assert elsewhere.runs[trial_key(1)].metrics["cost/device_s"][-1] == took
+    assert "cost.csv" in elsewhere.runs[STUDY].files[""]
 
 
 def test_orphans_of_a_kill_agree_even_if_the_next_session_ends_while_loading(prepare: Prepare, home: Home) -> None:
@@ -515,14 +546,6 @@ def test_a_study_whose_space_does_not_fit_says_so(prepare: Prepare, home: Home) 
     seen = view(home, "demo")
     assert (seen.counts(), seen.rejections) == ({"PRUNED": 6}, 6)
     assert seen.trials[0].detail == "not trained: vram is +0.5 above its limit"
-
-
-class Elsewhere(MemoryTracker):
-    """Another place for runs."""
-
-    @property
-    def place(self) -> str:
-        return "elsewhere"
 
 
 def test_a_study_that_goes_on_elsewhere_has_all_its_runs_there(prepare: Prepare, home: Home) -> None:
