@@ -16,7 +16,8 @@ from sweeper.launch.on_finish import Outcome, ended_by, on_finish
 from sweeper.launch.question import Answer
 from sweeper.paths import Home
 from sweeper.redaction import redacted
-from sweeper.search.views import view
+from sweeper.search.ended import ENDED, holds
+from sweeper.search.views import StudyView, view
 
 USAGE_ERROR = 2
 
@@ -42,7 +43,7 @@ def launch_to_the_end(config: Config, print_result: Callable[[Home, str, bool], 
             outcome = Outcome.UNANSWERED if code is Answer.NONE else None
         else:
             print_result(home, name, code == 0)
-            outcome = ended_by(view(home, name).attributes.get("ended")) if code == 0 else None
+            outcome = _end(view(home, name), config) if code == 0 else None
     except SweeperError as error:
         click.echo(f"error: {redacted(str(error))}", err=True)
         code, outcome = USAGE_ERROR, None if isinstance(error, HeldError) else Outcome.ERROR
@@ -53,3 +54,9 @@ def launch_to_the_end(config: Config, print_result: Callable[[Home, str, bool], 
         sys.stdout.flush()
         on_finish(config.on_finish, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
     return code
+
+
+def _end(study: StudyView, config: Config) -> Outcome:
+    """How a study came to its end: a limit that has been raised since did not bring it."""
+    ended = study.attributes.get(ENDED)
+    return ended_by(ended if holds(ended, config) else None)

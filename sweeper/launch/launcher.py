@@ -44,14 +44,6 @@ from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep, record
 
-try:  # seam
-    from sweeper.preflight.cost import summary  # type: ignore[import-not-found, unused-ignore]
-except ImportError:
-
-    def summary(config: Config, home: Home) -> list[str]:
-        return ["this will take some time"]
-
-
 _POLL_S = 0.2
 _UNBEGUN = {
     Answer.NO: "nothing was begun",
@@ -100,8 +92,9 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
         tracked = prepare_tracking(place, paths, announce)
-        for line in summary(config, home):
+        for line in _cost(config, home):
             announce(line)
+        asked_s = time.monotonic()
         if (given := answer(config)) is not Answer.YES:
             announce(_UNBEGUN[given].format(config.preflight.answer_s))
             return given
@@ -109,7 +102,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             resumption.keep()
         if tracked is not None:
             keep(paths, tracked)
-        return Supervisor(paths, config, before).run()
+        return Supervisor(paths, config, before, waited_s=time.monotonic() - asked_s).run()
 
 
 def _look_at_new(config: Config, paths: StudyPaths, announce: Callable[[str], None]) -> None:
@@ -125,6 +118,13 @@ def _look_at_new(config: Config, paths: StudyPaths, announce: Callable[[str], No
     check.save(config, paths)
     for line in combinations.notes(config):
         announce(f"note: {line}")
+
+
+def _cost(config: Config, home: Home) -> list[str]:
+    """What all of a study, or what is left of it, will take."""
+    from sweeper.preflight.cost import summary  # takes seconds to import, and what is wrong is to be said before
+
+    return summary(config, home)
 
 
 def _how_to_go_on(before: StudyView, config: Config) -> str:
@@ -222,15 +222,26 @@ class Supervisor:
     """Starts one worker, follows it, and passes interruptions on."""
 
     def __init__(
-        self, paths: StudyPaths, config: Config, before: StudyView | None = None, options: Sequence[str] = ()
+        self,
+        paths: StudyPaths,
+        config: Config,
+        before: StudyView | None = None,
+        options: Sequence[str] = (),
+        waited_s: float = 0.0,
     ) -> None:
-        """`before` is the study as earlier sessions left it; `options` go to the worker."""
+        """Of one launch.
+
+        Args:
+            before: the study as earlier sessions left it.
+            options: go to the worker.
+            waited_s: for a person, which is no work of the study's.
+        """
         self._options = options
         self._before = before
         self._paths = paths
         self._config = config
         self._interruptions = 0
-        self._launched_s = psutil.Process().create_time()  # from then on the device costs
+        self._launched_s = psutil.Process().create_time() + waited_s  # from then on the device costs
         self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:

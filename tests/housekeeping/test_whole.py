@@ -214,9 +214,12 @@ def test_a_study_with_damaged_settings_or_no_folder_goes(home: Home, make: Make,
 
 def test_what_a_launch_leaves_is_all_known(home: Home, few_tickets: Path) -> None:
     """A file that is new in a study's folder must be named in `StudyPaths.known`, or the study could not be deleted."""
-    done = sweeper(home, "launch", *SHORT, f"data.path={few_tickets}", "search.trials=1")
+    finish = "on_finish='echo $SWEEPER_OUTCOME; exit 7'"
+    done = sweeper(home, "launch", *SHORT, f"data.path={few_tickets}", "search.trials=1", finish)
     assert done.returncode == 0, done.stderr
     assert studies(home)[0].state is State.FINISHED
+    assert home.study("demo").on_finish_log.read_text().splitlines()[1] == "finished"
+    assert "on_finish: ended with code 7" in done.stderr
     # A kill at any moment: the same command deletes what is left.
     command = [sys.executable, "-m", "sweeper", "clean", "demo", "--whole", "--yes"]
     process = subprocess.Popen(

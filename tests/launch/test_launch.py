@@ -142,9 +142,10 @@ def test_launch_look_export_use(home: Home, few_tickets: Path, tmp_path: Path) -
 
 def test_a_launch_that_measured_nothing_binds_nobody(home: Home, few_tickets: Path) -> None:
     launch = ["launch", *SHORT, f"data.path={few_tickets}", "search.trials=1"]
-    failed = sweeper(home, *launch, "train.examples=null", "train.epochs=0.01")  # what the worker finds
+    failed = sweeper(home, *launch, "train.examples=null", "train.epochs=0.01", "on_finish='echo $SWEEPER_OUTCOME'")
     assert failed.returncode == 2
     assert "evaluation.count: at most as many evaluations fit" in failed.stderr
+    assert home.study("demo").on_finish_log.read_text().endswith("error\n")
     assert "no trials yet" in sweeper(home, "status", "demo").stdout
     assert sweeper(home, *launch).returncode == 0
 

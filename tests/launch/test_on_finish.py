@@ -105,6 +105,12 @@ def test_how_a_study_ended() -> None:
     assert ended_by({"key": "stop.trials"}) is ended_by({"key": "stop.usd"}) is Outcome.STOP
 
 
+def test_a_limit_that_was_raised_since_did_not_end_it(composed: Callable[..., Config]) -> None:
+    ended = StudyView("demo", [], {"ended": {"key": "budget.trials", "settings": 3}})
+    for limit, outcome in ((3, Outcome.BUDGET), (9, Outcome.FINISHED)):
+        assert cli._end(ended, composed("study=demo", f"budget.trials={limit}")) is outcome
+
+
 @pytest.mark.parametrize(
     ("end", "code", "outcome"),
     [
@@ -132,9 +138,9 @@ def test_it_runs_where_nobody_is_there_and_after_everything_was_said(
         return end
 
     monkeypatch.setattr(cli, "launch", launch)
-    ended = StudyView("demo", [], {"ended": {"key": "stop.trials"}})
-    monkeypatch.setattr(cli, "view", lambda *_: ended)
     config = composed("study=demo", "on_finish='echo ran'")
+    ended = {"key": "stop.trials", "settings": config.stop.model_dump(mode="json")}
+    monkeypatch.setattr(cli, "view", lambda *_: StudyView("demo", [], {"ended": ended}))
 
     def to_the_end() -> int:
         return cli.launch_to_the_end(config, lambda *_: click.echo("the result"))

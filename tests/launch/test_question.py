@@ -18,8 +18,10 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.launch import launcher
+from sweeper.launch.launcher import Supervisor
 from sweeper.launch.question import Answer
 from sweeper.paths import Home
+from sweeper.preflight import cost
 from sweeper.search.views import begun as begun_study
 from tests.config.test_edits import edited
 from tests.conftest import SHORT
@@ -146,7 +148,7 @@ print(answer(N(confirm=True, preflight=N(answer_s=60))).name)
 def test_a_study_that_was_to_go_on_is_as_it_was(begun: Begun, monkeypatch: pytest.MonkeyPatch, given: Answer) -> None:
     before = check.load(begun.paths)
     now = edited(before, "search.trials", 99)
-    monkeypatch.setattr(launcher, "summary", lambda *_: ["13 trials are left"])
+    monkeypatch.setattr(cost, "summary", lambda *_: ["13 trials are left"])
     monkeypatch.setattr(launcher, "answer", lambda _: given)
     assert launcher.launch(now, begun.said.append) == given
     # What would change is said before the question.
@@ -154,9 +156,21 @@ def test_a_study_that_was_to_go_on_is_as_it_was(begun: Begun, monkeypatch: pytes
     assert (check.load(begun.paths), begun.record, begun.started) == (before, [], [])
     with FileLock(begun.paths.launcher_lock, timeout=0):  # it is free
         pass
-    monkeypatch.setattr(launcher, "answer", lambda _: Answer.YES)
+
+    def slowly(_: Config) -> Answer:
+        time.sleep(0.2)
+        return Answer.YES
+
+    monkeypatch.setattr(launcher, "answer", slowly)
     begun.launch(now)
     assert (check.load(begun.paths), len(begun.record), len(begun.started)) == (now, 1, 1)
+    assert begun.waited_s >= 0.2
+
+
+def test_the_wait_for_an_answer_is_not_booked(home: Home, composed_once: Callable[..., Config]) -> None:
+    paths, config = home.study("demo"), composed_once("study=demo")
+    at_once, waited = Supervisor(paths, config), Supervisor(paths, config, waited_s=60.0)
+    assert waited._launched_s - at_once._launched_s == 60.0
 
 
 def test_a_missing_price_is_said_before_anything_is_read(home: Home, composed_once: Callable[..., Config]) -> None:

@@ -20,6 +20,7 @@ from sweeper.launch import launcher
 from sweeper.launch import resume as resume_module
 from sweeper.launch.resume import resume
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight import cost
 from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.worker import workbench
@@ -37,6 +38,7 @@ class Begun:
     composed: Callable[..., Config]
     said: list[str] = field(default_factory=list)
     started: list[Config] = field(default_factory=list)
+    waited_s: float = 0.0  # for an answer, which is not booked
 
     @property
     def paths(self) -> StudyPaths:
@@ -77,15 +79,16 @@ def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypa
     shutil.copy(told, home.optuna_file)
 
     class Worker:
-        def __init__(self, paths: StudyPaths, config: Config, before: object) -> None:
+        def __init__(self, paths: StudyPaths, config: Config, before: object, waited_s: float) -> None:
             assert before is not None
+            study.waited_s = waited_s
             study.started.append(check.load(paths))
 
         def run(self) -> int:
             return 0
 
     monkeypatch.setattr(launcher, "Supervisor", Worker)
-    monkeypatch.setattr(launcher, "summary", lambda *_: [])  # it takes a second
+    monkeypatch.setattr(cost, "summary", lambda *_: [])  # it takes a second
     # A server that answers is in tests/tracking/test_server.py.
     monkeypatch.setattr(launcher, "prepare_tracking", lambda *_: None)
     study.with_settings(composed_once("study=demo"))
