@@ -141,7 +141,7 @@ class Ledger:
         if any(min(one.us, one.energy_mj, one.units) < 0 for one in bookings):
             raise ValueError(f"what is booked must not be negative, but got {bookings}")
         with self._engine.begin() as connection:
-            if self._add(connection, session, bookings, heartbeat_us, is_last):
+            if self._add(connection, session, bookings, heartbeat_us, is_last, true()):
                 return
             is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
             if connection.execute(select(_SESSIONS.c.id).where(is_open)).first() is None:
@@ -155,9 +155,9 @@ class Ledger:
         bookings: Sequence[Booking],
         heartbeat_us: int,
         is_last: bool,
-        *conditions: ColumnElement[bool],
+        condition: ColumnElement[bool],
     ) -> bool:
-        """Adds bookings to a session that is open and fulfils the conditions; whether it was.
+        """Adds bookings to a session that is open and fulfils the condition; whether it was.
 
         The session's row is changed first: whoever changes it holds it until the end of the transaction.
         """
@@ -175,7 +175,7 @@ class Ledger:
             _SESSIONS.c.booked_us + added_us <= heartbeat_us,
             _SESSIONS.c.heartbeat_us <= heartbeat_us,
         )
-        if not connection.execute(update(_SESSIONS).where(fits, *conditions).values(changes)).rowcount:
+        if not connection.execute(update(_SESSIONS).where(fits, condition).values(changes)).rowcount:
             return False
         for one in bookings:
             key = {
@@ -200,12 +200,12 @@ class Ledger:
         settled = []
         for row in self._rows(_SESSIONS.c.is_ended.is_(False)):
             is_silent = true() if Holder.parse(row.holder).is_gone else _SESSIONS.c.seen_s < self._now - silent_s
-            # One UPDATE with all conditions: a worker that writes meanwhile is alive; of several settlers one settles.
-            as_it_was = [_SESSIONS.c[name] == getattr(row, name) for name in ("booked_us", "heartbeat_us")]
+            # A worker that has written meanwhile has a later heartbeat, which this one does not fit; of several that
+            # settle it, one does.
             lost = Booking(row.id, STUDY, Activity.LOST, row.heartbeat_us - row.booked_us)
             with self._engine.begin() as connection:
                 bookings = [lost] if lost.us else []
-                if self._add(connection, row.id, bookings, row.heartbeat_us, True, is_silent, *as_it_was):
+                if self._add(connection, row.id, bookings, row.heartbeat_us, True, is_silent):
                     settled.append(row.id)
         return settled
 

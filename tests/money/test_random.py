@@ -25,7 +25,7 @@ from sweeper.money.price import HOUR_S, KWH_J, Price
 from sweeper.search.leases import Holder
 from sweeper.trial import RunKind
 
-EXAMPLES = 2000 if os.environ.get("SWEEPER_TESTS") == "all" else 60
+EXAMPLES = 500 if os.environ.get("SWEEPER_TESTS") == "all" else 40
 FOREVER_S = 1e9
 BY_GPU = Price(0.69, False, 0.0, 0.0, None, "by card", "a list")
 PRICES = [
@@ -171,7 +171,7 @@ def booked(bookings: list[Booking], worker: Worker) -> list[Booking]:
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(st.lists(events, max_size=60), st.dictionaries(st.integers(0, 3), st.sampled_from(Label)))
+@given(st.lists(events, min_size=20, max_size=60), st.dictionaries(st.integers(0, 3), st.sampled_from(Label)))
 def test_every_microsecond_is_booked_once_and_every_dollar_has_a_label(
     script: list[tuple[Any, ...]], outcomes: dict[int, Label]
 ) -> None:
