@@ -13,7 +13,7 @@ from sweeper.learning.curve import FRACTIONS
 from sweeper.money import pace as paces
 from sweeper.money.account import statement
 from sweeper.money.bill import Bill
-from sweeper.money.price import HOUR_S, Price, missing, required
+from sweeper.money.price import HOUR_S, Price, advice, required
 from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths, model_config
 from sweeper.preflight.card import Card, dtype_of, pick_card
@@ -129,8 +129,8 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
         DataError, PromptError, ModelError: what a launch would say.
     """
     price = required(config)
-    words = _price(config, price)
     card = pick_card(config)
+    words = _price(config, price, card)
     reading = reading or read(config, home)
     volume = reading.volume
     if volume is None:
@@ -287,9 +287,10 @@ def _speed(config: Config, home: Home, card: Card, volume: Volume, widths: Width
     return of_data_sheet(config, volume, widths, adapter) if card.is_cuda else None
 
 
-def _price(config: Config, price: Price | None) -> str:
+def _price(config: Config, price: Price | None, card: Card) -> str:
     if price is None:
-        return f"no dollars, for gpu={config.gpu.name} has no price; {missing(config.gpu)}"
+        known = advice(card.name if card.is_cuda else None)
+        return f"no dollars, for gpu={config.gpu.name} has no price; {known}"
     is_dark = price.tariff_usd_per_kwh is not None and config.gpu.watts is None
     return f"at {price.in_words()}" + ("; electricity comes on top, for gpu.watts is not given" if is_dark else "")
 
