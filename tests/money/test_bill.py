@@ -112,6 +112,10 @@ def test_a_boot_is_billed_once_for_what_is_rented(is_per_machine: bool, boots: d
     found = bill("s", sessions, [], labels({}))
     assert [line.usd for line in found.lines] == pytest.approx(list(boots.values()))
     assert found.of(Label.OVERHEAD).seconds == 100 * len(boots)
+    mixed = [held(1, 5, price), held(2, 5, replace(price, is_per_machine=not is_per_machine), 110.0, device="cuda:1")]
+    assert [line.usd for line in bill("s", mixed, [], labels({})).lines] == pytest.approx(
+        [0.2]
+    )  # another price, one boot
     others = [replace(one, study="t") if one.id == 1 else one for one in sessions]
     assert len(bill("t", others, [], labels({})).lines) == 1  # who came first has paid for it
     assert len(bill("s", others, [], labels({})).lines) == len(boots) - 1
