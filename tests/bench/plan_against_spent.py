@@ -17,6 +17,7 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.launch.launcher import launch
 from sweeper.money.account import account
+from sweeper.money.booking import Activity
 from sweeper.money.ledger import Ledger
 from sweeper.paths import Home
 from sweeper.preflight.cost import estimate
@@ -50,6 +51,8 @@ def compare(trials: int, overrides: list[str]) -> str:
         raise SystemExit("the sweep has no bill: its worker booked nothing")
     print("\nplanned: " + ", ".join(f"{part.name} {time_text(part.seconds.likely)}" for part in planned.parts))
     print("spent: " + ", ".join(f"{label.value} {time_text(part.seconds)}" for label, part in bill.by_label().items()))
+    done = {activity.value: bill.of_activity(activity).seconds for activity in Activity}
+    print("by activity: " + ", ".join(f"{name} {time_text(seconds)}" for name, seconds in done.items() if seconds))
     ratio = bill.usd / total.usd.likely
     times = f"{total.seconds.in_words(time_text)} | {time_text(bill.seconds)}"
     return f"| {' '.join(overrides)} | {total.usd.in_words(usd_text)} | {usd_text(bill.usd)} | {times} | {ratio:.2f} |"
