@@ -79,9 +79,11 @@ class Spending:
         self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name, now = self._config.study.name, time.time()
         energy_mj, how = energy_meter(self._config, device)
-        self._meter = Meter(self.ledger, name, self._device, self.price, min(launched_s or now, now), energy_mj)
+        where = self._device if device.type == "cpu" else f"{device} {self._device}"  # of two like cards, this one
+        self._meter = Meter(self.ledger, name, where, self.price, min(launched_s or now, now), energy_mj)
         if self.price is not None and self.price.tariff_usd_per_kwh is not None:
             self._events.write("note", message=how)
+        self.price = self._meter.price  # without a tariff where nothing measures the electricity
         if launched_s is not None:
             self._meter.book(Activity.PREFLIGHT, until_s=psutil.Process().create_time())
         with self._meter.beating():

@@ -166,7 +166,8 @@ def test_of_tied_ones_the_one_that_takes_the_least_alone_is_chosen(
     prepare: Prepare, alone_s: tuple[float | None, ...], parameters: tuple[int, ...], chosen: int
 ) -> None:
     paths = prepare("confirmation.top=3")
-    made = Confirmation(paths, check.load(paths), SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    none = SimpleNamespace()
+    made = Confirmation(paths, check.load(paths), none, none, none)  # type: ignore[arg-type]
     rows = [Row("text", "a", f"x:{number}", {}) for number in range(40)]
     bench = SimpleNamespace(
         resampler=lambda split, _: Resampler(Classification({"a": [1], "b": [2]}), "accuracy", split.rows, 0, True)
