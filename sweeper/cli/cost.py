@@ -17,7 +17,7 @@ from sweeper.errors import StoreError
 from sweeper.money.apart import Apart
 from sweeper.money.bill import Bill, Label
 from sweeper.money.booking import SECOND_US, WorkerSession
-from sweeper.money.price import KWH_J, Price
+from sweeper.money.price import KWH_J, Price, advice
 from sweeper.money.statement import Statement, percent, started
 from sweeper.paths import write_atomically
 from sweeper.trial import run_name
@@ -114,8 +114,8 @@ def _notes(found: Statement) -> list[str]:
         lines.append(f"Electricity: {usd_text(found.bill.energy_usd)} of it, {found.bill.energy_j / KWH_J:.3g} kWh")
     if found.bill.unpriced_s:
         lines.append(
-            f"Without a price: {found.bill.unpriced_s:,.1f} s, which are in no sum of dollars. gpu=CARD or "
-            "gpu.price_usd_per_hour at the next launch prices what comes after it"
+            f"Without a price: {found.bill.unpriced_s:,.1f} s, which are in no sum of dollars. At the next "
+            f"launch: {advice(None)}"
         )
     if any(seconds for seconds, _ in found.in_progress.values()):
         seconds = sum(seconds for seconds, _ in found.in_progress.values())

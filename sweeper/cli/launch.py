@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import psutil
 
 from sweeper.config.schema import Config
 from sweeper.errors import HeldError, SweeperError
@@ -38,7 +39,7 @@ def launch_to_the_end(config: Config, print_result: Callable[[Home, str, bool], 
     name = config.study.name
     outcome: Outcome | None = None
     try:
-        code = launch(config, announce=click.echo)
+        code = launch(config, announce=click.echo, since_s=psutil.Process().create_time())
         if isinstance(code, Answer):  # given before anything began
             outcome = Outcome.UNANSWERED if code is Answer.NONE else None
         else:

@@ -108,8 +108,9 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
         if line is not None:
             console.print(line, highlight=False)
     variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
+    export = [("export the winner", f"sweeper export {name} --to DIR")] if is_finished and seen.best is not None else []
     then = (
-        [("look at the runs", "sweeper ui"), ("export the winner", f"sweeper export {name} --to DIR")]
+        [("look at the runs", "sweeper ui"), *export]
         if is_finished
         else [("go on", "the same command again"), ("look", f"sweeper status {name}")]
     )

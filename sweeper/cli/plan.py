@@ -28,7 +28,6 @@ NAMES = {
 
 def plan_table(plan: Plan) -> RenderableType:
     """The whole plan."""
-    price = f", ${plan.card.price_usd_per_hour:.2f} an hour" if plan.card.price_usd_per_hour is not None else ""
     measured = "measured" if plan.are_lengths_measured else "the most that prompt.max_tokens and the labels allow"
     context = (
         f"{plan.runtime_gib:.2f} GiB of it is what a worker here holds beside tensors"
@@ -36,7 +35,7 @@ def plan_table(plan: Plan) -> RenderableType:
         else "what a worker holds beside tensors has not been measured on it yet, and comes on top"
     )
     head = (
-        f"{plan.study}: {plan.model} on {plan.card.name}, {plan.card.total_gib:.2f} GiB{price}\n"
+        f"{plan.study}: {plan.model} on {plan.card.name}, {plan.card.total_gib:.2f} GiB\n"
         f"budget {plan.budget_gib:.2f} GiB, after a reserve of {plan.reserve_gib:g}; {context}\n"
         f"longest row {plan.longest_row_tokens} tokens, answer {plan.answer_tokens} ({measured})"
     )

@@ -21,7 +21,7 @@ from sweeper.config.schema import GpuSection
 from sweeper.errors import ConfigError, ExportError
 from sweeper.money import inference
 from sweeper.money.inference import DAYS, Cost, Month, Replaced
-from sweeper.money.price import Price
+from sweeper.money.price import Price, advice
 from sweeper.paths import Home, is_valid_name
 from sweeper.serving import pricing
 
@@ -158,7 +158,7 @@ def _measured(serving: AbstractContextManager[Served], whose: dict[str, Any], gp
 def _note(gpu: GpuSection, price: Price | None, device: str) -> str | None:
     """What a reader of the dollars must know of them."""
     if price is None:
-        return pricing.advice(gpu)
+        return f"No price, so no dollars: {advice(device)}."
     if gpu.card is not None and gpu.card != device:
         return f"The price is that of {gpu.card}, but it was measured on {device}: run it there for its speed."
     if price.tariff_usd_per_kwh is not None and gpu.watts is None:

@@ -21,14 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
-from sweeper.errors import ERRORS, DataError, HeldError, StoreError, WorkerError
+from sweeper.errors import ERRORS, ConfigError, DataError, HeldError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress, show
 from sweeper.launch.question import INTERRUPTED, Answer, answer
@@ -40,7 +39,7 @@ from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.running import LOOK_S, note, noted
-from sweeper.search.views import StudyView, begun, is_finished
+from sweeper.search.views import StudyView, begun, is_finished, study_names, view
 from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep, record
 
@@ -55,11 +54,12 @@ _UNBEGUN = {
 }
 
 
-def launch(config: Config, announce: Callable[[str], None] = print) -> int:
+def launch(config: Config, announce: Callable[[str], None] = print, since_s: float | None = None) -> int:
     """Runs a study towards its total, new or interrupted.
 
     Args:
         announce: takes a line for the person.
+        since_s: when the launch began, in seconds since 1970: the device costs from then on; None: now.
 
     Returns:
         0 when the study is finished, 130 when it was interrupted and can be resumed, another `Answer` when that was
@@ -68,6 +68,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
     Raises:
         SweeperError: what is wrong, found before a model is loaded where it can be.
     """
+    since_s = time.time() if since_s is None else since_s
     required(config)  # what it costs is asked first
     home = Home(Path(config.store.home).expanduser().absolute())
     home.create()
@@ -79,6 +80,7 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
         before = begun(home, paths.name)
         resumption: Resumption | None = None
         if before is None:
+            _refuse_if_spent(home, config)
             _look_at_new(config, paths, announce)
         else:
             config = as_begun(config, paths)
@@ -102,7 +104,21 @@ def launch(config: Config, announce: Callable[[str], None] = print) -> int:
             resumption.keep()
         if tracked is not None:
             keep(paths, tracked)
-        return Supervisor(paths, config, before, waited_s=time.monotonic() - asked_s).run()
+        waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
+        return Supervisor(paths, config, before, since_s=since_s + waited_s).run()
+
+
+def _refuse_if_spent(home: Home, config: Config) -> None:
+    """A study whose budget was spent before anything was measured would spend as much again, launch by launch."""
+    name = config.study.name
+    if not home.optuna_file.is_file() or name not in study_names(home):
+        return
+    ended = view(home, name).attributes.get(ENDED)
+    if ended is not None and ended["is_closed"] and holds(ended, config):
+        raise ConfigError(
+            f"{ended['key']}: must pay for more than loading the base, but {ended['message']}, and nothing was "
+            f"measured yet; a higher {ended['key']} goes on"
+        )
 
 
 def _look_at_new(config: Config, paths: StudyPaths, announce: Callable[[str], None]) -> None:
@@ -227,21 +243,21 @@ class Supervisor:
         config: Config,
         before: StudyView | None = None,
         options: Sequence[str] = (),
-        waited_s: float = 0.0,
+        since_s: float | None = None,
     ) -> None:
         """Of one launch.
 
         Args:
             before: the study as earlier sessions left it.
             options: go to the worker.
-            waited_s: for a person, which is no work of the study's.
+            since_s: when it began, in seconds since 1970: the device costs from then on; None: now.
         """
         self._options = options
         self._before = before
         self._paths = paths
         self._config = config
         self._interruptions = 0
-        self._launched_s = psutil.Process().create_time() + waited_s  # from then on the device costs
+        self._launched_s = time.time() if since_s is None else since_s
         self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:

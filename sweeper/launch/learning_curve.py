@@ -48,8 +48,16 @@ def learning_curve(
         if (tracked := prepare_tracking(place, paths, announce)) is not None:
             keep(paths, tracked)
         code = Supervisor(paths, config, study, ("--learning-curve", request.to_json())).run()
-    measured = _kept(view(home, name))
-    return code if code else measured or 1
+    now = view(home, name)
+    measured = _kept(now)
+    if code:
+        return code
+    if measured is None or now.best is None or measured.trial != now.best.number or not request.is_met_by(measured):
+        raise StoreError(
+            "a learning curve must fit into the study's budget, but what is left of it does not pay for one; raise "
+            "budget.usd or budget.hours with `sweeper launch`, and measure again"
+        )
+    return measured
 
 
 def _kept(study: StudyView) -> LearningCurve | None:

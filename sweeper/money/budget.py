@@ -10,7 +10,7 @@ from sweeper.money.price import HOUR_S
 from sweeper.trial import Rhythm, TrialParams
 
 SAFETY = 1.1  # times what is foretold is reserved: a trial that would not come to its end is money lost
-TESTED = 3  # adapters on the test split: winner, runner-up, and the base without any
+TESTED = 2  # adapters on the test split, winner and runner-up; the base comes on top
 
 
 @dataclass(frozen=True)
@@ -43,30 +43,37 @@ class Workload:
     pace: Pace
     sizes: Sizes
 
-    def trial_s(self, params: TrialParams, rhythm: Rhythm, evaluations_done: int = 0) -> float:
-        """What a trial takes alone, from an evaluation on to its end, with what it keeps of the base in full."""
-        left = 1 - evaluations_done / rhythm.evaluations
-        return self._training_s(params, rhythm) * left + self.pace.scoring_s(
-            self.sizes.rows * (rhythm.evaluations - evaluations_done),
-            self.sizes.items * (rhythm.evaluations - evaluations_done) + self.sizes.items_in_full,
-        )
+    def trial_s(self, params: TrialParams, rhythm: Rhythm, evaluations_done: int = 0, together: float = 1.0) -> float:
+        """What a trial takes from an evaluation on to its end, with what it keeps of the base in full.
 
-    def confirming_s(self, params: TrialParams, rhythm: Rhythm, seeds: int) -> float:
+        Args:
+            together: how many train at once: they share what a step or a scoring takes whatever its size.
+        """
+        count = rhythm.evaluations - evaluations_done
+        training_s = self._training_s(params, rhythm, together) * count / rhythm.evaluations
+        return training_s + self._evaluations_s(count, together) + self.pace.scoring_s(0, self.sizes.items_in_full)
+
+    def confirming_s(self, params: TrialParams, rhythm: Rhythm, seeds: int, together: float = 1.0) -> float:
         """What confirming one configuration takes: a training for each seed, each scored, and its own adapter too."""
-        one = self._training_s(params, rhythm) + self.pace.scoring_s(
-            self.sizes.rows * rhythm.evaluations + self.sizes.confirmation_rows, self.sizes.items * rhythm.evaluations
-        )
-        return seeds * one + self.pace.scoring_s(self.sizes.confirmation_rows)
+        training_s = self._training_s(params, rhythm, together) + self._evaluations_s(rhythm.evaluations, together)
+        return seeds * training_s + self.pace.scoring_s((seeds + 1) * self.sizes.confirmation_rows, times=seeds + 1)
 
     def testing_s(self) -> float:
         """What the test split takes, once."""
-        return self.pace.scoring_s(TESTED * self.sizes.test_rows)
+        return self.pace.scoring_s((TESTED + 1) * self.sizes.test_rows, times=TESTED + 1)
 
-    def _training_s(self, params: TrialParams, rhythm: Rhythm) -> float:
-        examples = rhythm.examples_at(rhythm.total_steps)
-        passages = examples * params.replay / (1 - params.replay)
-        tokens = examples * self.sizes.row_tokens + passages * self.sizes.passage_tokens
-        return self.pace.training_s(rhythm.total_steps, tokens)
+    def _training_s(self, params: TrialParams, rhythm: Rhythm, together: float) -> float:
+        tokens = tokens_of(params, rhythm, self.sizes.row_tokens, self.sizes.passage_tokens)
+        return self.pace.training_s(rhythm.total_steps / together, tokens)
+
+    def _evaluations_s(self, count: int, together: float) -> float:
+        return self.pace.scoring_s(self.sizes.rows * count, self.sizes.items * count, count / together)
+
+
+def tokens_of(params: TrialParams, rhythm: Rhythm, row_tokens: float, passage_tokens: float) -> float:
+    """What a trial is trained on, with its share of replayed passages; from the means of both."""
+    examples = rhythm.examples_at(rhythm.total_steps)
+    return examples * row_tokens + examples * params.replay / (1 - params.replay) * passage_tokens
 
 
 @dataclass(frozen=True)

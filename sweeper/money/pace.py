@@ -86,11 +86,10 @@ class Pace:
         """What so many steps with so many tokens in all take a trial that is alone."""
         return self.tick.seconds(tokens, steps)
 
-    def scoring_s(self, rows: float, items: float = 0.0) -> float:
-        """What scoring rows and retention items takes."""
-        return (self.rows.seconds(rows) if rows else 0.0) + (
-            self.items.seconds(items) if items and self.items.is_known else 0.0
-        )
+    def scoring_s(self, rows: float, items: float = 0.0, times: float = 1.0) -> float:
+        """What scoring so many rows and retention items in all takes, in so many goes."""
+        of_items = self.items.seconds(items, times) if items and self.items.is_known else 0.0
+        return (self.rows.seconds(rows, times) if rows else 0.0) + of_items
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,7 +19,6 @@ class Card:
     name: str
     total_gib: float
     is_cuda: bool
-    price_usd_per_hour: float | None
 
 
 def pick_card(config: Config) -> Card:
@@ -31,17 +30,17 @@ def pick_card(config: Config) -> Card:
     section, device = config.gpu, config.engine.device
     if device != "cpu":
         if section.memory_gib is not None:
-            return Card(section.card or section.name, section.memory_gib, True, section.price_usd_per_hour)
+            return Card(section.card or section.name, section.memory_gib, True)
         try:
             name, total_bytes = card_at(int(device.partition(":")[2] or 0) if device != "auto" else 0)
-            return Card(name, total_bytes / GIB, True, section.price_usd_per_hour)
+            return Card(name, total_bytes / GIB, True)
         except NvmlUnavailable as error:
             if device != "auto":
                 raise ModelError(
                     f"engine.device: {device} is not on this machine ({error}); for one that is elsewhere, name the "
                     "card, such as gpu=rtx-4090"
                 ) from error
-    return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False, section.price_usd_per_hour)
+    return Card("this machine's memory", HostBackend().read().total_bytes / GIB, False)
 
 
 def dtype_of(config: Config, card: Card) -> Literal["float32", "bfloat16", "float16"]:

@@ -13,6 +13,7 @@ from sweeper.learning.curve import FRACTIONS
 from sweeper.money import pace as paces
 from sweeper.money.account import statement
 from sweeper.money.bill import Bill
+from sweeper.money.budget import TESTED
 from sweeper.money.price import HOUR_S, Price, advice, required
 from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths, model_config
@@ -26,7 +27,6 @@ from sweeper.span import ZERO, Span
 from sweeper.units import time_text, usd_text
 
 BOOT, TRIALS = "boot", "trials"
-TESTED = 2  # winner and runner-up
 UNCONFIRMED = 2  # places that are held to the whole retention suite where nothing is confirmed
 CURVE_SEEDS = 3  # of a learning curve, where the metric has no standard error by itself
 

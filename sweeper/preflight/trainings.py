@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.config.schema import Config, GridSection
 from sweeper.config.space import Range, condition_of, grid_size, grid_values
+from sweeper.money.budget import tokens_of
 from sweeper.preflight.architecture import Widths
 from sweeper.preflight.forecast import target_choices
 from sweeper.preflight.volume import Volume
@@ -79,9 +80,7 @@ def trainings(config: Config, volume: Volume) -> list[Training]:
     for chosen in product(*values):
         params = config.trial_params(dict(zip(names, chosen, strict=True)))
         rhythm = config.rhythm(params, volume.train_rows)
-        examples = rhythm.examples_at(rhythm.total_steps)
-        passages = examples * params.replay / (1 - params.replay)
-        tokens = examples * volume.train_tokens + passages * volume.passage_tokens
+        tokens = tokens_of(params, rhythm, volume.train_tokens, volume.passage_tokens)
         found.append(Training(rhythm.total_steps, tokens, rhythm.evaluations))
     return found
 

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from sweeper.config import defaults
 from sweeper.config.schema import GpuSection
 from sweeper.errors import ConfigError, unknown
-from sweeper.money.price import known_gpus, missing
 
 PREFIX = "gpu."
 
@@ -60,11 +59,3 @@ def _value(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return value if isinstance(value, str | int | float | bool | None) else text
-
-
-def advice(gpu: GpuSection) -> str:
-    """A sentence for where there is no price: what would give one."""
-    return (
-        f"No price, so no dollars: {missing(gpu)}, or --gpu with one of {', '.join(known_gpus())}; "
-        "gpu.billing=free where it costs nothing."
-    )

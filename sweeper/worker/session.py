@@ -130,11 +130,13 @@ class Session:
     def _work(self, guard: Guard) -> dict[str, Any]:
         """Loads what the study needs, and follows its course."""
         self.spending.reconsider()
-        if self.spending.over() is not None:  # loading would cost, and nothing could follow
-            return self._cut()
         self.search.requeue_orphans()
         self.search.release_told()
         self.recorder.reconcile(self.search.views())
+        self.spending.hold_back(self.spending.pace.setup_s or 0.0)
+        if self.spending.over() is not None:  # loading would cost, and nothing could follow
+            return self._cut()
+        self.spending.hold_back(0.0)
         self.events.write("loading", model=self.config.model.name)
         for line in (*guard.backend.notes, *neighbours(guard)):
             self.events.write("note", message=line)
@@ -180,12 +182,14 @@ class Session:
         """Ends a session that was stopped, or that has spent what it may: then the study is as good as it gets."""
         if self.is_stopping():
             return self._suspend()
-        if not holds(self.search.attributes.get(ENDED), self.config):
-            self.spending.end(self.spending.reached())
-        self.spending.close()
         self.tracker.flush()
+        if self.curve is None:  # or it is not the study that ends
+            ended, limit = self.search.attributes.get(ENDED), self.spending.over()
+            if ended is None or not holds(ended, self.config) or limit not in (None, ended["key"]):
+                self.spending.end(self.spending.reached())  # the limit that must be raised for what is left
+            self.spending.close()
         if STUDY in self.tracker.states():
-            self.tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
+            self.tracker.end(STUDY, *self._state())
         return {"status": "finished"}
 
     def _with_memory(self, bench: Workbench, guard: Guard) -> Trials:

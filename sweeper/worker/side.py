@@ -31,7 +31,7 @@ from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import curve, step_metrics, write_tick
 from sweeper.worker.room import Room
 from sweeper.worker.side_records import SideRecords, SideRun, read, tracked
-from sweeper.worker.spending import Spending
+from sweeper.worker.spending import BudgetSpent, Spending
 from sweeper.worker.workbench import Scored, Split, Timing, Workbench
 
 
@@ -110,8 +110,14 @@ class SideRuns:
         while self._todo:
             if not self._train_all(is_stopping):
                 return None
-            for slot in list(self._ended.values()):
-                self._finish(slot)
+            try:
+                for number, slot in list(self._ended.items()):
+                    self._finish(slot)
+                    del self._ended[number]
+            except BudgetSpent:
+                for number in self._ended:
+                    self._records.wait(number)
+                raise
         return {number: self._found[number] for number in self._runs}
 
     def _train_all(self, is_stopping: Callable[[], bool]) -> bool:
@@ -119,7 +125,7 @@ class SideRuns:
         is_whole = False
         try:
             is_whole = self._train(is_stopping)
-        except (OutOfRoomError, CustomCodeError, TrackingError):
+        except (OutOfRoomError, CustomCodeError, TrackingError, BudgetSpent):
             self._save()
             raise
         else:
@@ -257,7 +263,6 @@ class SideRuns:
 
     def _finish(self, slot: Slot) -> None:
         """Scores a run at its end; one whose adapter is lost is trained again."""
-        del self._ended[slot.number]
         if self._scored_on is None:
             self._conclude(slot, None, None)
             return

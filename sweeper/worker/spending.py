@@ -77,9 +77,13 @@ class Spending:
         self.ledger.settle(self._config.search.lease_s)
         device = base.pick_device(self._config.engine.device)
         self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self._key = self._pace_key(device)
+        self.pace = paces.known_pace(self._home.pace, self._key) or self.pace
         name, now = self._config.study.name, time.time()
         energy_mj, how = energy_meter(self._config, device)
-        where = self._device if device.type == "cpu" else f"{device} {self._device}"  # of two like cards, this one
+        where = self._device
+        if device.type == "cuda":  # of two like cards, this one
+            where += f" {torch.cuda.get_device_properties(device).uuid}"
         self._meter = Meter(self.ledger, name, where, self.price, min(launched_s or now, now), energy_mj)
         if self.price is not None and self.price.tariff_usd_per_kwh is not None:
             self._events.write("note", message=how)
@@ -91,6 +95,13 @@ class Spending:
                 yield
             finally:
                 self._keep_pace()
+
+    def _pace_key(self, device: torch.device) -> str:
+        """What the pace of this worker belongs to."""
+        config = self._config
+        threads = config.engine.threads or torch.get_num_threads() if device.type == "cpu" else None
+        dtype = str(base.compute_dtype(config.model, device)).removeprefix("torch.")
+        return paces.key(config.model.name, dtype, config.model.quant, self._device, threads, config.task.name)
 
     def book(self, activity: Activity, whose: Sequence[Whose] = (), units: int = 0) -> float:
         """Books what has passed since the last booking; returns the seconds.
@@ -115,12 +126,8 @@ class Spending:
     def set_up(self, bench: Workbench) -> None:
         """Books what loading took, and remembers what the study's work consists of."""
         self.book(Activity.LOAD)
-        config, pack = self._config, bench.pack
+        pack = bench.pack
         self._train_rows = len(pack.examples)
-        threads = torch.get_num_threads() if self._device == "cpu" else None
-        quant, task = config.model.quant, config.task.name
-        self._key = paces.key(config.model.name, bench.dtype, quant, self._device, threads, task)
-        self.pace = paces.known_pace(self._home.pace, self._key) or self.pace
         self.pace.setup_s = self._meter.elapsed_us() / 1e6
         retention = bench.retention
         sizes = Sizes(
@@ -174,7 +181,7 @@ class Spending:
             return None
         sizes, count = self._work.sizes, len(slot.evaluations)
         trained = self.pace.training_s(slot.step, slot.train_tokens)
-        return trained + self.pace.scoring_s(sizes.rows * count, sizes.items * count)
+        return trained + self.pace.scoring_s(sizes.rows * count, sizes.items * count, count)
 
     def _keep_pace(self) -> None:
         if self._key is not None and self.pace.is_known:
@@ -191,8 +198,9 @@ class Spending:
         """Reads what other sessions have taken; tells whoever watches."""
         self._looked_at = time.monotonic()
         name = self._config.study.name
-        sessions, bookings = self.ledger.sessions(name), self.ledger.bookings(name)
         own = self._meter.session
+        bookings = self.ledger.bookings(name)  # before the sessions: each of theirs is then among those
+        sessions = self.ledger.sessions(name)
         found = bill(name, sessions, bookings, labels({}))
         rates = usd_per_second(sessions)
         usd = found.usd if self.price is not None else None
@@ -260,7 +268,8 @@ class Spending:
     ) -> Ended | None:
         budget = self._config.budget
         trained = [t for t in seen.trials if t.counts and t.same_as is None and t.examples_seen]
-        if budget.trials is not None and len(trained) + len(others) >= budget.trials:
+        flying = [t for t in seen.trials if t.state == "RUNNING" and (asked is None or t.number != asked.number)]
+        if budget.trials is not None and len(trained) + len(flying) >= budget.trials:
             return Ended(
                 "budget.trials",
                 f"{budget.trials} trials are trained, which is all that budget.trials allows",
@@ -268,12 +277,13 @@ class Spending:
             )
         if not self.is_limited or not self.can_foretell:
             return None
-        need_s = self._trial_s(seen, asked)
+        together = float(min(self._config.engine.slots, len(others) + 1))
+        need_s = self._trial_s(seen, asked, together)
         sampled = asked.params if asked is not None else self._shortest()
         coming = [*(trial.params for trial in seen.trials if trial.number in others), sampled]
-        claims_s = sum(self._left_s(slot) for slot in slots)
+        claims_s = sum(self._left_s(slot, together) for slot in slots)
         waiting = set(others) - {slot.number for slot in slots}  # for memory, or to be told
-        claims_s += sum(self._waiting_s(trial) for trial in seen.trials if trial.number in waiting)
+        claims_s += sum(self._waiting_s(trial, together) for trial in seen.trials if trial.number in waiting)
         after_s = self.finishing_s(seen, coming)
         others_s = sum(us for one, us in self.ledger.reserved_us(seen.name).items() if one != self._meter.session) / 1e6
         whole_s = (need_s + claims_s) * SAFETY + after_s + others_s
@@ -314,23 +324,24 @@ class Spending:
         top = self._config.confirmation.top if self._work.sizes.confirmation_rows else 0
         best = [*(trial.params for trial in seen.finalists(max(top, 1))), *coming]
         seeds = self._config.confirmation.seeds
-        each = [self._work.confirming_s(*self._shape(sampled), seeds) for sampled in best[:top]]
+        together = float(min(self._config.engine.slots, max(1, len(best[:top]) * seeds)))
+        each = [self._work.confirming_s(*self._shape(sampled), seeds, together) for sampled in best[:top]]
         return sum(each) + self.testing_s() if best else 0.0
 
     def testing_s(self) -> float:
         """What the test split takes; 0 before anything is known."""
         return self._work.testing_s() if self._work is not None and self.pace.rows.is_known else 0.0
 
-    def _trial_s(self, seen: StudyView, asked: Asked | None) -> float:
+    def _trial_s(self, seen: StudyView, asked: Asked | None, together: float) -> float:
         assert self._work is not None
         if asked is None:
-            return self._work.trial_s(*self._shape(self._shortest()))
-        done = next((len(trial.curve) for trial in seen.trials if trial.number == asked.number), 0)
-        return self._work.trial_s(*self._shape(asked.params), done)
+            return self._work.trial_s(*self._shape(self._shortest()), 0, together)
+        return self._waiting_s(next(trial for trial in seen.trials if trial.number == asked.number), together, asked)
 
-    def _waiting_s(self, trial: TrialView) -> float:
+    def _waiting_s(self, trial: TrialView, together: float, asked: Asked | None = None) -> float:
         assert self._work is not None
-        return self._work.trial_s(*self._shape(trial.params), len(trial.curve))
+        sampled = asked.params if asked is not None else trial.params
+        return self._work.trial_s(*self._shape(sampled), len(trial.curve), together)
 
     def _shortest(self) -> dict[str, Any]:
         """What a trial is sampled as that takes the fewest steps."""
@@ -339,12 +350,12 @@ class Spending:
             return {}
         return {"epochs": searched.low if isinstance(searched, Range) else min(map(float, values_of(searched) or []))}
 
-    def _left_s(self, slot: Slot) -> float:
+    def _left_s(self, slot: Slot, together: float) -> float:
         assert self._work is not None
-        whole = self._work.trial_s(slot.params, slot.rhythm, len(slot.evaluations))
+        whole = self._work.trial_s(slot.params, slot.rhythm, len(slot.evaluations), together)
         done = slot.step - len(slot.evaluations) * slot.rhythm.steps_per_interval
         tokens = done * slot.rhythm.batch_size * self._work.sizes.row_tokens
-        return max(0.0, whole - self.pace.training_s(done, tokens))
+        return max(0.0, whole - self.pace.training_s(done / together, tokens))
 
     def _shape(self, sampled: dict[str, Any]) -> tuple[TrialParams, Rhythm]:
         params = self._config.trial_params(sampled)

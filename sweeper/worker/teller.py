@@ -34,7 +34,7 @@ from sweeper.worker.workbench import Scored, Split, Workbench
 def finished(attributes: dict[str, Any]) -> dict[str, Any]:
     """The tags of the run of a study that has come to its end, with why that was before its total."""
     ended = attributes.get(ENDED)
-    return {"sweeper.state": "finished", **({"sweeper.ended": ended["message"]} if ended else {})}
+    return {"sweeper.state": "finished", "sweeper.ended": ended["message"] if ended else ""}  # an earlier one is gone
 
 
 class Teller:

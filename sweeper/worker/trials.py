@@ -179,6 +179,8 @@ class Trials:
 
     def _may_ask(self) -> bool:
         """Whether another trial may be asked for, as far as is known before it is."""
+        if self._requeued:
+            return True  # those that lost their place are in flight as before
         if self._refused is None:
             self._refused = no_longer_pays(self.config.stop, self.search.views(), self.config.objective.metric_name)
         if self._refused is not None:
@@ -199,6 +201,7 @@ class Trials:
         """Whether a trial that was asked for can be paid to its end; else it waits for a raised budget."""
         self._refused = self._refusal(asked)
         if self._refused is not None:
+            self._requeued.discard(asked.number)
             self.search.requeue(asked.number, has_crashed=False)
         return self._refused is None
 

@@ -38,7 +38,7 @@ class Begun:
     composed: Callable[..., Config]
     said: list[str] = field(default_factory=list)
     started: list[Config] = field(default_factory=list)
-    waited_s: float = 0.0  # for an answer, which is not booked
+    since_s: float = 0.0  # it books from then on
 
     @property
     def paths(self) -> StudyPaths:
@@ -79,9 +79,9 @@ def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypa
     shutil.copy(told, home.optuna_file)
 
     class Worker:
-        def __init__(self, paths: StudyPaths, config: Config, before: object, waited_s: float) -> None:
+        def __init__(self, paths: StudyPaths, config: Config, before: object, since_s: float) -> None:
             assert before is not None
-            study.waited_s = waited_s
+            study.since_s = since_s
             study.started.append(check.load(paths))
 
         def run(self) -> int:

@@ -32,7 +32,7 @@ from sweeper.span import Span
 from sweeper.trial import RunKind
 
 Compose = Callable[..., Config]
-CPU = Card("this machine's memory", 8.0, False, None)
+CPU = Card("this machine's memory", 8.0, False)
 VOLUME = Volume(
     train_rows=2400,
     train_tokens=40,

@@ -40,7 +40,7 @@ def test_a_parameter_takes_sixteen_bytes_among_its_cards(compared: Callable[...,
     assert found.cards == -int(-found.state_gib // (23.99 - 0.5 - found.activations_gib))
     assert (found.cards, found.large_cards) == (6, 2)
     assert compared("memory.reserve_gib=12").cards == 11
-    assert compared(card=Card("tiny card", 0.6, True, None)).cards is None
+    assert compared(card=Card("tiny card", 0.6, True)).cards is None
 
 
 def test_its_time_is_that_of_its_flops(compared: Callable[..., FullFineTune]) -> None:

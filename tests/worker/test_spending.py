@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from sweeper.config import check
+from sweeper.config.schema import MOST_SEEDS
 from sweeper.engine import checkpoint
+from sweeper.errors import ConfigError
+from sweeper.launch import launcher
 from sweeper.money.account import account
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
@@ -19,7 +22,7 @@ from sweeper.money.meter import Meter, now_us
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.ended import ENDED
 from sweeper.search.views import StudyView, is_finished, open_storage, view
-from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
+from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import spending
 from sweeper.worker.spending import Spending
@@ -159,13 +162,15 @@ class Clock:
     def meter(self, *args: Any, **kwargs: Any) -> Any:
         return Meter(*args, **kwargs, clock_us=lambda: now_us() + self.leap_us)
 
-    def at_tick(self, tracker: MemoryTracker, tick: int, seconds: float) -> None:
-        """Leaps once a trial has made so many steps."""
+    def at_tick(
+        self, tracker: MemoryTracker, tick: int, seconds: float, kind: RunKind = RunKind.TRIAL, number: int = 0
+    ) -> None:
+        """Leaps once a run has made so many steps."""
         log, seen = tracker.log, 0
 
         def counted(key: Any, metrics: dict[str, float], step: int) -> None:
             nonlocal seen
-            if key.number == 0 and "train/loss" in metrics:
+            if (key.kind, key.number) == (kind, number) and "train/loss" in metrics:
                 seen += 1
                 if seen == tick:
                     self.leap_us += round(seconds * 1e6)
@@ -209,6 +214,60 @@ def test_other_limits(prepare: Prepare, home: Home, limit: str, more: str, key: 
     assert len(trained(seen)) == (2 if key == "budget.trials" else 0)
     assert run(prepare(more), tracker) == {"status": "finished"}
     assert len(trained(view(home, "demo"))) == 3
+
+
+def test_a_confirmation_that_the_budget_cuts_goes_on_when_that_is_raised(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was another limit that had ended the search."""
+    clock, tracker = Clock(), MemoryTracker()
+    monkeypatch.setattr(spending, "Meter", clock.meter)
+    first = (*ON, "search.trials=5", "budget.trials=2", A_SECOND)
+    paths = prepare(*first, "budget.usd=5000")
+    number = 0 * 2 * MOST_SEEDS + 1  # trial 0 on the first fresh seed
+    clock.at_tick(tracker, 1, 9000.0, RunKind.CONFIRMATION, number)
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert seen.attributes[ENDED]["key"] == "budget.usd"
+    assert seen.confirmation is None
+    assert "test" not in seen.attributes
+    assert paths.side_checkpoint("confirmation", number).is_file()
+    assert tracker.states()[RunKey(RunKind.CONFIRMATION, number)] is RunState.SCHEDULED
+    assert is_finished(seen, check.load(paths))
+
+    paths = prepare(*first, "budget.usd=500000")
+    assert not is_finished(seen, check.load(paths))
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert (len(trained(seen)), seen.attributes[ENDED]["key"]) == (2, "budget.trials")
+    assert seen.confirmation is not None
+    assert seen.best is not None
+    assert seen.attributes["test"]["trial"] == seen.best.number
+    assert tracker.runs[STUDY].tags["sweeper.ended"] == seen.attributes[ENDED]["message"]
+    run(prepare(*ON, "search.trials=3"), tracker)
+    assert tracker.runs[STUDY].tags["sweeper.ended"] == ""
+
+
+def test_a_budget_that_does_not_pay_for_loading_is_not_spent_again(prepare: Prepare, home: Home) -> None:
+    paths = prepare("budget.hours=1e-9")
+    run(paths, MemoryTracker())
+    spent = len(ledger_of(home).sessions("demo"))
+    with pytest.raises(ConfigError, match=r"budget\.hours: must pay for more than loading .* a higher budget\.hours"):
+        launcher._refuse_if_spent(home, check.load(paths))
+    assert len(ledger_of(home).sessions("demo")) == spent
+    launcher._refuse_if_spent(home, check.load(prepare("budget.hours=1")))
+
+
+def test_the_stop_rule_ends_a_search_that_no_longer_pays(prepare: Prepare, home: Home) -> None:
+    paths, tracker = prepare("search.trials=9", "stop=no-improvement", "stop.trials=2"), MemoryTracker()
+    assert run(paths, tracker) == {"status": "finished"}
+    seen = view(home, "demo")
+    assert seen.attributes[ENDED]["key"] == "stop.trials"
+    assert 3 <= len(trained(seen)) < 9
+    assert set(seen.counts()) <= {"COMPLETE", "PRUNED"}  # what was in flight came to its end
+    assert seen.attributes["test"]["trial"] == seen.best.number if seen.best is not None else False
+    assert is_finished(seen, check.load(paths))
+    assert not is_finished(seen, check.load(prepare("search.trials=9")))
 
 
 def test_the_first_trial_trains_alone_until_it_is_known_what_one_takes(prepare: Prepare, home: Home) -> None:
