@@ -18,6 +18,7 @@ os.environ.update(  # tests go to no server but their own
 )
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,8 @@ from sweeper.data.example import Example
 from sweeper.paths import Home, write_atomically
 from sweeper.trial import TrialParams
 
+# What a shell begins in the background ignores Ctrl-C, and so would all that the tests begin.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the models here are too small for more, and threads that wait for each other cost minutes
 
 # A whole study in seconds; it learns next to nothing.

@@ -10,6 +10,7 @@ from sweeper.config.schema import Config
 from sweeper.config.teaching import METRICS
 from sweeper.errors import SweeperError
 from sweeper.learning.curve import FRACTIONS
+from sweeper.models import origin
 from sweeper.money import pace as paces
 from sweeper.money.account import statement
 from sweeper.money.bill import Bill
@@ -113,7 +114,8 @@ def _threads() -> int:
 def summary(config: Config, home: Home) -> list[str]:
     """What a launch says of its cost, in four lines at the most; why there is no estimate where there is none."""
     try:
-        return lines(estimate(config, home))
+        base = origin.pinned(config.model, origin.kept(home.study(config.study.name)))  # that the study was begun with
+        return lines(estimate(config.model_copy(update={"model": base}), home))
     except SweeperError as error:
         return [f"no estimate of its cost: {error}"]
 

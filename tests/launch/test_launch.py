@@ -186,7 +186,7 @@ def test_what_may_change_when_a_study_goes_on(home: Home, few_tickets: Path) -> 
 
 
 def test_interruptions_and_kills_lose_nothing(home: Home, few_tickets: Path) -> None:
-    launch = ["launch", *SHORT, f"data.path={few_tickets}", "train.examples=192", "checkpoint.every_s=0.2"]
+    launch = ["launch", *SHORT, f"data.path={few_tickets}", "train.examples=480", "checkpoint.every_s=0.2"]
     # Ctrl-C: the trials in flight are checkpointed and wait.
     first = start(home, *launch)
     wait_for(has_event(home, '"event": "tick".*"step": 3'))

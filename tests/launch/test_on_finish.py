@@ -132,7 +132,8 @@ def test_it_runs_where_nobody_is_there_and_after_everything_was_said(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def launch(config: Config, announce: Callable[[str], None]) -> int:
+    def launch(config: Config, announce: Callable[[str], None], since_s: float) -> int:
+        assert since_s < time.time()
         if isinstance(end, BaseException):
             raise end
         return end

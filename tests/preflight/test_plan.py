@@ -446,7 +446,7 @@ def test_a_plan_is_a_table(command: Callable[..., Result]) -> None:
     result = command("gpu=rtx-4090")
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "demo: tiny on NVIDIA GeForce RTX 4090, 23.99 GiB, $0.69 an hour"
+    assert lines[0] == "demo: tiny on NVIDIA GeForce RTX 4090, 23.99 GiB"
     assert "Peak of one trial in GiB, by rank and rows at once" in result.stdout
     first_words = [line.split()[0] for line in lines if line.strip()]
     for rank in RANKS:

@@ -75,7 +75,7 @@ def test_the_winner_is_measured_priced_kept_and_logged(study: StudyPaths) -> Non
     assert json.loads(command("best", "demo", "--json", "--force").stdout)["inference"] is None
     shown = command("price-inference", "demo", *QUICK, *PRICED, "--per-day", "1000").output
     assert "trial 0 of demo, the test rows of the study, on cpu" in shown
-    assert "Price: $3.6 an hour (auto, on demand)" in shown
+    assert "Price: $3.6 an hour (auto, on demand; your own price)" in shown
     assert "A month of 30.4 days, 1,000 requests a day (30,400)" in shown
     assert "2,626.56" in shown  # the card, all month
     assert str(study.inference(0)) in shown
