@@ -166,7 +166,7 @@ def test_a_meter_that_fails_on_the_way_is_replaced_without_a_gap(
     assert energy() == 901_000
     lost = "(the GPU has fallen off the bus; restart the machine)"
     counter, power = "NVML's energy counter of the card", "NVML's power readings of the card"
-    assert [record.getMessage() for record in caplog.records if record.name == energy.__name__] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "sweeper.money.energy"] == [
         f"electricity is no longer counted by {counter} {lost}, but by {power}",
         f"electricity is no longer counted by {power} {lost}, but by gpu.watts=50 at all times",
     ]
@@ -181,7 +181,7 @@ def test_a_meter_that_nothing_replaces_stands_still(bench: Bench, caplog: pytest
     for _ in range(3):
         bench.clock.now_s += 1
         assert energy() == 70
-    [record] = [record for record in caplog.records if record.name == energy.__name__]
+    [record] = [record for record in caplog.records if record.name == "sweeper.money.energy"]
     assert record.getMessage().endswith("but not at all; gpu.watts=NUMBER says what the device draws")
 
 

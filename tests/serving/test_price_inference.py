@@ -108,7 +108,7 @@ def test_the_winner_is_measured_priced_kept_and_logged(study: StudyPaths) -> Non
     again: dict[str, Any] = json.loads(done.stdout)
     assert again["price"] is None
     assert {speed["usd_per_1000"] for speed in again["batches"]} == {None}
-    assert "gpu.billing=on-demand needs gpu.price_usd_per_hour" in again["note"]
+    assert "No price, so no dollars: gpu.price_usd_per_hour sets your own" in again["note"]
     assert "batch 1: " in done.stderr
     metrics = logged(study)
     assert metrics["inference/usd_per_1000"] != metrics["inference/usd_per_1000"]  # not a number
