@@ -46,8 +46,12 @@ def hold_to_base(bench: Workbench, paths: StudyPaths, known: dict[str, Any] | No
     return known or watch.describe()
 
 
-def measure_base(bench: Workbench, paths: StudyPaths, search: Search, events: EventLog) -> None:
-    """Scores the base on the suite, once in a study's life, and says what an adapter may lose."""
+def measure_base(bench: Workbench, paths: StudyPaths, search: Search, events: EventLog) -> bool:
+    """Scores the base on the suite, once in a study's life, and says what an adapter may lose.
+
+    Returns:
+        False where the base's answers are kept from before.
+    """
     attributes = search.attributes
     before = attributes.get(RETENTION) if "baseline" in attributes else None  # what measured nothing binds to nothing
     if before is None:
@@ -56,6 +60,7 @@ def measure_base(bench: Workbench, paths: StudyPaths, search: Search, events: Ev
     if before is None:
         search.remember(RETENTION, now)
         events.write("retention", message=in_words(now))
+    return now is not before
 
 
 def base_metrics(attributes: dict[str, Any]) -> dict[str, float]:

@@ -154,6 +154,7 @@ class Session:
     def _course(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
         """The study from its baseline to the test split, as far as its budget goes."""
         assert self._memory is not None
+        trials.room.outlast(lambda: self.spending.warm_up(bench))
         trials.room.outlast(lambda: self.teller.open(bench))
         if not self.curves.measure(self.curve, bench, self._memory, self._must_stop):
             return self._cut()

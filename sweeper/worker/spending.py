@@ -29,7 +29,7 @@ from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_wo
 from sweeper.money.energy import energy_meter
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
-from sweeper.money.pace import Pace
+from sweeper.money.pace import Fit, Pace
 from sweeper.money.price import Price
 from sweeper.money.statement import Statement
 from sweeper.paths import Home
@@ -39,6 +39,7 @@ from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Rhythm, RunKind, TrialParams
 from sweeper.worker.workbench import Timing, Workbench
 
+FEW_ROWS = 8
 LOOK_S = 2.0  # how old what is known of other workers may be
 
 
@@ -60,6 +61,8 @@ class Spending:
         self._key: str | None = None
         self._held_back_s = 0.0
         self._tokens: dict[Whose, int] = {}
+        self._ticks = 0
+        self._without_first = Fit()  # the pace of ticks as it was before this worker's first one
         self._looked_at = -LOOK_S
         self._others = Spent(0.0, 0.0)
         self._usd_per_s: float | None = None
@@ -142,6 +145,20 @@ class Spending:
         self._work = Workload(self.pace, sizes)
         pack.before_part = self._check
 
+    def warm_up(self, bench: Workbench) -> None:
+        """Scores a few rows by the base where it is not known what scoring takes here.
+
+        Twice: the first forwards of a process are slow for being the first. Evaluations that follow have more rows, so
+        that what each adds can be told from what a scoring takes whatever its size.
+        """
+        if self.pace.rows.is_known:
+            return
+        few = bench.validation.first(FEW_ROWS)
+        bench.score_base(few)
+        self.book(Activity.LOAD)
+        bench.score_base(few)
+        self.scored(Activity.LOAD, len(few.rows))
+
     def begin_tick(self, kind: RunKind, slots: Sequence[Slot]) -> None:
         self.book(Activity.OVERHEAD)
         self._tokens = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
@@ -151,6 +168,11 @@ class Spending:
         now = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
         tokens = {whose: count - self._tokens.get(whose, 0) for whose, count in now.items()}
         seconds = self._meter.book(Activity.TRAIN, tokens)
+        self._ticks += 1
+        if self._ticks == 1:
+            self._without_first = replace(self.pace.tick)
+        elif self._ticks == 2:  # the first was slow for being that, and counted only until there was another
+            self.pace.tick = self._without_first
         self.pace.tick.add(sum(tokens.values()), seconds)
 
     def evaluated(self, kind: RunKind, slots: Sequence[Slot], took: Timing | None) -> None:
@@ -167,6 +189,12 @@ class Spending:
         seconds = self.book(activity, whose, rows)
         if rows:
             self.pace.rows.add(rows, seconds)
+
+    def scored_suite(self, activity: Activity, items: int, whose: Sequence[Whose] = ()) -> None:
+        """Books the scoring of retention items by the base, or by one adapter."""
+        seconds = self.book(activity, whose)
+        if items:
+            self.pace.items.add(items, seconds)
 
     def record(self, slot: Slot | None = None) -> dict[str, Any]:
         """What a trial is told with: what it would take alone, and what the study has spent until then."""

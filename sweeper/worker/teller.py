@@ -93,8 +93,8 @@ class Teller:
         self.keep_best_adapters()
         self.spending.book(Activity.OVERHEAD)
         if bench.retention is not None:
-            measure_base(bench, self.paths, self.search, self.events)
-            self.spending.book(Activity.BASELINE)
+            is_scored = measure_base(bench, self.paths, self.search, self.events)
+            self.spending.scored_suite(Activity.BASELINE, bench.retention.full.items if is_scored else 0)
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
             base = bench.score_base(bench.validation)

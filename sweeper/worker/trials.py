@@ -307,7 +307,9 @@ class Trials:
 
         self.spending.book(Activity.OVERHEAD)
         found = self.room.within(score, lambda: False) or self.room.outlast(score)
-        self.spending.book(Activity.EVALUATE, [Whose(RunKind.TRIAL, slot.number)])
+        assert self.bench.retention is not None
+        items, whose = self.bench.retention.full.items, Whose(RunKind.TRIAL, slot.number)
+        self.spending.scored_suite(Activity.EVALUATE, items, [whose])
         return found
 
     def _why_wrecked(self, slot: Slot) -> str | None:
