@@ -11,7 +11,8 @@ from typing import Any
 from sweeper.paths import write_atomically
 
 KEEP = 200.0  # ticks and scorings that are remembered: what is older fades, so that a change of the machine shows
-LEAST_TICKS = 3  # before a line is fitted; until then it goes through the origin
+LEAST_TICKS = 4  # before a line is fitted; until then it goes through the origin
+SURE = 3.0  # standard errors that an intercept must be above zero to count
 
 
 @dataclass
@@ -19,7 +20,8 @@ class Fit:
     """Seconds as a line over a size: sums of what was seen.
 
     The intercept is what a step takes whatever its size (launching kernels, the optimizer), the slope what each unit
-    adds. Neither is ever below zero.
+    adds. Neither is ever below zero. Trials that share their steps share the intercept, so that one which noise alone
+    has made would promise a packed study that is too cheap: it counts only where it is sure.
     """
 
     count: float = 0.0
@@ -27,6 +29,7 @@ class Fit:
     y: float = 0.0
     xx: float = 0.0
     xy: float = 0.0
+    yy: float = 0.0
 
     def add(self, size: float, seconds: float) -> None:
         if self.count >= KEEP:
@@ -34,7 +37,7 @@ class Fit:
                 setattr(self, one.name, getattr(self, one.name) * (1 - 1 / KEEP))
         self.count += 1
         self.x, self.y = self.x + size, self.y + seconds
-        self.xx, self.xy = self.xx + size * size, self.xy + size * seconds
+        self.xx, self.xy, self.yy = self.xx + size * size, self.xy + size * seconds, self.yy + seconds * seconds
 
     @property
     def is_known(self) -> bool:
@@ -49,11 +52,14 @@ class Fit:
         # Sizes that are all alike say nothing of the slope.
         if self.count < LEAST_TICKS or spread <= 1e-3 * self.xx:
             return through_origin
-        slope = (self.xy - self.x * self.y / self.count) / spread
+        together = self.xy - self.x * self.y / self.count
+        slope = together / spread
         intercept = (self.y - slope * self.x) / self.count
-        if slope < 0:
-            return self.y / self.count, 0.0
-        return (intercept, slope) if intercept >= 0 else through_origin
+        left = max(0.0, self.yy - self.y * self.y / self.count - slope * together)  # squares, around the line
+        error = math.sqrt(left / (self.count - 2) * self.xx / (self.count * spread))
+        if intercept <= SURE * error:
+            return through_origin
+        return (intercept, slope) if slope > 0 else (self.y / self.count, 0.0)
 
     def seconds(self, size: float, steps: float = 1.0) -> float:
         """What `steps` steps take that have `size` units in all."""

@@ -85,4 +85,4 @@ def _setup_s(widths: Widths) -> float:
 
 
 def _through_origin(seconds: float) -> Fit:
-    return Fit(count=1, x=1, y=seconds, xx=1, xy=seconds)
+    return Fit(count=1, x=1, y=seconds, xx=1, xy=seconds, yy=seconds * seconds)

@@ -28,6 +28,23 @@ def test_sizes_that_are_alike_say_what_a_unit_takes_alone() -> None:
     assert fit.seconds(50.0) == pytest.approx(1.0)
 
 
+def test_an_intercept_that_noise_has_made_does_not_count() -> None:
+    """Ticks of one trial, all of about the same size: they say what a token takes, and nothing of a pack's ticks."""
+    random.seed(2)
+    intercepts = []
+    for _ in range(200):
+        fit = Fit()
+        for _ in range(18):
+            size = random.gauss(670, 65)
+            fit.add(size, size * 0.0003 * random.gauss(1, 0.12))
+        intercepts.append(fit.line()[0])
+    assert sum(intercept > 0 for intercept in intercepts) <= 4
+    sure = Fit()
+    for size in (500, 600, 700, 800, 900):
+        sure.add(size, 0.2 + size * 0.0003 + random.uniform(-0.001, 0.001))
+    assert sure.line()[0] == pytest.approx(0.2, rel=0.1)
+
+
 def test_neither_part_of_a_line_is_below_zero() -> None:
     falling, below = Fit(), Fit()
     for size, seconds in ((10, 3.0), (20, 2.0), (30, 1.0), (40, 1.0)):

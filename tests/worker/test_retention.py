@@ -102,6 +102,18 @@ def test_a_trial_that_has_wrecked_the_base_is_stopped_and_found_again(
     assert again.is_same
 
 
+def test_every_scoring_of_items_counts_for_their_pace(prepare: Prepare, home: Home, suite: list[str]) -> None:
+    run(prepare(*suite, "search.trials=1", "retention.stop_wrecked=false"))
+    seen = view(home, "demo")
+    [trial], retention = seen.trials, seen.attributes["retention"]
+    whole, sample = (kept["questions"] + kept["passages"] for kept in (retention, retention["sample"]))
+    in_full = any(name.startswith("retention/full_") for name in trial.metrics)
+    # The base in full, the sample at each evaluation, and the trial in full where it kept enough.
+    items = seen.attributes["pace"]["items"]
+    assert items["x"] == whole + sample * len(trial.curve) + whole * in_full
+    assert items["count"] == 1 + len(trial.curve) + in_full
+
+
 def test_an_interrupted_study_keeps_the_bases_answers(prepare: Prepare, home: Home, suite: list[str]) -> None:
     paths, tracker = prepare("search.trials=1", *suite), MemoryTracker()
     assert Session(paths, tracker, StopAfter(4)).run() == {"status": "stopped"}

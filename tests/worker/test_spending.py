@@ -6,6 +6,7 @@ import json
 import time
 from collections import defaultdict
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,20 +14,22 @@ import pytest
 from sweeper.config import check
 from sweeper.config.schema import MOST_SEEDS
 from sweeper.engine import checkpoint
+from sweeper.engine.pack import Pack, Tick
 from sweeper.errors import ConfigError
 from sweeper.launch import launcher
 from sweeper.money.account import account
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter, now_us
+from sweeper.money.pace import known_pace
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.ended import ENDED
 from sweeper.search.views import StudyView, is_finished, open_storage, view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
-from sweeper.worker import spending
+from sweeper.worker import spending, workbench
 from sweeper.worker.spending import Spending
-from sweeper.worker.workbench import Workbench
+from sweeper.worker.workbench import Scored, Split, Workbench
 from tests.worker.conftest import Prepare
 from tests.worker.test_confirmation import ON
 from tests.worker.test_session import StopAfter, assert_stores_agree, run
@@ -87,7 +90,13 @@ def test_every_second_of_a_session_is_booked_once_for_what_it_was(prepare: Prepa
     assert spent == sorted(spent, key=lambda s: s or 0.0)
 
 
-def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(prepare: Prepare, home: Home) -> None:
+@pytest.mark.parametrize("is_steady", [True, False])
+def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch, is_steady: bool
+) -> None:
+    """By a clock that work alone moves, and by the real one, on which the same work may take longer the next time."""
+    if is_steady:
+        Steady().install(monkeypatch)
     few = ("search.trials=9", "engine.slots=2", A_SECOND, "train.examples=64", "pruner=none")
     whole = prepare("study.name=whole", *few)
     run(whole, MemoryTracker())
@@ -106,8 +115,9 @@ def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(p
     # What began came to its end, and the best of it has been scored and can be exported.
     assert seen.best is not None
     assert paths.adapter(seen.best.number).is_dir()
-    assert seen.attributes["test"]["trial"] == seen.best.number
-    assert usd(home, "third") <= budget + overrun(paths)
+    if is_steady:  # what was held back for it was enough
+        assert seen.attributes["test"]["trial"] == seen.best.number
+    assert usd(home, "third") <= budget + (Steady.MOST_S if is_steady else overrun(paths))
     assert is_finished(seen, check.load(paths))
     assert tracker.states()[STUDY] is RunState.FINISHED
     assert tracker.runs[STUDY].tags["sweeper.ended"] == ended["message"]
@@ -177,6 +187,36 @@ class Clock:
             log(key, metrics, step)
 
         tracker.log = counted  # type: ignore[method-assign]
+
+
+class Steady(Clock):
+    """A clock that stands still but for steps and the parts of scorings, which always take the same."""
+
+    TICK_S, PART_S, ROW_S = 2.0, 0.5, 0.05
+    MOST_S = 10.0  # that one step or part takes here
+
+    def meter(self, *args: Any, **kwargs: Any) -> Any:
+        return Meter(*args, **kwargs, clock_us=lambda: self.leap_us, wall_s=lambda: self.leap_us / 1e6)
+
+    def pass_s(self, seconds: float) -> None:
+        assert seconds <= self.MOST_S
+        self.leap_us += round(seconds * 1e6)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tick, part = Pack.tick, Pack._part
+
+        def timed_tick(pack: Pack) -> list[Tick]:
+            self.pass_s(self.TICK_S)
+            return tick(pack)
+
+        def timed_part(pack: Pack, items: Any, *args: Any) -> Any:
+            self.pass_s(self.PART_S + self.ROW_S * len(items))
+            return part(pack, items, *args)
+
+        monkeypatch.setattr(spending, "Meter", self.meter)
+        monkeypatch.setattr(workbench, "time", SimpleNamespace(monotonic=lambda: self.leap_us / 1e6))
+        monkeypatch.setattr(Pack, "tick", timed_tick)
+        monkeypatch.setattr(Pack, "_part", timed_part)
 
 
 def test_the_cap_holds_in_the_middle_of_a_scoring(
@@ -278,3 +318,37 @@ def test_the_first_trial_trains_alone_until_it_is_known_what_one_takes(prepare: 
     run(prepare("study.name=again", A_SECOND, "budget.usd=1000"), MemoryTracker())
     first = view(home, "again").trials[0].company  # and the next study knows it
     assert {number for number, _ in first[0]["slots"]} == {0, 1}
+
+
+def test_the_first_forwards_and_the_first_tick_of_a_process_do_not_make_the_pace(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: dict[str, int] = defaultdict(int)
+    score_base, tick = Workbench.score_base, Pack.tick
+
+    def cold(name: str) -> None:
+        slept[name] += 1
+        if slept[name] == 1:
+            time.sleep(5)
+
+    def score_base_slowly(bench: Workbench, split: Split) -> Scored:
+        cold("rows")
+        return score_base(bench, split)
+
+    def tick_slowly(pack: Pack) -> list[Tick]:
+        cold("tick")
+        return tick(pack)
+
+    monkeypatch.setattr(Workbench, "score_base", score_base_slowly)
+    monkeypatch.setattr(Pack, "tick", tick_slowly)
+    run(prepare("search.trials=1"), MemoryTracker())
+    [file] = home.pace.glob("*.json")
+    pace = known_pace(home.pace, file.stem)
+    assert pace is not None
+    assert slept["tick"] > 2
+    assert slept["rows"] > 2
+    assert pace.tick.y < 5
+    assert pace.rows.y < 5
+    calls = slept["rows"]
+    run(prepare("search.trials=1", "study.name=again"), MemoryTracker())
+    assert slept["rows"] - calls == calls - 2  # what is known needs no warming up
