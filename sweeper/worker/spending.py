@@ -21,7 +21,6 @@ from sweeper.config.space import Range, values_of
 from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
 from sweeper.models import base
-from sweeper.money import pace as paces
 from sweeper.money.account import statement
 from sweeper.money.bill import bill, labels, usd_per_second
 from sweeper.money.booking import STUDY, Activity, Whose
@@ -29,7 +28,7 @@ from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_wo
 from sweeper.money.energy import energy_meter
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
-from sweeper.money.pace import Fit, Pace
+from sweeper.money.pace import Pace
 from sweeper.money.price import Price
 from sweeper.money.statement import Statement
 from sweeper.paths import Home
@@ -37,6 +36,7 @@ from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Rhythm, RunKind, TrialParams
+from sweeper.worker.pacing import Pacing
 from sweeper.worker.workbench import Timing, Workbench
 
 FEW_ROWS = 8
@@ -53,16 +53,13 @@ class Spending:
     def __init__(self, home: Home, config: Config, search: Search, events: EventLog) -> None:
         self.ledger = Ledger(search.engine)
         self.price = Price.of(config.gpu)
-        self.pace = Pace()
+        self._pacing: Pacing
         self._home, self._config, self._search, self._events = home, config, search, events
         self._meter: Meter
         self._work: Workload | None = None
         self._train_rows = 0
-        self._key: str | None = None
         self._held_back_s = 0.0
         self._tokens: dict[Whose, int] = {}
-        self._ticks = 0
-        self._without_first = Fit()  # the pace of ticks as it was before this worker's first one
         self._looked_at = -LOOK_S
         self._others = Spent(0.0, 0.0)
         self._usd_per_s: float | None = None
@@ -79,12 +76,10 @@ class Spending:
         """
         self.ledger.settle(self._config.search.lease_s)
         device = base.pick_device(self._config.engine.device)
-        self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        self._key = self._pace_key(device)
-        self.pace = paces.known_pace(self._home.pace, self._key) or self.pace
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self._pacing = Pacing(self._home.pace, self._config, device, where)
         name, now = self._config.study.name, time.time()
         energy_mj, how = energy_meter(self._config, device)
-        where = self._device
         if device.type == "cuda":  # of two like cards, this one
             where += f" {torch.cuda.get_device_properties(device).uuid}"
         self._meter = Meter(self.ledger, name, where, self.price, min(launched_s or now, now), energy_mj)
@@ -99,12 +94,10 @@ class Spending:
             finally:
                 self._keep_pace()
 
-    def _pace_key(self, device: torch.device) -> str:
-        """What the pace of this worker belongs to."""
-        config = self._config
-        threads = config.engine.threads or torch.get_num_threads() if device.type == "cpu" else None
-        dtype = str(base.compute_dtype(config.model, device)).removeprefix("torch.")
-        return paces.key(config.model.name, dtype, config.model.quant, self._device, threads, config.task.name)
+    @property
+    def pace(self) -> Pace:
+        """How long things take here, as far as it is known."""
+        return self._pacing.pace
 
     def book(self, activity: Activity, whose: Sequence[Whose] = (), units: int = 0) -> float:
         """Books what has passed since the last booking; returns the seconds.
@@ -167,13 +160,7 @@ class Spending:
         """Books a tick, split among its slots by their tokens."""
         now = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
         tokens = {whose: count - self._tokens.get(whose, 0) for whose, count in now.items()}
-        seconds = self._meter.book(Activity.TRAIN, tokens)
-        self._ticks += 1
-        if self._ticks == 1:
-            self._without_first = replace(self.pace.tick)
-        elif self._ticks == 2:  # the first was slow for being that, and counted only until there was another
-            self.pace.tick = self._without_first
-        self.pace.tick.add(sum(tokens.values()), seconds)
+        self._pacing.ticked(sum(tokens.values()), self._meter.book(Activity.TRAIN, tokens))
 
     def evaluated(self, kind: RunKind, slots: Sequence[Slot], took: Timing | None) -> None:
         """Books an evaluation of slots; `took` is that of its last attempt, which came to its end."""
@@ -212,8 +199,8 @@ class Spending:
         return trained + self.pace.scoring_s(sizes.rows * count, sizes.items * count, count)
 
     def _keep_pace(self) -> None:
-        if self._key is not None and self.pace.is_known:
-            paces.keep_pace(self._home.pace, self._key, self.pace)
+        if self.pace.is_known:
+            self._pacing.keep()
             self._search.remember("pace", self.pace.as_dict())
 
     # The budget
