@@ -139,18 +139,18 @@ class Spending:
         pack.before_part = self._check
 
     def warm_up(self, bench: Workbench) -> None:
-        """Scores a few rows by the base where it is not known what scoring takes here.
+        """Answers a few rows by the base where it is not known what scoring takes here.
 
         Twice: the first forwards of a process are slow for being the first. Evaluations that follow have more rows, so
         that what each adds can be told from what a scoring takes whatever its size.
         """
         if self.pace.rows.is_known:
             return
-        few = bench.validation.first(FEW_ROWS)
-        bench.score_base(few)
+        few = bench.validation.first(FEW_ROWS).prompts
+        bench.score_prompts(few)
         self.book(Activity.LOAD)
-        bench.score_base(few)
-        self.scored(Activity.LOAD, len(few.rows))
+        bench.score_prompts(few)
+        self.scored(Activity.LOAD, len(few))
 
     def begin_tick(self, kind: RunKind, slots: Sequence[Slot]) -> None:
         self.book(Activity.OVERHEAD)

@@ -202,7 +202,9 @@ class Trials:
         self._refused = self._refusal(asked)
         if self._refused is not None:
             self._requeued.discard(asked.number)
+            self.recorder.begin(asked)  # its number is taken, so that it is shown, as one that waits
             self.search.requeue(asked.number, has_crashed=False)
+            self.recorder.wait(asked.number)
         return self._refused is None
 
     def _take(self, asked: Asked) -> None:

@@ -123,9 +123,9 @@ class Workbench:
     def _scored(self, split: Split, predictions: list[Prediction]) -> Scored:
         return Scored(self.task.score(split.rows, [prediction.text for prediction in predictions]), predictions)
 
-    def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int]) -> None:
-        """Scores prompts without their truth, for what that takes."""
-        self.task.predict(self.pack, slots, prompts)
+    def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int] | None = None) -> None:
+        """Answers prompts without a look at the truth, for what that takes; without slots, by the base."""
+        self.task.predict(self.pack, slots or [0], prompts, with_adapters=slots is not None)
 
     def evaluate(self, slots: list[Slot], config: Config) -> Timing:
         """Scores slots on the validation split, together, and keeps the best evaluation's adapter and predictions.

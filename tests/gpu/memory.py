@@ -124,6 +124,7 @@ def _on_cuda(model: Any, case: Case, device: torch.device) -> Taken:
 def _on_cpu(model: Any, case: Case, device: torch.device) -> Taken:
     assert device.type == "cpu"
     base = bytes_of([*quantised_tensors(model), *model.parameters(), *model.buffers()])
+    gc.collect()  # what an earlier case has left is no part of this one
     with _allocations() as before:
         pack = random_pack(model, case, SHORT_TOKENS)
         pack.tick()

@@ -110,7 +110,7 @@ def test_memory_that_runs_out_anywhere_in_a_sweep_costs_no_trial(
     failures = [0]
 
     def fail(_size: int) -> None:
-        if bench_is_ready and draws.random() < 1 / 8000:
+        if bench_is_ready and draws.random() < 1 / 6000:
             failures[0] += 1
             raise draws.choice(errors())
 

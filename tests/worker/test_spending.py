@@ -23,13 +23,14 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter, now_us
 from sweeper.money.pace import known_pace
 from sweeper.paths import Home, StudyPaths
-from sweeper.search.ended import ENDED
+from sweeper.search.ended import ENDED, Ended
+from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, is_finished, open_storage, view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import spending, workbench
 from sweeper.worker.spending import Spending
-from sweeper.worker.workbench import Scored, Split, Workbench
+from sweeper.worker.workbench import Workbench
 from tests.worker.conftest import Prepare
 from tests.worker.test_confirmation import ON
 from tests.worker.test_session import StopAfter, assert_stores_agree, run
@@ -129,6 +130,34 @@ def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(
     seen = view(home, "third")
     assert len(trained(seen)) == 9
     assert seen.attributes[ENDED] is None
+    assert_stores_agree(seen, tracker)
+
+
+def test_a_configuration_that_is_too_dear_once_it_is_known_waits_for_more(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = Spending.refusal
+
+    def dear(self: Spending, seen: StudyView, asked: Asked | None, *rest: Any) -> Ended | None:
+        if asked is not None and asked.number == 1:
+            return Ended("budget.usd", "the second is too dear", {})
+        return refusal(self, seen, asked, *rest)
+
+    tracker = MemoryTracker()
+    with monkeypatch.context() as patched:
+        patched.setattr(Spending, "refusal", dear)
+        run(prepare("search.trials=2", "engine.slots=1", A_SECOND, "budget.usd=1000"), tracker)
+    seen = view(home, "demo")
+    assert [trial.state for trial in seen.trials] == ["COMPLETE", "WAITING"]
+    assert seen.attributes[ENDED]["message"] == "the second is too dear"
+    assert_stores_agree(seen, tracker)
+    params = seen.trials[1].params
+    assert run(prepare("search.trials=2", "engine.slots=1", A_SECOND, "budget.usd=2000"), tracker) == {
+        "status": "finished"
+    }
+    seen = view(home, "demo")
+    assert trained(seen) == [0, 1]
+    assert seen.trials[1].params == params
     assert_stores_agree(seen, tracker)
 
 
@@ -324,22 +353,22 @@ def test_the_first_forwards_and_the_first_tick_of_a_process_do_not_make_the_pace
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: dict[str, int] = defaultdict(int)
-    score_base, tick = Workbench.score_base, Pack.tick
+    part, tick = Pack._part, Pack.tick
 
     def cold(name: str) -> None:
         slept[name] += 1
         if slept[name] == 1:
             time.sleep(5)
 
-    def score_base_slowly(bench: Workbench, split: Split) -> Scored:
+    def part_slowly(pack: Pack, *args: Any) -> Any:
         cold("rows")
-        return score_base(bench, split)
+        return part(pack, *args)
 
     def tick_slowly(pack: Pack) -> list[Tick]:
         cold("tick")
         return tick(pack)
 
-    monkeypatch.setattr(Workbench, "score_base", score_base_slowly)
+    monkeypatch.setattr(Pack, "_part", part_slowly)
     monkeypatch.setattr(Pack, "tick", tick_slowly)
     run(prepare("search.trials=1"), MemoryTracker())
     [file] = home.pace.glob("*.json")
@@ -351,4 +380,4 @@ def test_the_first_forwards_and_the_first_tick_of_a_process_do_not_make_the_pace
     assert pace.rows.y < 5
     calls = slept["rows"]
     run(prepare("search.trials=1", "study.name=again"), MemoryTracker())
-    assert slept["rows"] - calls == calls - 2  # what is known needs no warming up
+    assert slept["rows"] - calls < calls  # what is known needs no warming up
