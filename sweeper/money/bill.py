@@ -79,11 +79,11 @@ class Bill:
     @property
     def usd(self) -> float | None:
         """Dollars of all lines that have a price; None where none has: never a zero for what is not known."""
-        return _sum(line.usd for line in self.lines)
+        return known_sum(line.usd for line in self.lines)
 
     @property
     def energy_usd(self) -> float | None:
-        return _sum(line.energy_usd for line in self.lines)
+        return known_sum(line.energy_usd for line in self.lines)
 
     @property
     def energy_j(self) -> float:
@@ -250,6 +250,7 @@ def labels(trials: Mapping[int, Label]) -> Callable[[Whose, Activity], Label]:
     return label
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
+def known_sum(values: Iterable[float | None]) -> float | None:
+    """The sum of those that are known; None where none is: never a zero for what is not known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.money.apart import Apart
-from sweeper.money.bill import DEAD_ENDS, SCORING, USEFUL, Bill, Label, usd_per_second
+from sweeper.money.bill import DEAD_ENDS, SCORING, USEFUL, Bill, Label, known_sum, usd_per_second
 from sweeper.money.booking import SECOND_US, Activity, WorkerSession
 from sweeper.money.price import HOUR_S, Price
 from sweeper.trial import RunKind
@@ -139,7 +139,7 @@ class Statement:
             "price": self.price.in_words() if self.price is not None else None,
             "useful_share": self.useful_share,
             "in_progress": {
-                "usd": _known_sum(usd for _, usd in self.in_progress.values()),
+                "usd": known_sum(usd for _, usd in self.in_progress.values()),
                 "seconds": sum(seconds for seconds, _ in self.in_progress.values()),
             },
             "labels": {label.value: self._part(part) for label, part in bill.by_label().items()},
@@ -225,8 +225,3 @@ def sum_in_words(bill: Bill) -> str:
         return f"{time}, without a price"
     unpriced = f", {bill.unpriced_s:,.0f} s of them without a price" if bill.unpriced_s else ""
     return f"{usd_text(bill.usd)} in {time}{unpriced}"
-
-
-def _known_sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

@@ -30,7 +30,7 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
 from sweeper.money.pace import Pace
 from sweeper.money.price import Price
-from sweeper.money.statement import Statement
+from sweeper.money.statement import Statement, in_progress
 from sweeper.paths import Home
 from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
@@ -39,7 +39,7 @@ from sweeper.trial import Rhythm, RunKind, TrialParams
 from sweeper.worker.pacing import Pacing
 from sweeper.worker.workbench import Timing, Workbench
 
-FEW_ROWS = 8
+FEW_ROWS = 8  # that are answered to see what scoring takes at the least
 LOOK_S = 2.0  # how old what is known of other workers may be
 
 
@@ -222,11 +222,10 @@ class Spending:
         seconds = sum(one.us for one in bookings if one.session != own) / 1e6
         if usd is not None:  # without the seconds of this session, which go on; with its electricity so far
             usd -= sum(one.us for one in bookings if one.session == own) / 1e6 * rates[own]
-        for one in sessions:  # what others do at this moment is not booked yet
-            if one.study == name and one.id != own and not one.is_ended:
-                open_s = (one.heartbeat_us - one.booked_us) / 1e6
+        for number, (open_s, open_usd) in in_progress(sessions, name).items():
+            if number != own:  # what others do at this moment is not booked yet
                 seconds += open_s
-                usd = usd + open_s * rates.get(one.id, 0.0) if usd is not None else None
+                usd = usd + (open_usd or 0.0) if usd is not None else None
         self._usd_per_s = self._usd_per_s_ahead = rates.get(own)
         if self._usd_per_s is not None and found.energy_usd is not None and found.seconds:
             self._usd_per_s_ahead = self._usd_per_s + found.energy_usd / found.seconds

@@ -125,7 +125,7 @@ class Workbench:
 
     def score_prompts(self, prompts: Sequence[tuple[int, ...]], slots: list[int] | None = None) -> None:
         """Answers prompts without a look at the truth, for what that takes; without slots, by the base."""
-        self.task.predict(self.pack, slots or [0], prompts, with_adapters=slots is not None)
+        self.task.predict(self.pack, [0] if slots is None else slots, prompts, with_adapters=slots is not None)
 
     def evaluate(self, slots: list[Slot], config: Config) -> Timing:
         """Scores slots on the validation split, together, and keeps the best evaluation's adapter and predictions.
