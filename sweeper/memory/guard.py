@@ -73,6 +73,16 @@ class Guard:
         """The most that it held since the backend's `reset_peak`."""
         return self.backend.read().peak_bytes + self._beside()
 
+    @property
+    def base_bytes(self) -> int:
+        """What this process holds with no model: beside tensors, and what libraries keep of the allocator's memory."""
+        return self.runtime_bytes + self.backend.workspace_bytes
+
+    def measure_runtime(self) -> None:
+        """Takes the runtime again once there has been work: a driver loads a kernel's code when it is first used."""
+        if not self.backend.counts_runtime:
+            self.runtime_bytes = max(self.runtime_bytes, self.backend.runtime_bytes())
+
     def _beside(self) -> int:
         return 0 if self.backend.counts_runtime else self.runtime_bytes
 

@@ -75,10 +75,10 @@ def _ceilings_gib(config: Config) -> list[float]:
 def _watched(backend: MemoryBackend, config: Config, budget_gib: float | None) -> Iterator[Guard]:
     reserve_gib = config.memory.reserve_gib if config.memory.backend == "auto" else 0.0
     guard = Guard(backend, budget_gib, reserve_gib, config.memory.watch_s)
-    if guard.budget_bytes() <= guard.runtime_bytes:
+    if guard.budget_bytes() <= guard.base_bytes:
         raise OutOfRoomError(
             f"the budget must be above what a worker holds before it has loaded anything, "
-            f"{guard.runtime_bytes / GIB:.3g} GiB, but it is {guard.budget_bytes() / GIB:.3g} GiB; raise "
+            f"{guard.base_bytes / GIB:.3g} GiB, but it is {guard.budget_bytes() / GIB:.3g} GiB; raise "
             "memory.budget_gib, or lower memory.reserve_gib"
         )
     backend.limit(guard.budget_bytes() - guard.runtime_bytes)
@@ -127,7 +127,7 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
         dtype=str(dtype),
     )
     if config.memory.backend == "auto":
-        note_runtime(folder, machine.device, guard.runtime_bytes)
+        note_runtime(folder, machine.device, guard.base_bytes)
     forecast = MemoryForecast(
         formula=Formula.generic(sizes, pack.stack.can_checkpoint),
         config=config,
@@ -139,7 +139,7 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
             pack.replay,
         ),
         budget_bytes=guard.budget_bytes(),
-        runtime_bytes=guard.runtime_bytes,
+        runtime_bytes=guard.base_bytes,
         is_on_host=pack.stack.device.type == "cpu",
         calibration=Calibration.load(config.memory.margin, machine, folder),
     )
@@ -249,6 +249,7 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
     pack.stack.clear()
     if isinstance(done, Failure):
         return f"the rehearsal of the longest step did not fit ({done.message}); trials will tell what does"
+    log.measure_runtime()
     slots, step = done
     return (
         f"rehearsed the longest step with {slots} slots of rank {params.rank}: peak {step.peak_bytes / GIB:.3g} GiB, "
@@ -287,6 +288,17 @@ class MemoryLog:
         # What those that train will yet hold, such as their best adapters on a host.
         missing = forecast.runtime_bytes + forecast.formula.base_bytes + forecast.held_bytes(after)
         return self.planner.has_room(max(added, missing - self.guard.own_bytes()) + forecast.least_bytes(after))
+
+    def measure_runtime(self) -> None:
+        """Takes in what the process holds beside tensors now that there has been work, for this study and for plans."""
+        guard, calibration = self.guard, self.forecast.calibration
+        before_bytes = guard.base_bytes
+        guard.measure_runtime()
+        if guard.base_bytes > before_bytes:
+            self.forecast.runtime_bytes = guard.base_bytes
+            guard.backend.limit(guard.budget_bytes() - guard.runtime_bytes)
+            if calibration.file is not None and calibration.machine is not None:
+                note_runtime(calibration.file.parent, calibration.machine.device, guard.base_bytes)
 
     def excess(self) -> float:
         """How far above the budget a peak was that did not fit: at the least by what is above zero."""

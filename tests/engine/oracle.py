@@ -171,4 +171,4 @@ def train_alone(
 
 def largest_difference(ours: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert set(ours) == set(other)
-    return max(float((ours[name] - other[name]).abs().max()) for name in ours)
+    return max(float((ours[name].cpu() - other[name].cpu()).abs().max()) for name in ours)

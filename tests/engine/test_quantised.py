@@ -56,7 +56,7 @@ def test_first_gradients_in_float32_are_pefts(composed: Any, home: Home, device:
         assert set(gradients) == set(moment)
         for name, expected in gradients.items():
             # After one step the first moment is (1 - beta1) × the gradient.
-            difference = moment[name] / (1 - slot.params.beta1) - expected
+            difference = moment[name].to(device) / (1 - slot.params.beta1) - expected
             assert float(difference.norm() / expected.norm()) < 1e-5
             assert float(expected.norm()) > 0
 
@@ -149,8 +149,10 @@ def test_what_is_scored_is_what_peft_computes(composed: Any, home: Home, device:
         alone, weights = with_peft(model, params, state, autocast_adapter_dtype=True)
         assert {weight.dtype for weight in weights.values()} == {torch.float32}
         with torch.no_grad():
-            expected = alone.eval()(input_ids=tokens[:1]).logits[0].float()
-        assert float((packed[row] == expected).float().mean()) > 0.95
+            expected = alone.eval()(input_ids=tokens).logits[row].float()
+        assert float((packed[row] - expected).norm() / expected.norm()) < 2**-8  # of bfloat16, half a step
+        # Sums of another order, as CUDA's kernels for other shapes have, round a few values to the other side.
+        assert float((packed[row] == expected).float().mean()) > (0.95 if device.type == "cpu" else 0.75)
         model = alone.unload()
 
 

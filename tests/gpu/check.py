@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import importlib
 import importlib.metadata
 import json
 import os
@@ -42,6 +43,12 @@ PACKED_SLOTS = (1, 2, 4, 8, 16)
 WARM_UP_STEPS, STEPS = 2, 5
 MARGIN_S = 30  # one step of the largest shape on a slow card
 GIB = 1024**3
+TESTS = (  # where tests are marked `gpu`; others would ask for what the bundle has not, such as mlflow
+    "tests/engine",
+    "tests/memory/test_readings.py",
+    "tests/money/test_energy.py",
+    "tests/worker/test_session.py",
+)
 DISTRIBUTIONS = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "triton")
 
 
@@ -76,6 +83,8 @@ def main() -> int:
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     print(json.dumps(result), flush=True)
+    importlib.import_module("tests.gpu.memory")  # not in a thread: what it imports sets a signal's handler
+
     shapes = ("toy",) if arguments.rehearse else ("0.5b", "8b")
     # One after the other: each is two processes, and the tests want some of the CPU too.
     background = ThreadPoolExecutor(max_workers=1)
@@ -181,7 +190,7 @@ def run_tests(limit_s: float) -> dict[str, Any]:
         command = [sys.executable, "-P", "-m", "pytest", "--import-mode=append", "-m", "gpu", f"--junitxml={report}"]
         # Versions differ from those of constraints.txt there: their warnings are not what is checked.
         command += ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-        command += ["tests/engine", "tests/worker"]
+        command += TESTS
         is_whole = True
         try:
             code = subprocess.run(command, cwd=ROOT, timeout=limit_s, check=False).returncode
@@ -209,14 +218,17 @@ def compared(formulas: dict[str, Future[Any]], device: Any, deadline: float) -> 
     """The result's part `memory`, anew after each row of it."""
     from tests.gpu import memory
 
-    context_gib = memory.context_gib(device)  # before there are tensors, as a worker does it
+    backend = memory.backend_of(device)
+    context_gib = memory.context_gib(backend)  # before there are tensors, as a worker does it
+    workspace_bytes = backend.workspace_bytes if backend is not None else 0
     rows: list[dict[str, Any]] = []
     for shape, formula in formulas.items():
-        for row in memory.compared(shape, formula, device, deadline - MARGIN_S):
+        for row in memory.compared(shape, formula, device, deadline - MARGIN_S, workspace_bytes):
             rows.append(row)
             yield {
                 "context_gib": context_gib,
-                "context_after_gib": memory.context_gib(device),  # with the kernels that were loaded since
+                "workspace_gib": round(workspace_bytes / GIB, 4),
+                "context_after_gib": memory.context_gib(backend),  # with the kernels that were loaded since
                 "summary": memory.summary(rows),
                 "rows": rows,
             }

@@ -88,13 +88,13 @@ def formula_of(shape: str) -> Formula:
     return fitted(ModelShape(SHAPES[shape], "bfloat16", "nf4", (ALL, ATTENTION)), EXTENT)
 
 
-def predicted(formula: Formula, case: Case) -> Taken:
-    """What the formula says of a case."""
+def predicted(formula: Formula, case: Case, workspace_bytes: int = 0) -> Taken:
+    """What the formula says of a case, with what libraries keep, which a worker measures."""
     count = case.rows * case.slots
     load = Load(Work.TRAIN, count, case.seq, count * case.answer_tokens, case.is_checkpointed)
     each = WEIGHT_AND_GRADIENT_BYTES + MOMENT_BYTES[case.optimizer_state]
     adapters = int(case.slots * formula.adapter_values(case.rank, case.target_modules) * each)
-    held = formula.base_bytes + adapters
+    held = workspace_bytes + formula.base_bytes + adapters
     profile = ((padded(case.rank), case.slots),)
     scratch = formula.optimizer_bytes(profile, case.target_modules, case.optimizer_state)
     step = formula.transient_bytes(load, profile, case.target_modules)
@@ -150,12 +150,19 @@ def _allocations() -> Iterator[list[int]]:
     sizes += [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
-def context_gib(device: torch.device) -> float | None:
-    """What this process holds of the device beside tensors, as a worker asks for it."""
-    return round(CudaBackend(device).runtime_bytes() / GIB, 4) if device.type == "cuda" else None
+def backend_of(device: torch.device) -> CudaBackend | None:
+    """What a worker asks for its memory; None on a CPU."""
+    return CudaBackend(device) if device.type == "cuda" else None
 
 
-def compared(shape: str, formula: Future[Formula], device: torch.device, end_s: float) -> Iterator[dict[str, Any]]:
+def context_gib(backend: CudaBackend | None) -> float | None:
+    """What this process holds of the device beside tensors."""
+    return round(backend.runtime_bytes() / GIB, 4) if backend is not None else None
+
+
+def compared(
+    shape: str, formula: Future[Formula], device: torch.device, end_s: float, workspace_bytes: int = 0
+) -> Iterator[dict[str, Any]]:
     """A row for each case: its prediction, what it took, and `error`, which is predicted / measured − 1.
 
     Where nothing was measured, `error` says why.
@@ -163,6 +170,7 @@ def compared(shape: str, formula: Future[Formula], device: torch.device, end_s: 
     Args:
         formula: of this shape, once it is there.
         end_s: no case begins after this, by `time.monotonic`.
+        workspace_bytes: what libraries keep of the allocator's memory.
     """
     try:
         known = formula.result(timeout=max(0.0, end_s - time.monotonic()))
@@ -174,7 +182,7 @@ def compared(shape: str, formula: Future[Formula], device: torch.device, end_s: 
         yield {"shape": shape, "error": first_line(error)}
         return
     for case in TOY_CASES if shape == "toy" else CASES:
-        said = predicted(known, case)
+        said = predicted(known, case, workspace_bytes)
         row = {"shape": shape, **case.as_dict(), "predicted_gib": _gib(said.peak_bytes)}
         yield row | _answer(model, case, said, device, end_s)
 

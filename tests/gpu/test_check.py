@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 import zipfile
 from concurrent.futures import Future
@@ -196,4 +199,28 @@ def test_what_is_not_foretold_or_comes_too_late_is_said(formula: Future[Formula]
     late = list(memory.compared("toy", formula, CPU, time.monotonic()))
     assert {row["error"] for row in late} == {"no time left"}
     parts = list(check.compared({"toy": formula}, CPU, time.monotonic()))
-    assert parts[-1] == {"context_gib": None, "context_after_gib": None, "summary": {"count": 0}, "rows": late}
+    assert parts[-1] == {
+        "context_gib": None,
+        "workspace_gib": 0.0,
+        "context_after_gib": None,
+        "summary": {"count": 0},
+        "rows": late,
+    }
+
+
+def test_every_test_that_can_run_on_a_gpu_is_run() -> None:
+    known = [check.ROOT / path for path in check.TESTS]
+    marked = [
+        file
+        for file in (check.ROOT / "tests").rglob("test_*.py")
+        if re.search(r"mark\.gpu|marks=.*gpu|\bdevice: torch\.device\b", file.read_text(encoding="utf-8"))
+    ]
+    assert marked
+    # Without what the bundle has not.
+    program = "import sys, pytest; sys.modules['mlflow'] = None; sys.exit(pytest.main(sys.argv[1:]))"
+    asked = ["--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *check.TESTS]
+    found = subprocess.run([sys.executable, "-c", program, *asked], cwd=check.ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    assert [
+        file for file in marked if not any(file.is_relative_to(path) for path in known) and file.name != "test_check.py"
+    ] == []

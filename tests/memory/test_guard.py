@@ -393,3 +393,20 @@ def test_each_attempt_finds_the_memory_of_the_one_before_free(monkeypatch: pytes
 
     with pytest.raises(torch.OutOfMemoryError):
         oom.patiently(attempt)
+
+
+def test_the_runtime_is_measured_again_once_there_has_been_work(tensors: Tensors) -> None:
+    card = Card(tensors, TOTAL, 100 * MIB)
+    card.workspace_bytes = 64 * MIB
+    guard = Guard(card)
+    tensors.hold(64 * MIB)
+    assert (guard.base_bytes, guard.own_bytes(), guard.room_bytes()) == (164 * MIB, 164 * MIB, 836 * MIB)
+    card.beside_bytes = 350 * MIB
+    guard.measure_runtime()
+    assert (guard.base_bytes, guard.own_bytes(), guard.room_bytes()) == (414 * MIB, 414 * MIB, 586 * MIB)
+    card.beside_bytes = 0  # what a neighbour that left had seemed to be
+    guard.measure_runtime()
+    assert guard.base_bytes == 414 * MIB
+    host = Guard(Host(tensors, TOTAL))
+    host.measure_runtime()
+    assert host.base_bytes == 40 * MIB

@@ -48,11 +48,18 @@ class FakeCuda:
         self.cards = cards
         self.failure: Exception | None = None
         self.context_bytes = 0  # what the first call that needs one makes
+        self.workspace_bytes = 0  # what the first product takes of the allocator's memory
         self.limits: dict[int, float] = {}
 
     def synchronize(self, device: torch.device) -> None:
         self._card(device).neighbour_bytes += self.context_bytes
         self.context_bytes = 0
+
+    def multiply(self, device: torch.device) -> None:
+        card = self._card(device)
+        card.own_bytes += self.workspace_bytes
+        card.reserved_bytes = _blocks(card.own_bytes)
+        card.peak_bytes = max(card.peak_bytes, card.own_bytes)
 
     def set_per_process_memory_fraction(self, fraction: float, device: torch.device) -> None:
         assert device.index is not None
@@ -178,7 +185,7 @@ def device_of(nvml: FakeNvml, uuid: str = A_UUID, cuda_total_bytes: int = 8 * GI
 
 
 def backend_of(cuda: FakeCuda, nvml: FakeNvml, device: torch.device = CUDA_0) -> CudaBackend:
-    return CudaBackend(device, cuda, lambda uuid, total: NvmlDevice(uuid, total, load=lambda: nvml))
+    return CudaBackend(device, cuda, lambda uuid, total: NvmlDevice(uuid, total, load=lambda: nvml), cuda.multiply)
 
 
 def no_pynvml() -> Any:
@@ -186,7 +193,7 @@ def no_pynvml() -> Any:
 
 
 def without_nvml(cuda: FakeCuda) -> CudaBackend:
-    return CudaBackend(CUDA_0, cuda, lambda uuid, total: NvmlDevice(uuid, total, load=no_pynvml))
+    return CudaBackend(CUDA_0, cuda, lambda uuid, total: NvmlDevice(uuid, total, load=no_pynvml), cuda.multiply)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +237,15 @@ def test_the_context_is_there_before_it_is_measured() -> None:
     cuda = FakeCuda(Card("GPU-" + A_UUID))
     cuda.context_bytes = 300 * MIB
     assert backend_of(cuda, FakeNvml(*cuda.cards)).runtime_bytes() == 300 * MIB
+
+
+def test_what_libraries_keep_of_the_allocators_memory_is_told_from_the_context() -> None:
+    cuda = FakeCuda(Card("GPU-" + A_UUID))
+    cuda.context_bytes, cuda.workspace_bytes = 300 * MIB, 64 * MIB
+    backend = backend_of(cuda, FakeNvml(*cuda.cards))
+    assert (backend.runtime_bytes(), backend.workspace_bytes, backend.own_bytes()) == (300 * MIB, 64 * MIB, 64 * MIB)
+    cuda.context_bytes = 250 * MIB  # code of kernels that came later
+    assert (backend.runtime_bytes(), backend.workspace_bytes) == (550 * MIB, 64 * MIB)
 
 
 def test_the_allocator_is_told_what_it_may_hold() -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import pwd
-import shutil
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,8 @@ from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.search.warm_start import starts
 from tests.launch.test_launch import sweeper
+from tests.postgresql import postgresql as postgresql
 from tests.search.conftest import ask
-from tests.tracking.server import free_port
 
 Compose = Callable[..., Config]
 RATES = (0.004, 0.002, 0.008, 0.006)  # the higher, the worse: a loss
@@ -36,7 +32,6 @@ DISTRIBUTIONS = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
     "layers": CategoricalDistribution([1, 2]),
 }
-POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 
 
 def fill(storage: Any, name: str = "lr", direction: str = "minimize") -> optuna.Study:
@@ -133,31 +128,6 @@ def test_what_is_no_storage(composed: Compose, home: Home, tmp_path: Path) -> No
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/two.db", study_name="two", directions=["minimize"] * 2)
     assert study.directions
     assert "must have one objective, but 'two' in" in refusal(composed, home, f"{tmp_path}/two.db#two")
-
-
-@pytest.fixture
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own; its address has no password in it."""
-    pytest.importorskip("psycopg", reason="the driver of PostgreSQL is missing: pip install -e '.[dev]'")
-    if not (POSTGRESQL / "initdb").is_file():
-        pytest.skip(f"no PostgreSQL server at {POSTGRESQL}")
-    folder, port = Path("/tmp") / f"sweeper-postgresql-{os.getpid()}", free_port()
-    folder.mkdir()
-    as_user: dict[str, Any] = {"cwd": "/", "check": True, "capture_output": True}
-    if os.geteuid() == 0:  # initdb refuses to be root
-        entry = pwd.getpwnam("nobody")
-        shutil.chown(folder, entry.pw_uid, entry.pw_gid)
-        as_user |= {"user": entry.pw_uid, "group": entry.pw_gid}
-    data, options = str(folder / "data"), f"-k {folder} -h 127.0.0.1 -p {port} -c fsync=off"
-    try:
-        subprocess.run([POSTGRESQL / "initdb", "-D", data, "-U", "reader", "-A", "trust", "-N"], **as_user)
-        log = str(folder / "log")
-        as_user["capture_output"] = False  # the server would keep the pipe open
-        subprocess.run([POSTGRESQL / "pg_ctl", "start", "-w", "-D", data, "-o", options, "-l", log], **as_user)
-        yield f"postgresql+psycopg://reader@127.0.0.1:{port}/postgres"
-        subprocess.run([POSTGRESQL / "pg_ctl", "stop", "-m", "immediate", "-D", data], **as_user)
-    finally:
-        shutil.rmtree(folder)
 
 
 def test_postgresql_is_read_and_not_written(composed: Compose, home: Home, postgresql: str) -> None:
