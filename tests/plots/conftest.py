@@ -23,7 +23,8 @@ def inked(picture: Picture, theme: Theme = LIGHT) -> bool:
 def words(picture: Picture) -> str:
     """All that is written in a picture."""
     figure = picture.draw(LIGHT)
-    figure.draw_without_rendering()
+    with LIGHT.applied():
+        figure.draw_without_rendering()
     return "\n".join(found.get_text() for found in figure.findobj(Text) if found.get_visible())
 
 

@@ -71,7 +71,8 @@ def test_of_many_labels_the_most_confused_are_shown(paths: StudyPaths) -> None:
     assert labels[0].endswith("你好 50  1")
     assert inked(made)
     figure = made.draw(LIGHT)
-    figure.draw_without_rendering()
+    with LIGHT.applied():
+        figure.draw_without_rendering()
     box = figure.axes[0].get_window_extent()
     assert box.width > 0.5 * figure.bbox.width  # names leave room for the cells
 
