@@ -55,7 +55,7 @@ def test_the_winner_is_thick_and_those_that_were_stopped_end_in_a_mark(config: C
     assert min(widths) < max(widths) < winner.get_linewidth()
     assert {y for _, y in line(axes, "untuned base")} == {0.1}
     assert made.sentence == (
-        "Of 6 trials 2 came to their planned end, 3 were stopped, 1 are in flight; the winner, trial 0, reached 0.8 "
+        "Of 6 trials 2 came to their planned end, 3 were stopped, 1 is in flight; the winner, trial 0, reached 0.8 "
         "after 200 examples, where the middle of the others is 0.6."
     )
 
@@ -66,7 +66,7 @@ def test_without_an_evaluation_there_is_nothing_to_draw(config: Config) -> None:
     )
     running = learning_curves(StudyView("demo", [trial(0, None, state="RUNNING", curve=course(0.4))], {}), config)
     assert isinstance(running, Picture)
-    assert running.sentence == "Of 1 trials 0 came to their planned end, 1 are in flight."
+    assert running.sentence == "Of 1 trial 0 came to their planned end, 1 is in flight."
     assert inked(running)
 
 
