@@ -8,11 +8,23 @@ from matplotlib.figure import Figure
 
 from sweeper.config.schema import Config
 from sweeper.money.statement import Statement
-from sweeper.plots.marks import axis_words, base_line, circled, crowned, finite, legend, limits, marked, scaled, scored
+from sweeper.plots.marks import (
+    Point,
+    axis_words,
+    base_line,
+    circled,
+    crowned,
+    finite,
+    legend,
+    limits,
+    marked,
+    scaled,
+    scored,
+)
 from sweeper.plots.picture import LeftOut, Picture, Theme, picture
 from sweeper.search.choice import LIKE
 from sweeper.search.pareto import cheaper_tie
-from sweeper.search.views import StudyView, TrialView
+from sweeper.search.views import StudyView
 from sweeper.units import time_text, usd_text
 
 NAME = "cost_front"
@@ -20,54 +32,66 @@ MOST_ERRORS = 40  # trials that all have their error bars; of more, only the fro
 
 
 def cost_front(seen: StudyView, config: Config, cost: Statement | None) -> Picture | LeftOut:
-    """The picture of a study: in dollars where each trial has some, else in seconds."""
-    trials = [trial for trial in seen.trials if finite(trial.value) and trial.solo_s and trial.same_as is None]
-    if len(trials) < 2:
-        return LeftOut(NAME, f"it takes two complete trials whose time alone was measured, but there are {len(trials)}")
+    """The picture of a study: in dollars where each trial has some, else in seconds.
+
+    Trials that were stopped are in it, with the best that they had: they are what is cheaper where all that came to
+    their end took as long.
+    """
+    metric = config.objective.metric_name
+    values = {
+        trial.number: trial.value if trial.value is not None else trial.metrics.get(metric)
+        for trial in seen.trials
+        if trial.solo_s and trial.same_as is None
+    }
+    points = [(trial, value) for trial in seen.trials if finite(value := values.get(trial.number))]
+    if len(points) < 2:
+        return LeftOut(NAME, f"it takes two trials whose time alone was measured, but there are {len(points)}")
     usd = {one.number: one.solo_usd for one in cost.trials} if cost is not None else {}
-    is_in_dollars = all(usd.get(trial.number) for trial in trials)
-    at = {trial.number: (usd[trial.number] if is_in_dollars else trial.solo_s) or 0.0 for trial in trials}
+    is_in_dollars = all(usd.get(trial.number) for trial, _ in points)
+    at = {trial.number: (usd[trial.number] if is_in_dollars else trial.solo_s) or 0.0 for trial, _ in points}
     if max(at.values()) <= min(at.values()) * (1 + LIKE):
-        return LeftOut(NAME, f"all {len(at)} complete trials take as long alone, {time_text(trials[0].solo_s or 0.0)}")
-    title = f"{config.objective.metric_name} against {'dollars' if is_in_dollars else 'device seconds'}"
-    sentence = _sentence(seen, config.objective.metric_name, at, is_in_dollars)
-    return picture(NAME, title, sentence, partial(_fill, seen, config, trials, at, is_in_dollars))
+        return LeftOut(NAME, f"all {len(at)} trials take as long alone, {time_text(points[0][0].solo_s or 0.0)}")
+    title = f"{metric} against {'dollars' if is_in_dollars else 'device seconds'}"
+    sentence = _sentence(seen, metric, at, is_in_dollars)
+    marked_at = [(trial, at[trial.number], value) for trial, value in points]
+    return picture(NAME, title, sentence, partial(_fill, seen, config, marked_at, is_in_dollars))
 
 
 def _sentence(seen: StudyView, metric: str, at: dict[int, float], is_in_dollars: bool) -> str:
-    best = seen.best
-    if best is None or best.number not in at:
-        return f"{len(at)} complete trials, none of which may win yet."
-    own = at[best.number]
-
     def price(value: float) -> str:
         return usd_text(value) if is_in_dollars else time_text(value)
 
+    stopped = [at[trial.number] for trial in seen.trials if trial.value is None and trial.number in at]
+    whose = "its" if len(stopped) == 1 else "their"
+    rest = f"; {len(stopped)} that did not come to {whose} end took {price(sum(stopped))}" if stopped else ""
+    best = seen.best
+    if best is None or best.number not in at:
+        return f"None of {len(at)} trials may win yet{rest}."
+    own = at[best.number]
     words = f"The winner, trial {best.number}, scores {scored(best, metric)} for {price(own)} alone"
     cheaper = cheaper_tie(seen, metric)
     if cheaper is not None and cheaper.number in at:
         less = at[cheaper.number]
-        return (
-            f"{words}; trial {cheaper.number}, {scored(cheaper, metric)}, is within noise of it for {price(less)}, "
-            f"{1 - less / own:.0%} less."
-        )
-    if best.standard_error(metric) is None:
-        return f"{words}; {metric} has no standard error, so that what is as good for less is not known."
-    return f"{words}; nothing that costs less is within noise of it."
+        words += f"; trial {cheaper.number}, {scored(cheaper, metric)}, is within noise of it for {price(less)}, "
+        words += f"{1 - less / own:.0%} less"
+    elif best.standard_error(metric) is None:
+        words += f"; {metric} has no standard error, so that what is as good for less is not known"
+    else:
+        words += "; nothing that costs less is within noise of it"
+    return f"{words}{rest}."
 
 
 def _fill(
     seen: StudyView,
     config: Config,
-    trials: list[TrialView],
-    at: dict[int, float],
+    points: list[Point],
     is_in_dollars: bool,
     figure: Figure,
     theme: Theme,
 ) -> None:
     axes = figure.add_subplot()
     metric, best, cheaper = config.objective.metric_name, seen.best, cheaper_tie(seen, config.objective.metric_name)
-    points = [(trial, at[trial.number], float(trial.value or 0.0)) for trial in trials]
+    at = {trial.number: x for trial, x, _ in points}
     front = sorted((at[one.number], one.value or 0.0) for one in seen.pareto if one.number in at)
     told = {one.number for one in (best, cheaper, *seen.pareto) if one is not None}
     with_errors = [one for one in points if len(points) <= MOST_ERRORS or one[0].number in told]

@@ -40,6 +40,7 @@ class Fate:
         return self.marker in "x+"
 
     def colour(self, theme: Theme) -> str:
+        """Of its marks."""
         return theme.plain if self.is_good else theme.muted if self is PRUNED else theme.bad
 
 
@@ -156,6 +157,7 @@ def axis_words(objective: ObjectiveSection) -> str:
 
 
 def finite(value: float | None) -> TypeGuard[float]:
+    """Whether there is a value that can be drawn."""
     return value is not None and math.isfinite(value)
 
 

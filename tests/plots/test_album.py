@@ -120,7 +120,13 @@ def test_a_study_that_has_just_begun_or_has_nothing_complete(config: Config, hom
     assert [one.name for one in begun.pictures] == ["learning_curves"]
     stopped = [replace(one, value=None, state="PRUNED", reason=Reason.PRUNER) for one in some(10).trials]
     none_complete = album(home.study("demo"), StudyView("demo", stopped, ATTRIBUTES), config, None)
-    assert [one.name for one in none_complete.pictures] == ["learning_curves", "retention", "memory", "learning_curve"]
+    assert [one.name for one in none_complete.pictures] == [
+        "cost_front",
+        "learning_curves",
+        "retention",
+        "memory",
+        "learning_curve",
+    ]
     assert all(inked(one) for one in none_complete.pictures)
 
 

@@ -13,6 +13,7 @@ from sweeper.money.statement import Statement
 from sweeper.plots.cost_front import cost_front
 from sweeper.plots.picture import LeftOut, Picture
 from sweeper.search.views import StudyView
+from sweeper.trial import Reason
 from tests.launch.test_tables import scored, trial
 from tests.money.booked import PRICE, ledger_of
 from tests.plots.conftest import drawn, inked, line, marks, words
@@ -79,12 +80,34 @@ def test_what_is_not_known_is_not_claimed(config: Config) -> None:
         replace(seen, trials=[replace(one, constraints={"vram": 1.0}) for one in seen.trials]), config, None
     )
     assert isinstance(nobody, Picture)
-    assert nobody.sentence == "5 complete trials, none of which may win yet."
+    assert nobody.sentence == "None of 5 trials may win yet."
 
 
 def test_trials_that_take_as_long_are_not_compared(config: Config) -> None:
     alike = StudyView("demo", [trial(n, 0.5 + n / 10, solo_s=10.0 + n / 10) for n in range(3)], {})
-    assert cost_front(alike, config, None) == LeftOut("cost_front", "all 3 complete trials take as long alone, 10 s")
+    assert cost_front(alike, config, None) == LeftOut("cost_front", "all 3 trials take as long alone, 10 s")
     one = cost_front(StudyView("demo", [trial(0, 0.5)], {}), config, None)
     assert isinstance(one, LeftOut)
-    assert "two complete trials whose time alone was measured, but there are 0" in one.reason
+    assert "two trials whose time alone was measured, but there are 0" in one.reason
+
+
+def test_what_was_stopped_is_what_was_cheaper_where_all_others_took_as_long(config: Config) -> None:
+    seen = StudyView(
+        "demo",
+        [
+            trial(0, 0.8, solo_s=20.0),
+            trial(1, 0.5, solo_s=20.0),
+            trial(2, None, reason=Reason.PRUNER, solo_s=5.0, metrics=scored(0.3)),
+            trial(3, None, reason=Reason.DIVERGED, solo_s=2.0),  # before its first evaluation
+        ],
+        {},
+    )
+    made = cost_front(seen, config, None)
+    assert isinstance(made, Picture)
+    axes = drawn(made)
+    assert marks(axes, "pruned") == [(5.0, 0.3)]
+    assert marks(axes, "complete") == [(20.0, 0.8), (20.0, 0.5)]
+    assert made.sentence == (
+        "The winner, trial 0, scores 0.8 ± 0.02 for 20 s alone; nothing that costs less is within noise of it; "
+        "1 that did not come to its end took 5.0 s."
+    )
