@@ -162,21 +162,18 @@ def _scatter(found: Interaction, winner: TrialView | None, figure: Figure, theme
     xs, ys = found.values(0), found.values(1)
     is_in_rows, are_many = len(ys) <= MOST_VALUES, len(found.trials) > CROWDED
     across, up = _places(xs, _are_numbers(xs)), _places(ys, not is_in_rows and _are_numbers(ys))
+
+    def place(trial: TrialView) -> tuple[float, float]:
+        aside = _aside(trial) if is_in_rows and are_many else 0.0
+        return across(trial.params[found.x]), up(trial.params[found.y]) + aside
+
     scores = [trial.value if trial.value is not None else trial.metrics.get(found.metric) for trial in found.trials]
     known = [score for score in scores if finite(score)]
     # A few that are far off would leave one colour to all others.
     low, high = np.percentile(known, (0, 95) if found.is_minimized else (5, 100)) if known else (0.0, 1.0)
     norm, colours = Normalize(low, high), theme.colormap(found.is_minimized)
     for one in (known_fate for known_fate in reversed(FATES) if known_fate in set(map(fate, found.trials))):
-        own = [
-            (
-                across(trial.params[found.x]),
-                up(trial.params[found.y]) + (_aside(trial) if is_in_rows and are_many else 0),
-                score,
-            )
-            for trial, score in zip(found.trials, scores, strict=True)
-            if fate(trial) is one
-        ]
+        own = [(*place(trial), score) for trial, score in zip(found.trials, scores, strict=True) if fate(trial) is one]
         stroke = withStroke(linewidth=2.4 if are_many else 3.2, foreground=theme.text)
         outline: Any = {"path_effects": [stroke]} if one.is_line else {"edgecolors": theme.text}
         axes.scatter(
@@ -197,10 +194,7 @@ def _scatter(found: Interaction, winner: TrialView | None, figure: Figure, theme
     else:
         _axis(axes.yaxis, ys)
     if winner is not None and {found.x, found.y} <= set(winner.params):
-        at = across(winner.params[found.x]), up(winner.params[found.y])
-        if is_in_rows and are_many:
-            at = at[0], at[1] + _aside(winner)
-        circled(axes, [at], theme.winner, f"winner, trial {winner.number}")
+        circled(axes, [place(winner)], theme.winner, f"winner, trial {winner.number}")
     axes.margins(0.09, 0.14)
     axes.set_xlabel(found.x)
     axes.set_ylabel(found.y)
