@@ -15,7 +15,8 @@ from sweeper.config import check
 from sweeper.errors import StoreError
 from sweeper.launch.tables import score
 from sweeper.paths import Home
-from sweeper.plots.interaction import Cell, Interaction, draw, shown
+from sweeper.plots.interaction import Cell, Interaction, shown
+from sweeper.plots.interaction_picture import draw
 from sweeper.search.views import view
 
 

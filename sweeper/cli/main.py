@@ -11,6 +11,7 @@ import click
 
 from sweeper import __version__
 from sweeper.cli.adapters import export, predict, price_inference
+from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
 from sweeper.paths import Home
@@ -196,10 +197,10 @@ def best(study: str, as_json: bool, force: bool) -> int:
     """
     from rich.console import Console
 
-    from sweeper.launch.pareto import cheaper_tie
     from sweeper.launch.tables import answer, trial_json
     from sweeper.launch.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
 
     seen, config = _read(study)
@@ -339,6 +340,7 @@ def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_
 
 
 main.add_command(export)
+main.add_command(pictures)
 main.add_command(predict)
 main.add_command(price_inference)
 
