@@ -93,8 +93,9 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
     from rich.console import Console
 
     from sweeper.config import check
-    from sweeper.launch.tables import cost_line, study_table
-    from sweeper.launch.verdict import advice
+    from sweeper.launch.tables import study_table
+    from sweeper.report.sentences import cost_line
+    from sweeper.report.verdict import advice
     from sweeper.search.views import begun, view
 
     console = Console()
@@ -196,9 +197,9 @@ def best(study: str, as_json: bool, force: bool) -> int:
     """
     from rich.console import Console
 
-    from sweeper.launch.pareto import cheaper_tie
     from sweeper.launch.tables import answer, trial_json
-    from sweeper.launch.verdict import advice
+    from sweeper.report.pareto import cheaper_tie
+    from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
     from sweeper.serving import record
 
