@@ -21,7 +21,7 @@ def sentences(study: StudyView, config: Config) -> list[str]:
     metric = config.objective.metric_name
     if best is None:
         return [line] if (line := shortfall(study, config)) else []
-    params = ", ".join(f"{name} {_number(value)}" for name, value in best.params.items())
+    params = ", ".join(f"{name} {number_text(value)}" for name, value in best.params.items())
     lines = [f"Best: trial {best.number} ({params}), validation {metric} {plus_minus(best.metrics, metric)}"]
     baseline = study.attributes.get("baseline")
     if baseline:
@@ -166,5 +166,6 @@ def score(value: float) -> str:
     return f"{value:.6g}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _number(value: object) -> str:
+def number_text(value: object) -> str:
+    """A value of a parameter: a number in three digits, anything else as it is."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
