@@ -13,6 +13,7 @@ from sweeper import __version__
 from sweeper.cli.adapters import export, predict, price_inference
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
+from sweeper.cli.report import report
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
@@ -198,9 +199,9 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from rich.console import Console
 
     from sweeper.launch.tables import answer, trial_json
-    from sweeper.report.pareto import cheaper_tie
     from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
 
     seen, config = _read(study)
@@ -342,6 +343,7 @@ def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_
 main.add_command(export)
 main.add_command(predict)
 main.add_command(price_inference)
+main.add_command(report)
 
 
 @main.command()

@@ -61,13 +61,14 @@ class Figure:
     Attributes:
         name: the stem of its files.
         sentence: what it says, which is also its text where pictures are not shown.
+        light, dark: None where only the sentence is wanted.
     """
 
     name: str
     title: str
     sentence: str
-    light: Image
-    dark: Image
+    light: Image | None = None
+    dark: Image | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sweeper.report import text
 from sweeper.report.content import Block, Bullets, Code, Content, Figure, Folded, Paragraph, Table
@@ -22,7 +22,7 @@ def markdown(content: Content, pictures: str | None = None) -> str:
     """
     parts = [f"# {escaped(content.title)}"]
     if content.description:
-        parts.append(inline(text.plain(content.description), has_code=False))
+        parts.append(escaped(content.description))
     parts += [f"**{inline(content.answer)}**", inline(content.state)]
     for section in content.sections:
         parts.append(f"## {escaped(section.title)}")
@@ -45,8 +45,9 @@ def _block(block: Block, pictures: str | None) -> Iterator[str]:
         case Figure():
             yield f"### {escaped(block.title)}"
             if pictures is not None:
-                yield f"![{escaped(block.sentence)}]({pictures}/{block.name}.png)"
-            yield inline(block.sentence)
+                yield f"![{escaped(block.sentence)}]({pictures}/{block.name}.png)"  # which has the sentence in it
+            else:
+                yield inline(block.sentence)
         case Folded():
             yield f"<details><summary>{escaped(block.summary)}</summary>"
             for inner in block.blocks:
@@ -56,25 +57,23 @@ def _block(block: Block, pictures: str | None) -> Iterator[str]:
 
 def table(found: Table) -> str:
     """A table; its row that stands out is bold."""
-    lines = [_row(found.columns)]
-    lines.append(_row(["---:" if place in found.numbers else "---" for place in range(len(found.columns))], True))
+    lines = [_row(inline(name, is_cell=True) for name in found.columns)]
+    lines.append(_row("---:" if place in found.numbers else "---" for place in range(len(found.columns))))
     for place, row in enumerate(found.rows):
-        cells = [inline(cell) for cell in row]
-        lines.append(_row([f"**{cell}**" if place == found.strong and cell else cell for cell in cells], True))
+        cells = (inline(cell, is_cell=True) for cell in row)
+        lines.append(_row(f"**{cell}**" if place == found.strong and cell else cell for cell in cells))
     return "\n".join(lines)
 
 
-def _row(cells: tuple[str, ...] | list[str], is_ready: bool = False) -> str:
-    return f"| {' | '.join(cells if is_ready else [inline(cell) for cell in cells])} |"
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def inline(value: str, has_code: bool = True) -> str:
-    """A text with its names and commands as code."""
-    if not has_code:
-        return escaped(value)
+def inline(value: str, is_cell: bool = False) -> str:
+    """A text with its names and commands as code; in a cell of a table a bar would end it even there."""
+    bar = r"\|" if is_cell else "|"
     made = "".join(
-        f"`{piece.text.replace('|', chr(92) + '|')}`" if piece.is_code else _letters(piece.text)
-        for piece in text.pieces(value)
+        f"`{piece.text.replace('|', bar)}`" if piece.is_code else _letters(piece.text) for piece in text.pieces(value)
     )
     return _OPENING.sub(_entity, made)
 
