@@ -11,7 +11,7 @@ from sweeper.report.content import Block, Bullets, Code, Content, Figure, Folded
 # Entities, which every renderer takes for letters: also in a table, and where it knows of formulas between dollars.
 _ENTITIES = {ord(letter): f"&#{ord(letter)};" for letter in "&<>|*`[]\\~$#@"}
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # within a word it is one everywhere
-_OPENING = re.compile(r"^([-+=]|\d+(?=[.)]))")  # of a line, what would begin a list or a heading
+_OPENING = re.compile(r"^(?:[-+=](?=[\s=-]|$)|\d+(?=[.)](?:\s|$)))")  # of a line, what would begin a list or a rule
 
 
 def markdown(content: Content, pictures: str | None = None) -> str:
@@ -75,7 +75,7 @@ def inline(value: str, is_cell: bool = False) -> str:
     made = "".join(
         f"`{piece.text.replace('|', bar)}`" if piece.is_code else _letters(piece.text) for piece in text.pieces(value)
     )
-    return _OPENING.sub(_entity, made)
+    return made if is_cell else _OPENING.sub(_entity, made)
 
 
 def escaped(value: str) -> str:
