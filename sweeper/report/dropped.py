@@ -25,13 +25,22 @@ def section(facts: Facts) -> Section:
         )
     elif facts.seen.trials:
         blocks = paragraphs(["Every trial came to its end and keeps to the constraints."])
-    failed = [trial for trial in facts.seen.trials if trial.state == "FAIL"]
-    lines = [f"Trial {trial.number} failed: {trial.detail or 'no word on why'}." for trial in failed[:MOST_DETAILS]]
-    if len(failed) > MOST_DETAILS:
-        lines.append(f"And {len(failed) - MOST_DETAILS} more.")
+    lines = _failures(facts)
     if facts.last_error is not None:
         lines.append(f"The last session ended with an error. {facts.last_error}")
     return Section("stopped", "What was stopped, and why", (*blocks, *bullets(lines), *_details(facts)))
+
+
+def _failures(facts: Facts) -> list[str]:
+    """Those that failed with the same words in a line."""
+    failed: dict[str, list[str]] = {}
+    for trial in facts.seen.trials:
+        if trial.state == "FAIL":
+            failed.setdefault(trial.detail or "no word on why", []).append(str(trial.number))
+    return [
+        f"Trial{'s' * (len(numbers) > 1)} {', '.join(numbers)} failed: {detail}."
+        for detail, numbers in list(failed.items())[:MOST_DETAILS]
+    ]
 
 
 def _kind(trial: TrialView) -> str | None:

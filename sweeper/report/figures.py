@@ -9,7 +9,7 @@ from sweeper.plots.picture import DARK, LIGHT, Theme, rendered
 from sweeper.report.content import Figure, Image
 from sweeper.report.facts import Facts
 
-MOST_SVG_BYTES = 150_000  # of many points a PNG is smaller, and quicker to show
+MOST_SVG_BYTES = 400_000  # of many points a PNG is smaller, and quicker to show
 
 
 def album(facts: Facts) -> list[Picture]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from sweeper import versions
-from sweeper.report.content import Block, Bullets, Section, Table, paragraphs
+from sweeper.report.content import Block, Bullets, Section, Table, bullets, paragraphs
 from sweeper.report.facts import Facts
 
 
@@ -15,17 +16,16 @@ def data_section(facts: Facts) -> Section:
     if not findings:
         said = "No warnings." if facts.data else "What was found in the rows was not kept."
         return Section("data", "Warnings of the rows", paragraphs([said]))
-    rows = tuple(
-        (one["code"], one["severity"], f"{one['count']:,}" if one["count"] else "", one["message"], _places(one))
-        for one in findings
-    )
-    columns = ("code", "", "rows", "what", "where, for example")
-    return Section("data", "Warnings of the rows", (Table("What was found", columns, rows, frozenset({2})),))
+    return Section("data", "Warnings of the rows", bullets([_in_words(one) for one in findings]))
 
 
-def _places(finding: dict[str, object]) -> str:
-    places = finding.get("places") or []
-    return ", ".join(map(str, places)) if isinstance(places, list) else ""
+def _in_words(finding: dict[str, Any]) -> str:
+    """A finding and where to look for it; its message has nothing of the rows."""
+    places, count = finding["places"], finding["count"]
+    more = ", …" if count > len(places) > 0 else ""
+    where = f" ({', '.join(map(str, places))}{more})" if places else ""
+    allowed = "" if finding["severity"] == "warning" else f", {finding['severity']}"
+    return f"`{finding['code']}`{allowed}: {finding['message']}{where}"
 
 
 def changes_section(facts: Facts) -> Section:

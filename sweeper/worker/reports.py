@@ -12,6 +12,7 @@ from pathlib import Path
 from sweeper.config.schema import Config
 from sweeper.errors import SweeperError
 from sweeper.events import EventLog
+from sweeper.money.bill import Label
 from sweeper.money.statement import Statement
 from sweeper.paths import StudyPaths
 from sweeper.plots.album import Picture
@@ -48,18 +49,15 @@ class Reports:
 
     def describe(self, cost: Statement | None = None, is_running: bool = True) -> None:
         """Writes the run's description, as the study stands."""
-        self._describe(self._facts(cost, is_running))
-
-    def trial_ended(self, cost: Statement) -> None:
-        """Writes the description again where another trial is the best, or the last one is a minute old."""
-        facts = self._facts(cost, is_running=True)
-        best = facts.best.number if facts.best is not None else None
-        if best != self._best or time.monotonic() - self._said_s >= EVERY_S:
-            self._describe(facts)
-
-    def _describe(self, facts: Facts) -> None:
+        facts = self._facts(cost, is_running)
         self._best, self._said_s = facts.best.number if facts.best is not None else None, time.monotonic()
         self._tracker.describe(note(facts, MOST))
+
+    def trial_ended(self, cost: Statement) -> None:
+        """Writes the run's description again where another trial is the best, or the last one is a minute old."""
+        best = next((trial.number for trial in cost.trials if trial.label is Label.WINNER), None)
+        if best != self._best or time.monotonic() - self._said_s >= EVERY_S:
+            self.describe(cost)
 
     def _facts(self, cost: Statement | None, is_running: bool) -> Facts:
         cost = cost if cost is not None else self._spending.account()
