@@ -11,6 +11,7 @@ import click
 
 from sweeper import __version__
 from sweeper.cli.adapters import export, predict, price_inference
+from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
 from sweeper.cli.report import report
@@ -341,6 +342,7 @@ def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_
 
 
 main.add_command(export)
+main.add_command(pictures)
 main.add_command(predict)
 main.add_command(price_inference)
 main.add_command(report)

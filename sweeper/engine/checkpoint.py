@@ -70,6 +70,8 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "best_evaluation": slot.best_evaluation,
             "loss_scale": slot.loss_scale.model_dump(),
             "company": [company.model_dump() for company in slot.company],
+            "vram_peak_gib": slot.vram_peak_gib,
+            "vram_predicted_gib": slot.vram_predicted_gib,
         }
     )
     # A folder: safetensors writes under a random name and renames, so that killed writers would leave file after file.
@@ -137,6 +139,8 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
         loss_scale=LossScale.model_validate(header.get("loss_scale", {})),
         best_predictions=[Prediction(*item) for item in predictions] if predictions is not None else None,
         company=[Company.model_validate(company) for company in header["company"]],
+        vram_peak_gib=header.get("vram_peak_gib", 0.0),
+        vram_predicted_gib=header.get("vram_predicted_gib", 0.0),
     )
     return slot, state
 

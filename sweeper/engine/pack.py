@@ -62,6 +62,13 @@ class Slot:
     best_predictions: list[Prediction] | None = None  # of the validation rows, in their order
     company: list[Company] = field(default_factory=list)  # beside whom it trained
     loss_scale: LossScale = field(default_factory=LossScale)  # read and changed in float16 alone
+    vram_peak_gib: float = 0.0  # of its largest step, with whoever trained beside it
+    vram_predicted_gib: float = 0.0  # what was foretold of that step
+
+    def took(self, peak_gib: float, predicted_gib: float) -> None:
+        """Keeps the memory of its largest step."""
+        if peak_gib > self.vram_peak_gib:
+            self.vram_peak_gib, self.vram_predicted_gib = peak_gib, predicted_gib
 
     @property
     def is_finished(self) -> bool:

@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
-import textwrap
-from pathlib import Path
+from functools import partial
+from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from sweeper.money.bill import DEAD_ENDS, USEFUL, Label
 from sweeper.money.statement import Statement, percent
-from sweeper.plots.picture import COLOURS, figure, write
+from sweeper.plots.picture import LeftOut, Picture, Theme, picture
 from sweeper.units import usd_text
 
-_USEFUL, _DEAD_END, _OTHER = COLOURS[2], COLOURS[1], COLOURS[5]
+NAME = "dollars"
 MOST_BESIDE = 0.55  # of the width: a bar that ends behind it has its words before it
+ALL = "all"
+DEAD_END = "///"  # hatched: no colour is the only sign
 
 
-def draw(found: Statement, file: Path) -> None:
-    """Draws a waterfall: a bar for each label, each from where the one above it ends; in seconds without prices.
+def dollars(found: Statement | None) -> Picture | LeftOut:
+    """A waterfall: a bar for each label, each from where the one above it ends; in seconds without prices."""
+    if found is None or not found.bill.lines:
+        return LeftOut(NAME, "nothing is booked of it")
+    bars = len(found.bill.by_label()) + 1
+    title = f"Where the {'dollars' if found.bill.is_in_dollars else 'device seconds'} went"
+    return picture(NAME, title, f"{found.sentence()}.", partial(_fill, found), height_in=1.8 + 0.27 * bars)
 
-    Raises:
-        StoreError: if the file cannot be written.
-    """
-    made, [axes] = figure()
+
+def _fill(found: Statement, figure: Figure, theme: Theme) -> None:
+    axes = figure.add_subplot()
     is_in_dollars = found.bill.is_in_dollars
     parts = {
         label: (part.usd or 0.0) if is_in_dollars else part.seconds for label, part in found.bill.by_label().items()
     }
     total = sum(parts.values())
-    rows = [*((label.value, value, _colour(label)) for label, value in parts.items()), ("all", total, COLOURS[0])]
     left = 0.0
-    for place, (name, value, colour) in enumerate(rows):
-        start = 0.0 if name == "all" else left
-        axes.barh(place, value, left=start, color=colour, edgecolor=colour, height=0.7)  # the edge shows the smallest
+    for place, (label, value) in enumerate([*parts.items(), (ALL, total)]):
+        start = 0.0 if label == ALL else left
+        style = {"facecolor": theme.muted} if label == ALL else _style(Label(label), theme)
+        axes.barh(place, value, left=start, height=0.7, **style)
         amount = usd_text(value, total) if is_in_dollars else f"{value:,.1f} s"
-        share = f" · {percent(value / total)}" if total and name != "all" else ""
+        share = f" · {percent(value / total)}" if total and label != ALL else ""
         is_before = start > MOST_BESIDE * total
-        at, align = (start, "right") if is_before else (start + value, "left")
         axes.annotate(
             f"{amount}{share}",
-            (at, place),
+            (start if is_before else start + value, place),
             xytext=(-4 if is_before else 4, 0),
             textcoords="offset points",
-            ha=align,
+            ha="right" if is_before else "left",
             va="center",
             fontsize="small",
         )
         left += value
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    axes.set_yticks(range(len(parts) + 1), [*(label.value for label in parts), ALL])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * total or 1.0)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    unit = "dollars" if is_in_dollars else "device seconds"
-    axes.set_xlabel(f"{unit} (green: what the answer rests on; red: dead ends)", fontsize="small")
-    axes.set_title(f"{found.study}\n{textwrap.fill(found.sentence(), 84)}", fontsize="small", loc="left")
-    write(made, file)
+    axes.set_xlabel("dollars" if is_in_dollars else "device seconds")
+    kinds = {"what the answer rests on": Label.WINNER, "dead ends": Label.PRUNED, "neither": Label.OVERHEAD}
+    handles = [Patch(label=words, **_style(label, theme)) for words, label in kinds.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
-def _colour(label: Label) -> str:
-    if label in USEFUL:
-        return _USEFUL
-    return _DEAD_END if label in DEAD_ENDS else _OTHER
+def _style(label: Label, theme: Theme) -> dict[str, Any]:
+    """Of a bar; its edge shows the smallest."""
+    if label in DEAD_ENDS:
+        return {"facecolor": theme.background, "edgecolor": theme.bad, "hatch": DEAD_END}
+    colour = theme.good if label in USEFUL else theme.plain
+    return {"facecolor": colour, "edgecolor": colour}

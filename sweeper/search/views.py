@@ -71,6 +71,8 @@ class TrialView:
     spent_usd: float | None = None  # and their dollars, where there is a price
     is_minimized: bool = False  # whether a lower value is better
     told_at: float | None = None  # when it ended, in seconds since 1970
+    vram_peak_gib: float | None = None  # of its largest step, with whoever trained beside it
+    vram_predicted_gib: float | None = None  # what was foretold of that step
 
     @property
     def merit(self) -> float | None:
@@ -145,6 +147,8 @@ class TrialView:
             spent_usd=attributes.get("spent_usd"),
             is_minimized=is_minimized,
             told_at=trial.datetime_complete.timestamp() if trial.datetime_complete is not None else None,
+            vram_peak_gib=attributes.get("vram_peak_gib"),
+            vram_predicted_gib=attributes.get("vram_predicted_gib"),
         )
 
 

@@ -17,7 +17,8 @@ from sweeper.money.bill import Label
 from sweeper.money.price import Price, missing
 from sweeper.money.statement import Statement, TrialCost
 from sweeper.paths import StudyPaths, write_atomically
-from sweeper.plots.cost import draw
+from sweeper.plots.cost import dollars
+from sweeper.plots.picture import LIGHT, Picture, write
 from sweeper.search.study import Search
 from sweeper.search.views import TrialView
 from sweeper.tracking.tracker import STUDY, RunKey, Tracker
@@ -58,9 +59,11 @@ def log_study(tracker: Tracker, paths: StudyPaths, found: Statement) -> None:
     tracker.log(STUDY, metrics, step=sum(trial.label is not Label.UNFINISHED for trial in found.trials))
     write_atomically(paths.cost, json.dumps(found.as_dict(), indent=1))
     write_atomically(paths.cost_table, found.csv())
-    draw(found, paths.cost_picture)
+    if isinstance(made := dollars(found), Picture):
+        write(made, LIGHT, paths.cost_picture)
     for file in (paths.cost, paths.cost_table, paths.cost_picture):
-        tracker.log_file(STUDY, file)
+        if file.is_file():
+            tracker.log_file(STUDY, file)
 
 
 def log_all(tracker: Tracker, paths: StudyPaths, found: Statement, trials: Iterable[TrialView]) -> None:

@@ -15,7 +15,8 @@ from sweeper.learning.curve import LearningCurve, Point, counts
 from sweeper.learning.request import Request, side_number
 from sweeper.learning.subsets import nested
 from sweeper.paths import StudyPaths, write_atomically
-from sweeper.plots.learning_curve import draw
+from sweeper.plots.learning_curve import of_curve
+from sweeper.plots.picture import LIGHT, write
 from sweeper.search.study import Search
 from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.trial import RunKind
@@ -177,7 +178,7 @@ class LearningCurves:
         """In the study's folder, with its picture; on its run in MLflow; and last in its storage."""
         kept = curve.as_dict()
         write_atomically(self._paths.learning_curve, json.dumps(kept, indent=1))
-        draw(curve, self._paths.name, baseline, self._paths.learning_curve_picture)
+        write(of_curve(curve, baseline), LIGHT, self._paths.learning_curve_picture)
         log(self._tracker, self._paths, kept)
         self._search.remember(ATTRIBUTE, kept)
 

@@ -236,6 +236,7 @@ class Teller:
             "duration_s": round(slot.duration_s, 3),
             "examples_seen": slot.examples_seen,
             "company": [company.model_dump() for company in slot.company],
+            **_memory(slot),
             **self.spending.record(slot),
         }
 
@@ -333,3 +334,10 @@ class Teller:
                         self.events.write("note", message=f"wrong rows of {split} are not logged: {error}")
                         continue
                     self.recorder.tracker.log_file(key, file)
+
+
+def _memory(slot: Slot) -> dict[str, float]:
+    """What a trial's largest step took, and what was foretold of it; nothing where nothing reads memory."""
+    if not slot.vram_peak_gib:
+        return {}
+    return {"vram_peak_gib": round(slot.vram_peak_gib, 6), "vram_predicted_gib": round(slot.vram_predicted_gib, 6)}

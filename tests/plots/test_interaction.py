@@ -15,7 +15,8 @@ from sweeper.cli.main import main
 from sweeper.config import check
 from sweeper.errors import StoreError
 from sweeper.paths import Home
-from sweeper.plots.interaction import Interaction, draw
+from sweeper.plots.interaction import Interaction
+from sweeper.plots.interaction_picture import draw
 from sweeper.search.study import Search
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason
@@ -110,15 +111,17 @@ def test_what_is_no_interaction(x: str, y: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("is_minimized", [False, True])
-def test_a_grid_is_drawn_as_lines_and_cells_and_a_range_as_lines(tmp_path: Path, is_minimized: bool) -> None:
-    grid, lines = tmp_path / "grid.png", tmp_path / "lines.png"
+def test_a_grid_is_drawn_as_lines_and_cells_and_a_range_as_trials(tmp_path: Path, is_minimized: bool) -> None:
+    grid, trials = tmp_path / "grid.png", tmp_path / "trials.png"
     draw(of(SEED_0, is_minimized=is_minimized), "seed 0", grid)
     many = study(*(trial(n, 0.4 + n / 100, rank=8 * (1 + n % 2), learning_rate=1e-3 * (n + 1)) for n in range(20)))
-    draw(of(many, is_minimized=is_minimized), "a range", lines)
-    pictures = [imread(file) for file in (grid, lines)]
-    assert pictures[0].shape[1] == 2 * pictures[1].shape[1]
+    assert of(SEED_0).is_full
+    assert not of(many).is_full
+    draw(of(many, is_minimized=is_minimized), "a range", trials)
+    pictures = [imread(file) for file in (grid, trials)]
+    assert pictures[0].shape[0] > pictures[1].shape[0]  # the table is below the lines
     assert all(picture.std() > 0.05 for picture in pictures)  # not blank
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["grid.png", "lines.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["grid.png", "trials.png"]
 
 
 def test_words_may_be_an_axis(tmp_path: Path) -> None:

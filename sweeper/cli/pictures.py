@@ -1,0 +1,65 @@
+"""`sweeper pictures`: all pictures of a study as files, and what each says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sweeper.cli.plainly import plainly
+from sweeper.paths import Home
+
+if TYPE_CHECKING:
+    from sweeper.plots.picture import Form
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Also draw them into this folder."
+)
+@click.option("--theme", type=click.Choice(("light", "dark")), default="light", show_default=True)
+@click.option("--form", type=click.Choice(("png", "svg")), default="png", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def pictures(study: str, folder: Path | None, theme: str, form: Form, as_json: bool) -> None:
+    """Say what a study's pictures show, and draw them.
+
+    It only reads, and may be asked while the study runs.
+    """
+    from sweeper.config import check
+    from sweeper.errors import StoreError
+    from sweeper.money.account import statement
+    from sweeper.money.price import Price
+    from sweeper.plots.album import album
+    from sweeper.plots.picture import THEMES, write
+    from sweeper.search.views import open_storage, view
+
+    home = Home.from_environment()
+    seen, paths = view(home, study), home.study(study)
+    config = check.load(paths)
+    found = album(paths, seen, config, statement(open_storage(home).engine, seen, Price.of(config.gpu)))
+    files: dict[str, str] = {}
+    if folder is not None:
+        folder = folder.expanduser().absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"--to must be a folder that can be made, but {folder}: {error.strerror}") from None
+        for one in found.pictures:
+            write(one, THEMES[theme], folder / f"{one.name}.{form}", form)
+            files[one.name] = str(folder / f"{one.name}.{form}")
+    if as_json:
+        shown = [
+            {"name": one.name, "title": one.title, "sentence": one.sentence, "file": files.get(one.name)}
+            for one in found.pictures
+        ]
+        left_out = {one.name: one.reason for one in found.left_out}
+        click.echo(json.dumps({"study": study, "pictures": shown, "left_out": left_out}, indent=2))
+        return
+    for one in found.pictures:
+        click.echo(f"{one.name}: {one.sentence}" + (f"\n  {files[one.name]}" if one.name in files else ""))
+    for absent in found.left_out:
+        click.echo(f"{absent.name}: left out: {absent.reason}")
