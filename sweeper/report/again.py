@@ -54,9 +54,22 @@ def reproduce_section(facts: Facts) -> Section:
 
 def command(launch: Launch) -> str:
     """The launch as a shell takes it, a line for each argument where it is long."""
-    words = ["SWEEPER_HOME=another-store", "sweeper", "launch", *map(shlex.quote, launch.arguments)]
+    words = ["SWEEPER_HOME=another-store", "sweeper", "launch", *map(quoted, launch.arguments)]
     line = " ".join(words)
     return line if len(line) <= LINE else " ".join(words[:3]) + "".join(f" \\\n  {word}" for word in words[3:])
+
+
+def quoted(word: str) -> str:
+    """A word for a shell; what is not printable, and would be copied unseen, in the escapes of bash and zsh."""
+    if word.replace("\n", "").replace("\t", "").isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_escape, word)) + "'"
+
+
+def _escape(letter: str) -> str:
+    if letter in "\\'":
+        return f"\\{letter}"
+    return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
 
 
 def _missed(launch: Launch) -> Bullets:

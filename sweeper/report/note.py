@@ -19,6 +19,7 @@ def note(facts: Facts, limit: int) -> str:
     written, then the table.
     """
     own = redacted(facts.config.study.description).strip()
+    own = "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in own)
     head, tail = f"**{inline(answer(facts))}** {inline(facts.state)}", _commands(facts)
     best = facts.seen.ranked[:BEST]
     shown = [table(trial_table(facts, best, ""))] if best else []
