@@ -39,7 +39,7 @@ def _fill(found: Statement, figure: Figure, theme: Theme) -> None:
     left = 0.0
     for place, (label, value) in enumerate([*parts.items(), (ALL, total)]):
         start = 0.0 if label == ALL else left
-        style = {"facecolor": theme.muted} if label == ALL else _style(Label(label), theme)
+        style = {"facecolor": theme.muted, "edgecolor": theme.muted} if label == ALL else _style(Label(label), theme)
         axes.barh(place, value, left=start, height=0.7, **style)
         amount = usd_text(value, total) if is_in_dollars else f"{value:,.1f} s"
         share = f" · {percent(value / total)}" if total and label != ALL else ""

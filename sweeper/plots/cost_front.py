@@ -41,7 +41,7 @@ def _sentence(seen: StudyView, metric: str, at: dict[int, float], is_in_dollars:
     own = at[best.number]
 
     def price(value: float) -> str:
-        return usd_text(value, own) if is_in_dollars else time_text(value)
+        return usd_text(value) if is_in_dollars else time_text(value)
 
     words = f"The winner, trial {best.number}, scores {scored(best, metric)} for {price(own)} alone"
     cheaper = cheaper_tie(seen, metric)

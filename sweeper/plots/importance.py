@@ -61,11 +61,16 @@ def importances(seen: StudyView, config: Config) -> Importance | LeftOut:
     step = max(1.0, len(trials) / MOST)
     taken = [trials[int(place * step)] for place in range(min(MOST, len(trials)))]
     known = distributions(config)
+    size = max(
+        abs(trial.value or 0.0) for trial in trials
+    )  # shares are of any size, and squares of large values are not
     study = optuna.create_study(direction=config.objective.direction)
     for trial in taken:
         params = {name: trial.params[name] for name in varied}
         study.add_trial(
-            create_trial(params=params, distributions={name: known[name] for name in varied}, value=trial.value)
+            create_trial(
+                params=params, distributions={name: known[name] for name in varied}, value=(trial.value or 0.0) / size
+            )
         )
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=SEED), params=varied)
     return Importance(dict(sorted(shares.items(), key=lambda one: -one[1])), len(taken))

@@ -15,7 +15,7 @@ from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason
 
 MOST_VALUES = 12  # of a parameter that is told apart by colour, or has a row of cells
-FULL = 0.5  # of a table's cells that have trials, where it is worth one
+FULL = 0.5  # of a table's cells; where more have trials, values recur
 MOST_NAMED = 8  # trials and parameters in a message
 
 
@@ -122,7 +122,7 @@ class Interaction:
     def is_full(self) -> bool:
         """Whether so many pairs have trials that a table says more than the trials one by one."""
         few = max(len(self.values(0)), len(self.values(1))) <= MOST_VALUES
-        return few and len(self.cells) >= FULL * len(self.values(0)) * len(self.values(1))
+        return few and len(self.cells) > FULL * len(self.values(0)) * len(self.values(1))
 
     def best(self, y: Any) -> tuple[Any, Cell] | None:
         """The best cell of one value of `y`, and its `x`; None where none of its trials is complete."""

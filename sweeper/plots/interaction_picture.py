@@ -31,6 +31,7 @@ MARKERS = "osD^vP*XhdpH"
 STYLES = ("-", "--", ":")
 CROWDED = 60  # trials that lie beside each other
 SPREAD, GOLDEN = 0.62, 0.618034  # of a row's height; places that fill it evenly
+LONG = 44  # characters of names that an axis has room for
 MOST_TICKS = 6  # of whole numbers, that each have one; others are too near to each other
 
 
@@ -121,12 +122,12 @@ def _lines(found: Interaction, axes: Axes, theme: Theme) -> None:
             linewidth=1.4,
             color=theme.colours[place % len(theme.colours)],
             linestyle=STYLES[place // len(theme.colours) % len(STYLES)],
-            label=f"{found.y} {short(y)}",
+            label=clipped(short(y)),
         )
     _axis(axes.xaxis, xs)
     axes.set_xlabel(found.x)
     axes.set_ylabel(_metric(found))
-    axes.legend(ncols=2 if len(found.values(1)) > 5 else 1)
+    axes.legend(title=clipped(found.y), loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _table(found: Interaction, axes: Axes, theme: Theme) -> None:
@@ -142,11 +143,13 @@ def _table(found: Interaction, axes: Axes, theme: Theme) -> None:
         if cell.value is None:
             axes.text(*at, "diverged" if cell.diverged else "–", ha="center", va="center", fontsize=size)
             continue
-        text = f"{short(cell.value)}\n±{cell.error:.1g}" if cell.error else short(cell.value)
+        text = (
+            f"{short(cell.value)}\n±{cell.error:.{2 if len(columns) <= 6 else 1}g}" if cell.error else short(cell.value)
+        )
         ink = theme.ink_on(image.to_rgba(np.array([cell.value]))[0])
         axes.text(*at, text, ha="center", va="center", fontsize=size, color=ink)
-    axes.set_xticks(range(len(columns)), [short(x) for x in columns], rotation=45 if len(columns) > 7 else 0)
-    axes.set_yticks(range(len(rows)), [short(y) for y in rows])
+    _name(axes.xaxis, columns)
+    _name(axes.yaxis, rows)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set_xlabel(found.x)
@@ -190,7 +193,7 @@ def _scatter(found: Interaction, winner: TrialView | None, figure: Figure, theme
         )
     _axis(axes.xaxis, xs)
     if is_in_rows:
-        axes.set_yticks(range(len(ys)), [clipped(short(value)) for value in ys])
+        _name(axes.yaxis, ys)
     else:
         _axis(axes.yaxis, ys)
     if winner is not None and {found.x, found.y} <= set(winner.params):
@@ -234,4 +237,13 @@ def _axis(axis: Any, values: Sequence[Any]) -> None:
         if len(values) <= MOST_TICKS and all(isinstance(value, int) for value in values):
             axis.set_ticks(values, [short(value) for value in values])
     else:
-        axis.set_ticks(range(len(values)), [clipped(str(value)) for value in values])
+        _name(axis, values)
+
+
+def _name(axis: Any, values: Sequence[Any]) -> None:
+    """A tick for each value, one beside the other; aslant where their names would run into each other."""
+    names = [clipped(short(value)) for value in values]
+    axis.set_ticks(range(len(values)), names)
+    if axis.axis_name == "x" and sum(map(len, names)) > LONG:
+        for label in axis.get_ticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor", fontsize="small")

@@ -61,10 +61,10 @@ def _sentence(seen: StudyView, metric: str, courses: list[tuple[TrialView, Cours
     ended = sum(trial.state == "COMPLETE" for trial, _ in courses)
     stopped = sum(trial.is_told for trial, _ in courses) - ended
     in_flight = len(courses) - ended - stopped
-    counts = [f"{ended} came to their planned end"]
-    counts += [f"{stopped} were stopped"] if stopped else []
-    counts += [f"{in_flight} are in flight"] if in_flight else []
-    words = f"Of {len(courses)} trials {', '.join(counts)}"
+    counts = [f"{ended} came to {'its' if ended == 1 else 'their'} planned end"]
+    counts += [f"{stopped} {'was' if stopped == 1 else 'were'} stopped"] if stopped else []
+    counts += [f"{in_flight} {'is' if in_flight == 1 else 'are'} in flight"] if in_flight else []
+    words = f"Of {len(courses)} trial{'s' * (len(courses) > 1)} {', '.join(counts)}"
     own = _of(best, courses)
     if best is None or own is None or best.value is None:
         return f"{words}."

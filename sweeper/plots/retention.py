@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from sweeper.plots.marks import MOST_DRAWN, Point, axis_words, circled, crowned,
 from sweeper.plots.picture import LeftOut, Picture, Theme, picture
 from sweeper.retention.measure import CONSTRAINT, FULL, PREFIX
 from sweeper.search.views import StudyView, TrialView
+from sweeper.trial import Reason
 
 NAME = "retention"
 MOST_ERRORS = 40  # trials that all have their error bars
@@ -29,8 +31,9 @@ def retention(seen: StudyView, config: Config) -> Picture | LeftOut:
     metric = config.objective.metric_name
     points = []
     for trial in seen.trials:
-        value, lost = trial.value if trial.value is not None else trial.metrics.get(metric), drop(trial)
-        if trial.same_as is None and value is not None and finite(value) and lost is not None and finite(lost):
+        values = _evaluation(trial)
+        value, lost = values.get(metric), _of(values, "drop")
+        if trial.same_as is None and finite(value) and finite(lost):
             points.append((trial, value, lost))
     if not points:
         return LeftOut(NAME, "no trial has been held against the base yet")
@@ -38,17 +41,18 @@ def retention(seen: StudyView, config: Config) -> Picture | LeftOut:
     return picture(NAME, title, _sentence(seen, points, known), partial(_fill, seen, config, points, known))
 
 
-def drop(trial: TrialView) -> float | None:
-    """What a trial has lost: by the whole suite where it was held to that, else by its sample."""
-    return trial.metrics.get(f"{FULL}drop", trial.metrics.get(f"{PREFIX}drop"))
+def _evaluation(trial: TrialView) -> Mapping[str, float]:
+    """The evaluation that a trial is held to: its last where it was stopped for that, else its best."""
+    return trial.curve[-1] if trial.reason == Reason.WRECKED and trial.curve else trial.metrics
+
+
+def _of(values: Mapping[str, float], name: str) -> float | None:
+    """By the whole suite where a trial was held to that, else by the sample."""
+    return values.get(f"{FULL}{name}", values.get(f"{PREFIX}{name}"))
 
 
 def _error(trial: TrialView) -> float:
-    return trial.metrics.get(f"{FULL}drop_se", trial.metrics.get(f"{PREFIX}drop_se", 0.0))
-
-
-def _is_whole(trial: TrialView) -> bool:
-    return f"{FULL}drop" in trial.metrics
+    return _of(_evaluation(trial), "drop_se") or 0.0
 
 
 def _sentence(seen: StudyView, points: list[Point], known: dict[str, Any]) -> str:
@@ -58,7 +62,7 @@ def _sentence(seen: StudyView, points: list[Point], known: dict[str, Any]) -> st
     own = next((lost for trial, _, lost in points if best is not None and trial.number == best.number), None)
     if best is None or own is None:
         return f"{words}."
-    tolerance = known["tolerance"] if _is_whole(best) else known["sample"]["tolerance"]
+    tolerance = known["tolerance"] if f"{FULL}drop" in best.metrics else known["sample"]["tolerance"]
     lost = f"loses {own:.3f} ± {_error(best):.3f}" if own > 0 else f"loses nothing ({own:+.3f} ± {_error(best):.3f})"
     return f"{words}; the winner, trial {best.number}, {lost}, where {tolerance:.3f} is tolerated."
 

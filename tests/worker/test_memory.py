@@ -246,6 +246,10 @@ def test_one_long_row_late_in_the_epoch_is_cut_to_fit(prepare: Prepare, home: Ho
     trained = next(trial for trial in seen.trials if not trial.is_rejected)
     chunks = [value for _, value in tracker.runs[trial_key(trained.number)].metrics["vram/chunks"]]
     assert max(chunks) > min(chunks)
+    steps = tracker.runs[trial_key(trained.number)].metrics
+    peak_gib, at = max((value, at) for at, value in steps["vram/peak_gib"])
+    assert trained.vram_peak_gib == pytest.approx(peak_gib, abs=1e-6)  # of its largest step
+    assert trained.vram_predicted_gib == pytest.approx(dict(steps["vram/predicted_gib"])[at], abs=1e-6)
     assert any("rehearsed the longest step" in event.get("message", "") for event in events_of(paths))
 
 
