@@ -161,8 +161,8 @@ def is_clean(person: Person) -> None:
 
 
 def test_nothing_of_a_study_leaves_its_folder_until_that_is_asked_for(person: Person) -> None:
-    more = [*general(person.data), "tracking.report=true"]
-    person.launch(*more)
+    more = general(person.data)
+    person.launch(*more, "tracking.report=true")
     for command in (
         ["status", "demo"],
         ["best", "demo", "--json", "--force"],

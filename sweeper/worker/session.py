@@ -111,6 +111,9 @@ class Session:
                     return self._work(guard)
                 except BudgetSpent:
                     return self._cut()
+                finally:  # before the report, which has it
+                    if self._memory is not None:
+                        self._memory.close(self.search)
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._trials is not None:
@@ -125,8 +128,6 @@ class Session:
                 "trace": None if is_ours else trace,
             }
         finally:
-            if self._memory is not None:
-                self._memory.close(self.search)
             with contextlib.suppress(TrackingError):  # it has been said, or the next session says it
                 self.tracker.flush()
             self.events.close()

@@ -180,7 +180,7 @@ def test_a_whole_session(prepare: Prepare, home: Home) -> None:
     assert Session(paths, tracker, lambda: False).run() == {"status": "finished"}
     run = tracker.runs[STUDY]
     assert run.files["report"] == ["report.html", "report.md"]
-    assert "learning_curves.png" in run.files["pictures"]
+    assert {"learning_curves.png", "memory.png"} <= set(run.files["pictures"])
     best = view(home, "demo").best
     assert best is not None
     assert f"The best is trial {best.number} (" in run.tags[NOTE_TAG]
