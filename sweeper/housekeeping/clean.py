@@ -144,7 +144,8 @@ class Cleaner:
 
     def _of_study(self, paths: StudyPaths, kinds: Sequence[Kind]) -> Iterator[Item]:
         if Kind.TEMPORARY in kinds:
-            for folder in (paths.root, paths.base, paths.pictures, *_trial_folders(paths).values(), *children(paths.side)):
+            own = paths.root, paths.base, paths.pictures
+            for folder in (*own, *_trial_folders(paths).values(), *children(paths.side)):
                 yield from self._half_written(folder)
         seen = read(self._storage, paths.name) if self._storage is not None and paths.name in self._asked else None
         if seen is not None and seen.trials:  # else nothing could be told apart
