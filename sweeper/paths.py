@@ -55,12 +55,12 @@ def is_valid_name(name: str) -> bool:
     return re.fullmatch(NAME_PATTERN, name) is not None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that a reader sees the old file or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -243,6 +243,19 @@ class StudyPaths:
         return self.root / "cost.png"
 
     @property
+    def report_page(self) -> Path:
+        """What `sweeper report` wrote last, and its Markdown with the pictures of that."""
+        return self.root / "report.html"
+
+    @property
+    def report_text(self) -> Path:
+        return self.root / "report.md"
+
+    @property
+    def pictures(self) -> Path:
+        return self.root / "pictures"
+
+    @property
     def trials(self) -> Path:
         return self.root / "trials"
 
@@ -275,6 +288,9 @@ class StudyPaths:
             self.cost,
             self.cost_table,
             self.cost_picture,
+            self.report_page,
+            self.report_text,
+            self.pictures,
             self.deleting,
             self.base,
             self.side,

@@ -52,6 +52,7 @@ SHORT = [
     "retention.choices=null",  # it has tests of its own
     "retention.passages=null",
     "confirmation.top=0",
+    "tracking.report=false",
 ]
 
 

@@ -21,6 +21,7 @@ def test_every_data_file_is_matched() -> None:
         "sweeper.studies": "studies",
         "sweeper.draft": "sweeper/draft",
         "sweeper.models.tiny": "sweeper/models/tiny",
+        "sweeper.report": "sweeper/report",
         "sweeper.retention": "sweeper/retention",
     }
     assert set(SETUPTOOLS["package-data"]) == set(folders)

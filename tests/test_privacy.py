@@ -162,15 +162,17 @@ def is_clean(person: Person) -> None:
 
 def test_nothing_of_a_study_leaves_its_folder_until_that_is_asked_for(person: Person) -> None:
     more = general(person.data)
-    person.launch(*more)
+    person.launch(*more, "tracking.report=true")
     for command in (
         ["status", "demo"],
         ["best", "demo", "--json", "--force"],
         ["list"],
+        ["report", "demo", "--to", "report"],
         ["export", "demo", "--to", "out", "--force"],
     ):
         person.run(*command)
     assert (person.root / "out" / "sweeper.json").is_file()
+    assert {"report.html", "report.md"} <= {file.name for file in person.home.artifacts.rglob("report/*")}
     if os.environ.get("SWEEPER_TESTS") == "all":  # a trace takes a third of a minute
         person.run("plan", "study=demo", "data=files", f"data.path={person.data}")
     is_clean(person)

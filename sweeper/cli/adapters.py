@@ -24,7 +24,7 @@ from sweeper.paths import Home
 def export(study: str, folder: Path, number: int | None, force: bool) -> None:
     """Export the best adapter as a PEFT folder."""
     from sweeper.export.export import export as export_adapter
-    from sweeper.launch.tables import plus_minus
+    from sweeper.report.sentences import plus_minus
 
     manifest = export_adapter(Home.from_environment(), study, folder, number, force)
     click.echo(f"trial {manifest['trial']} of {study} is in {folder}")

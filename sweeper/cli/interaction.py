@@ -13,10 +13,10 @@ from rich.table import Table
 
 from sweeper.config import check
 from sweeper.errors import StoreError
-from sweeper.launch.tables import score
 from sweeper.paths import Home
 from sweeper.plots.interaction import Cell, Interaction, shown
 from sweeper.plots.interaction_picture import draw
+from sweeper.report.sentences import score
 from sweeper.search.views import view
 
 

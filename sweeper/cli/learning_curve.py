@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeper.launch.learning_curve import learning_curve
-from sweeper.launch.tables import score
 from sweeper.learning.curve import LearningCurve
 from sweeper.paths import Home
+from sweeper.report.sentences import score
 
 
 def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_json: bool) -> int:

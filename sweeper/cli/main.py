@@ -14,6 +14,7 @@ from sweeper.cli.adapters import export, predict, price_inference
 from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
+from sweeper.cli.report import report
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
     from rich.console import Console
 
     from sweeper.config import check
-    from sweeper.launch.tables import cost_line, study_table
-    from sweeper.launch.verdict import advice
+    from sweeper.launch.tables import study_table
+    from sweeper.report.sentences import cost_line
+    from sweeper.report.verdict import advice
     from sweeper.search.views import begun, view
 
     console = Console()
@@ -198,7 +200,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from rich.console import Console
 
     from sweeper.launch.tables import answer, trial_json
-    from sweeper.launch.verdict import advice
+    from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
     from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
@@ -343,6 +345,7 @@ main.add_command(export)
 main.add_command(pictures)
 main.add_command(predict)
 main.add_command(price_inference)
+main.add_command(report)
 
 
 @main.command()

@@ -26,6 +26,7 @@ from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.check import SECRETS, check, known_keys
 from sweeper.config.schema import Config
@@ -93,6 +94,31 @@ class StudySearchPath(SearchPathPlugin):
             search_path.append(provider="study folder", path=f"file://{folder}")
 
 
+def values_of(arguments: list[str]) -> dict[str, Any]:
+    """What arguments of `sweeper launch` compose, unchecked.
+
+    Raises:
+        ConfigError: if they cannot be composed.
+    """
+    _own_folders.clear()
+    for plugin in (StudySource, StudySearchPath):
+        Plugins.instance().register(plugin)
+    arguments = [_own_study(argument) for argument in arguments]
+    try:
+        with hydra.initialize_config_module("sweeper.conf", version_base="1.3"):
+            plain: Any = OmegaConf.to_container(hydra.compose("config", arguments), resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"arguments of a launch must compose, but {error}") from None
+    _name_folder(plain)
+    return dict(plain)
+
+
+def _name_folder(plain: dict[str, Any]) -> None:
+    """A study of one's own has its code in its folder, unless it says another one."""
+    if plain["study"]["folder"] is None:
+        plain["study"]["folder"] = next(map(str, _own_folders.values()), None)
+
+
 def main(arguments: list[str], task: Callable[[Config], None]) -> None:
     """Composes a configuration from command-line arguments and calls `task` with it, checked.
 
@@ -116,8 +142,7 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
         try:
             if OmegaConf.is_missing(values.study, "name"):
                 raise ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
-            if plain["study"]["folder"] is None:
-                plain["study"]["folder"] = next(map(str, _own_folders.values()), None)
+            _name_folder(plain)
             task(check(plain))
         except SweeperError as error:  # Hydra would print it with a traceback
             refused.append(error)

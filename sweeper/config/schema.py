@@ -55,6 +55,7 @@ class TrackingSection(Section):
     uri: Live[str | None]
     experiment: Live[Annotated[str, Field(min_length=1, max_length=500)] | None]
     log_text: Live[bool]
+    report: Live[bool]
 
 
 class ModelSection(Section):

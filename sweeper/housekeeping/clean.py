@@ -44,7 +44,7 @@ class Kind(StrEnum):
 USUAL = (Kind.ADAPTERS, Kind.CHECKPOINTS, Kind.TEMPORARY, Kind.DELETED)  # caches would be made again
 _WRITTEN = "|".join(map(re.escape, sorted(StudyPaths(Home(Path()), "any").written)))
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
-    rf"\.code\.tmp|\.({_WRITTEN}|(runtime|formula-\w+|calibration-\w+)\.json)\.[a-z0-9_]{{8}}"
+    rf"\.code\.tmp|\.({_WRITTEN}|(runtime|formula-\w+|calibration-\w+)\.json|\w+\.png)\.[a-z0-9_]{{8}}"
 )
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it
@@ -144,7 +144,8 @@ class Cleaner:
 
     def _of_study(self, paths: StudyPaths, kinds: Sequence[Kind]) -> Iterator[Item]:
         if Kind.TEMPORARY in kinds:
-            for folder in (paths.root, paths.base, *_trial_folders(paths).values(), *children(paths.side)):
+            own = paths.root, paths.base, paths.pictures
+            for folder in (*own, *_trial_folders(paths).values(), *children(paths.side)):
                 yield from self._half_written(folder)
         seen = read(self._storage, paths.name) if self._storage is not None and paths.name in self._asked else None
         if seen is not None and seen.trials:  # else nothing could be told apart

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.launch.tables import plus_minus, score
+from sweeper.report.sentences import plus_minus, score
 from sweeper.retention.measure import PREFIX
 from sweeper.units import usd_text
 

@@ -72,6 +72,14 @@ class ServerTracker(MlflowTracker):
         with reached(self._place):
             super().end(key, state, tags)
 
+    def describe(self, text: str) -> None:
+        with reached(self._place):
+            super().describe(text)
+
+    @property
+    def _has_own_experiment(self) -> bool:
+        return self._place.experiment == self._study
+
     def flush(self) -> None:
         with reached(self._place):
             super().flush()

@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.validation import (
+    MAX_EXPERIMENT_TAG_VAL_LENGTH,
     MAX_METRICS_PER_BATCH,
     MAX_PARAM_VAL_LENGTH,
     MAX_PARAMS_TAGS_PER_BATCH,
@@ -34,7 +35,7 @@ from mlflow.utils.validation import (
 
 from sweeper.paths import Home
 from sweeper.redaction import redacted
-from sweeper.tracking.tracker import STUDY, RunKey, RunState, Tracker
+from sweeper.tracking.tracker import NOTE_TAG, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind
 
 ARTIFACT_ROOT = "mlflow-artifacts:"
@@ -124,6 +125,18 @@ class MlflowTracker(Tracker):
             self._client.update_run(run_id, status=state.value)
         else:
             self._client.set_terminated(run_id, status=state.value)
+
+    def describe(self, text: str) -> None:
+        if STUDY not in self._runs:
+            return
+        self._tag(self._runs[STUDY], {NOTE_TAG: text})
+        if self._has_own_experiment:
+            self._client.set_experiment_tag(self._experiment, NOTE_TAG, shown(text, MAX_EXPERIMENT_TAG_VAL_LENGTH))
+
+    @property
+    def _has_own_experiment(self) -> bool:
+        """Whether no other study, and nobody else, has runs in it."""
+        return True
 
     def _is_there(self, key: RunKey) -> bool:
         """Whether there is a run to write to: a person may have deleted it, and the study goes on without."""

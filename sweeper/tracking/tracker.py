@@ -71,6 +71,7 @@ class RunKey:
     number: int | None = None
 
 
+NOTE_TAG = "mlflow.note.content"  # what MLflow shows as a description
 STUDY = RunKey(RunKind.STUDY)
 BASELINE = RunKey(RunKind.BASELINE)
 
@@ -102,6 +103,13 @@ class Tracker(ABC):
     @abstractmethod
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
         """Closes a run; SCHEDULED means that it will be started again."""
+
+    @abstractmethod
+    def describe(self, text: str) -> None:
+        """Sets the description of the study's run, whatever its state; nothing where there is none.
+
+        Where the study has an experiment of its own, it is that one's too.
+        """
 
     @abstractmethod
     def flush(self) -> None:
@@ -156,6 +164,10 @@ class MemoryTracker(Tracker):
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
         self.runs[key].state = state
         self.runs[key].tags.update(tags)
+
+    def describe(self, text: str) -> None:
+        if STUDY in self.runs:
+            self.runs[STUDY].tags[NOTE_TAG] = text
 
     def flush(self) -> None:
         """Nothing is kept back."""

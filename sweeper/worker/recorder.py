@@ -108,8 +108,7 @@ class Recorder:
             self._tags["sweeper.versions_changed"] = ", ".join(changes)
         own = costs.tags(self.config) | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
         self._tags |= own
-        tags = {"mlflow.note.content": self.config.study.description, "sweeper.versions": versions.in_words(first)}
-        tags |= own
+        tags = {"sweeper.versions": versions.in_words(first), **own}
         if self.paths.changes.is_file():
             entries = yaml.safe_load(self.paths.changes.read_text(encoding="utf-8"))
             tags["sweeper.changes"] = "\n".join(map(_change, entries))[-MAX_TAG:]

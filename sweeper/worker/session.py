@@ -45,6 +45,7 @@ from sweeper.worker.memory import (
     should_rehearse,
 )
 from sweeper.worker.recorder import Recorder, trial_key
+from sweeper.worker.reports import Reports
 from sweeper.worker.side import SideRuns
 from sweeper.worker.spending import BudgetSpent, Spending
 from sweeper.worker.teller import Teller, finished
@@ -88,7 +89,9 @@ class Session:
         keys += [CONSTRAINT] if self.config.retention.is_on else []
         self.search = Search(paths.home, self.config, keys)
         self.spending = Spending(paths.home, self.config, self.search, self.events)
-        self.teller = Teller(paths, self.config, self.search, self.recorder, self.events, self.spending)
+        self.reports = Reports(paths, self.config, self.search, tracker, self.spending, self.events)
+        told = paths, self.config, self.search, self.recorder, self.events, self.spending, self.reports
+        self.teller = Teller(*told)
         self.checkpoints = Checkpoints(paths, self.config, self.recorder, paths.checkpoint, self.search.confirm)
         self.curves = LearningCurves(paths, self.config, self.search, tracker, self.events, self.spending)
         self._memory: MemoryLog | None = None
@@ -100,6 +103,7 @@ class Session:
             with (
                 self.search.renewing(),
                 self.spending.running(self.launched_s),
+                self.reports.logged(self.is_stopping),
                 costs.logged(self.paths, self.tracker, self.search, self.spending, self.events),
                 guarded(self.config, budget_of(self.search)) as guard,
             ):
@@ -107,6 +111,9 @@ class Session:
                     return self._work(guard)
                 except BudgetSpent:
                     return self._cut()
+                finally:  # before the report, which has it
+                    if self._memory is not None:
+                        self._memory.close(self.search)
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._trials is not None:
@@ -121,8 +128,6 @@ class Session:
                 "trace": None if is_ours else trace,
             }
         finally:
-            if self._memory is not None:
-                self._memory.close(self.search)
             with contextlib.suppress(TrackingError):  # it has been said, or the next session says it
                 self.tracker.flush()
             self.events.close()

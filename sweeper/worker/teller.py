@@ -27,6 +27,7 @@ from sweeper.trial import Reason, TrialParams
 from sweeper.worker import confirmation, costs, learning_curve
 from sweeper.worker.forgetting import base_metrics, is_finalist, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
+from sweeper.worker.reports import Reports
 from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Scored, Split, Workbench
 
@@ -52,7 +53,9 @@ class Teller:
         recorder: Recorder,
         events: EventLog,
         spending: Spending,
+        reports: Reports,
     ) -> None:
+        self.reports = reports
         self.spending = spending
         self.paths = paths
         self.config = config
@@ -90,6 +93,7 @@ class Teller:
             self.search.remember("versions", versions.installed())
         self.recorder.open(self.search.attributes["versions"], bench.own.sha256)
         self._follow_the_tracker()
+        self.reports.describe()
         self.keep_best_adapters()
         self.spending.book(Activity.OVERHEAD)
         if bench.retention is not None:
@@ -215,8 +219,10 @@ class Teller:
     def _end(self, number: int) -> None:
         """Ends the run of a trial that has been told, with what it cost."""
         trial = self._told(number)
-        costs.log_trial(self.recorder.tracker, self.spending.account().trial(number), trial)
+        account = self.spending.account()
+        costs.log_trial(self.recorder.tracker, account.trial(number), trial)
         self.recorder.end(trial)
+        self.reports.trial_ended(account)
 
     def _told(self, number: int) -> TrialView:
         return next(trial for trial in self.search.views() if trial.number == number)

@@ -180,6 +180,7 @@ OTHER: dict[str, Any] = {
     "checkpoint.every_s": 5.0,
     "checkpoint.max_gib": 5.0,
     "tracking.log_text": True,
+    "tracking.report": False,
 }
 # What is another value too, so that the whole is a study.
 WITH_IT = {"data.source": {"data.path"}, "task.name": {"task.max_new_tokens", "data.columns", "objective.metric"}}

@@ -114,6 +114,7 @@ def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make
         paths.root / ".config.yaml.ab12_x9z",
         paths.root / ".launcher.json.ab12_x9z",
         paths.root / ".learning_curve.json.ab12_x9z",
+        paths.pictures / ".memory.png.ab12_x9z",
         paths.side / "confirmation-0701" / ".result.json.ab12_x9z",
         paths.trial(0) / ".checkpoint.safetensors.tmp" / "part",
         paths.trial(1) / ".adapter.tmp" / "adapter_model.safetensors",

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from sweeper.config.schema import Config
-from sweeper.launch.tables import answer, plus_minus, study_json, study_table
+from sweeper.launch.tables import answer, study_json, study_table
+from sweeper.report.sentences import plus_minus
 from sweeper.search.views import StudyView, TrialView
 
 

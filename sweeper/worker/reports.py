@@ -1,0 +1,105 @@
+"""What the study's run in MLflow says of the study: a description while it runs, and a report when a session ends."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sweeper.config.schema import Config
+from sweeper.errors import SweeperError
+from sweeper.events import EventLog
+from sweeper.money.bill import Label
+from sweeper.money.statement import Statement
+from sweeper.paths import StudyPaths
+from sweeper.plots.album import Picture
+from sweeper.report.facts import Facts
+from sweeper.report.figures import album, figures, png
+from sweeper.report.html import html
+from sweeper.report.markdown import markdown
+from sweeper.report.note import note
+from sweeper.report.report import content
+from sweeper.search.study import Search
+from sweeper.tracking.tracker import STUDY, Tracker
+from sweeper.worker.spending import Spending
+
+PICTURES, REPORT = "pictures", "report"  # folders of the run's artifacts
+EVERY_S = 60.0  # between two descriptions, unless another trial is the best
+MOST = 8000  # characters that MLflow takes of one
+logger = logging.getLogger(__name__)
+
+
+class Reports:
+    """What is said of one study on its run."""
+
+    def __init__(
+        self, paths: StudyPaths, config: Config, search: Search, tracker: Tracker, spending: Spending, events: EventLog
+    ) -> None:
+        self._paths = paths
+        self._config = config
+        self._search = search
+        self._tracker = tracker
+        self._spending = spending
+        self._events = events
+        self._best: int | None = None
+        self._said_s = -EVERY_S
+
+    def describe(self, cost: Statement | None = None, is_running: bool = True) -> None:
+        """Writes the run's description, as the study stands."""
+        facts = self._facts(cost, is_running)
+        self._best, self._said_s = facts.best.number if facts.best is not None else None, time.monotonic()
+        self._tracker.describe(note(facts, MOST))
+
+    def trial_ended(self, cost: Statement) -> None:
+        """Writes the run's description again where another trial is the best, or the last one is a minute old."""
+        best = next((trial.number for trial in cost.trials if trial.label is Label.WINNER), None)
+        if best != self._best or time.monotonic() - self._said_s >= EVERY_S:
+            self.describe(cost)
+
+    def _facts(self, cost: Statement | None, is_running: bool) -> Facts:
+        cost = cost if cost is not None else self._spending.account()
+        return Facts(self._paths, self._search.seen(), self._config, cost, is_running)
+
+    @contextmanager
+    def logged(self, is_stopping: Callable[[], bool]) -> Iterator[None]:
+        """Puts description, pictures and report on the run when a session leaves the block, unless by an error.
+
+        Somebody who stops a study waits for it, and gets the description alone.
+        """
+        yield
+        try:
+            if STUDY not in self._tracker.states():
+                return
+            self.describe(is_running=False)
+            if self._config.tracking.report and not is_stopping():
+                self._log(self._facts(None, is_running=False))
+        except Exception as error:  # whatever a picture or a page runs into, it must not keep a study from its end
+            self._say("the report is", error)
+
+    def _log(self, facts: Facts) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            shown = [one for one in album(facts) if self._draw(one, Path(folder))]
+            for file in sorted(Path(folder).iterdir()):
+                self._tracker.log_file(STUDY, file, PICTURES)
+            made = content(facts, tuple(figures(shown)))
+            for name, text in (("report.html", html(made)), ("report.md", markdown(made, f"../{PICTURES}"))):
+                file = Path(folder) / name
+                file.write_text(text, encoding="utf-8")
+                self._tracker.log_file(STUDY, file, REPORT)
+
+    def _draw(self, shown: Picture, folder: Path) -> bool:
+        """Draws a picture; False where that fails, and the others are still to be had."""
+        try:
+            (folder / f"{shown.name}.png").write_bytes(png(shown))
+        except Exception as error:  # of drawing libraries, with values that nobody has thought of
+            self._say(f"the picture {shown.name} is", error)
+            return False
+        return True
+
+    def _say(self, what: str, error: Exception) -> None:
+        words = str(error) if isinstance(error, SweeperError | OSError) else type(error).__name__
+        logger.warning("%s not logged", what, exc_info=error)
+        self._events.write("note", message=f"{what} not logged: {words}")
