@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -32,6 +33,7 @@ def init(
     name: str | None,
     folder: Path | None,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Drafts a study, writes it, and says what was guessed and what comes next."""
     wrong = [pair for pair in columns if not all(pair.partition("="))]
@@ -40,6 +42,9 @@ def init(
     chosen = dict(pair.split("=", 1) for pair in columns)
     made = drafts.draft(data, task, chosen, model, name, folder, Home.from_environment())
     drafts.write(made, force)
+    if as_json:
+        click.echo(json.dumps(_draft_json(made, model), indent=2))
+        return
     click.echo(f"{made.folder / 'config.yaml'}: {made.guess.task}, told {made.guess.why}")
     by_name = {column.name: column for column in made.columns}
     for key, column in made.guess.columns.items():
@@ -52,6 +57,21 @@ def init(
         click.echo(f"  prompt.max_tokens is a guess, for the rows could not be rendered: {made.numbers.problem}")
     option = f"study={made.argument}"
     click.echo(f"look at the rows: sweeper data check {option}\nsearch: sweeper launch {option}")
+
+
+def _draft_json(made: drafts.Draft, model: str) -> dict[str, Any]:
+    """`init --json`."""
+    return {
+        "study": made.argument,
+        "config": str(made.folder / "config.yaml"),
+        "task": made.guess.task,
+        "why": made.guess.why,
+        "columns": dict(made.guess.columns),
+        "not_used": list(made.guess.others),
+        "rows": dict(made.numbers.counts),
+        "model": model,
+        "problem": made.numbers.problem,
+    }
 
 
 def data_check(arguments: list[str], as_json: bool) -> int:
