@@ -13,8 +13,12 @@ from typing import Any
 from sweeper.redaction import redacted
 
 WARNINGS = ("checkpoint_skipped", "checkpoint_damaged", "lease_lost", "evicted")  # their messages are for a person
-_FREQUENT = ("tick", "spent")  # which are no news to whoever reads a log
+_FREQUENT = ("tick", "evaluating", "spent")  # which are no news to whoever reads a log
 logger = logging.getLogger(__name__)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 class EventLog:
@@ -30,7 +34,7 @@ class EventLog:
         self._file.write(json.dumps({**own, **fields, **own}) + "\n")
         self._file.flush()
         if event not in _FREQUENT:
-            words = ", ".join(f"{name} {value}" for name, value in fields.items())
+            words = ", ".join(f"{name} {_short(value)}" for name, value in fields.items() if value is not None)
             logger.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s: %s", event, words)
 
     def close(self) -> None:

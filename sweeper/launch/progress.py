@@ -133,22 +133,22 @@ class Progress:
         """The trials that count towards the total."""
         return len(self.states) - len(self.rejected)
 
-    def left_s(self, now_s: float) -> tuple[float, bool] | None:
-        """How long the search takes still, and whether its budget ends it; None where nothing tells.
+    def left_s(self, now_s: float) -> tuple[float | None, float | None]:
+        """Seconds until the search has its trials, and until its budget is spent; None where nothing tells.
 
         Args:
             now_s: in seconds since 1970.
         """
-        trials = [one for one in self.in_flight.values() if one.is_trial]
+        trials = [one.share for one in self.in_flight.values() if one.is_trial]
         unbegun = self.total - self.done - len(trials)
         if self.limit_trials is not None:
             unbegun = min(unbegun, self.limit_trials - len(self.pace.shares) - len(trials))
-        unbegun = max(unbegun, 0)
-        to_total_s = self.pace.left_s([one.share for one in trials], unbegun, now_s)
-        to_limit_s = self.spent.left_s(self.limit_usd, self.limit_s, now_s) if self.spent is not None else None
-        if to_limit_s is not None and (to_total_s is None or to_limit_s < to_total_s):
-            return to_limit_s, True
-        return (to_total_s, False) if to_total_s is not None else None
+        if unbegun <= 0 and not trials:
+            return None, None  # what follows upon the search is under way
+        to_total_s = self.pace.left_s(trials, max(unbegun, 0), now_s)
+        if self.spent is None:
+            return to_total_s, None
+        return to_total_s, self.spent.left_s(self.limit_usd, self.limit_s, now_s)
 
     def apply(self, event: Event) -> str | None:
         """Takes one event in; returns a line worth printing where there is no live view."""

@@ -78,9 +78,13 @@ class View:
                 used += f" of ${progress.limit_usd:g}" if progress.limit_usd is not None else ""
                 used += f", {_time(then.device_s)}" if limit_s is not None else ""
             words.append(f"spent: {used}" + (f" of {limit_s / 3600:g} h" if limit_s is not None else ""))
-        if (left := progress.left_s(self._now_s)) is not None:
-            seconds, is_limited = left
-            words.append(f"left: {about(seconds)}{', until the budget is spent' if is_limited else ''}")
+        to_total_s, to_limit_s = progress.left_s(self._now_s)
+        if to_limit_s is not None and to_total_s is None:
+            words.append(f"search ends within {about(to_limit_s)}, with its budget")
+        elif to_limit_s is not None and to_total_s is not None and to_limit_s < to_total_s:
+            words.append(f"search ends in {about(to_limit_s)}, with its budget")
+        elif to_total_s is not None:
+            words.append(f"search ends in {about(to_total_s)}")
         return "   ".join(words)
 
     def _memory(self, width: int, is_ascii: bool) -> RenderableType:

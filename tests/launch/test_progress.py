@@ -190,22 +190,22 @@ def test_after_a_resume_counts_and_best_are_the_studys(composed: Callable[..., C
     assert progress.best == (0.7, 0)
 
 
-def test_what_is_left_is_what_ends_first() -> None:
+def test_what_is_left_of_the_search() -> None:
     progress = Progress("demo", "accuracy", 5, limit_usd=1.0)
-    assert progress.left_s(100.0) is None
+    assert progress.left_s(100.0) == (None, None)
     progress.apply(STARTED)
     progress.apply(tick(110.0, (3, 10)))
-    assert progress.left_s(110.0) is None  # no trial has ended
+    assert progress.left_s(110.0) == (None, None)  # no trial has ended
     progress.apply(tick(120.0, (3, 20)))
     progress.apply(ended("COMPLETE", 0.5))
-    assert progress.left_s(120.0) == (80.0, False)  # four more, of 20 s
+    assert progress.left_s(120.0) == (80.0, None)  # four more, of 20 s
     progress.apply({"event": "spent", "time": 120.0, "usd": 0.9, "device_s": 90.0, "usd_per_s": 0.01})
-    assert progress.left_s(120.0) == (pytest.approx(10.0), True)
-    assert progress.left_s(125.0) == (pytest.approx(5.0), True)
-    progress.limit_usd = 100.0
-    assert progress.left_s(120.0) == (80.0, False)
+    assert progress.left_s(120.0) == (80.0, pytest.approx(10.0))
+    assert progress.left_s(125.0) == (75.0, pytest.approx(5.0))
     progress.limit_trials = 3
-    assert progress.left_s(120.0) == (40.0, False)
+    assert progress.left_s(120.0)[0] == 40.0
+    progress.limit_trials = 1
+    assert progress.left_s(120.0) == (None, None)  # the search is over
 
 
 def test_a_worker_that_begins_has_nothing_in_flight() -> None:

@@ -60,7 +60,7 @@ def test_a_wide_terminal() -> None:
         "demo  1:00  training",
         "ended: 1 of 16 (1 complete)",
         "best accuracy: 0.500 (trial 3)   untuned base: 0.129",
-        "spent: $0.0123 of $0.5   left: about 4 min",
+        "spent: $0.0123 of $0.5   search ends in about 4 min",
         "memory ━━━━━━────────────── 2.5 of 8 GiB, highest 3",
         "",
         "slot  trial                                       step   loss  last accuracy  tokens/s",
@@ -99,8 +99,14 @@ def test_an_encoding_without_bars_has_others() -> None:
 def test_hours_are_a_budget_too(event: Event, shown: str) -> None:
     progress = Progress("demo", "accuracy", 16, limit_s=7200.0)
     progress.apply({"event": "spent", "time": 130.0, **event})
-    assert frame(progress, 120)[3].startswith(f"{shown}   left: about ")
-    assert frame(progress, 120)[3].endswith(", until the budget is spent")
+    assert frame(progress, 120)[3].startswith(f"{shown}   search ends within about ")
+    assert frame(progress, 120)[3].endswith(", with its budget")  # of the trials' pace, nothing is known
+
+
+def test_the_budget_that_is_spent_first_is_said() -> None:
+    assert (
+        frame(told(limit_usd=0.02), 120)[3] == "spent: $0.0123 of $0.02   search ends in about 1 min, with its budget"
+    )
 
 
 def test_what_is_not_known_is_not_shown() -> None:
