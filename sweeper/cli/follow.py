@@ -46,7 +46,7 @@ def follow(home: Home, name: str, as_json: bool) -> int:
     except KeyboardInterrupt:
         say(f"\n{name} is left alone, and goes on")
         return INTERRUPTED
-    is_at_end, words = _ending(paths, began_s)
+    is_at_end, words = ending(paths, began_s)
     say(words)
     return 0 if is_at_end else 1
 
@@ -73,7 +73,7 @@ def _watch(paths: StudyPaths, found: Running, began_s: float, as_json: bool, say
         screen.update(reader.new())
 
 
-def _ending(paths: StudyPaths, since_s: float) -> tuple[bool, str]:
+def ending(paths: StudyPaths, since_s: float) -> tuple[bool, str]:
     """Whether the study has come to its end, and how its worker says that it ended."""
     name, again = paths.name, "the same launch command goes on"
     outcome = {}
