@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from sweeper.config.schema import Config
 from sweeper.draft import study as drafts
 from sweeper.draft.columns import described
 from sweeper.errors import ConfigError, DataError
+from sweeper.launch.screen import terminal
 from sweeper.paths import Home
 from sweeper.preflight.data.finding import Severity
 from sweeper.preflight.data.report import DataReport, Pieces, check_data
@@ -116,7 +116,7 @@ def _show(report: DataReport, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
         return int(bool(errors))
-    console = Console()
+    console = terminal()
     if report.splits:
         console.print(_table(report))
         click.echo("lengths in tokens, with the answer, or in validation and test with the room for one")

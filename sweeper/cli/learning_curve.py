@@ -6,10 +6,10 @@ import json
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sweeper.launch.learning_curve import learning_curve
+from sweeper.launch.screen import terminal
 from sweeper.launch.tables import score
 from sweeper.learning.curve import LearningCurve
 from sweeper.paths import Home
@@ -27,7 +27,7 @@ def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_js
     whose = f"trial {found.trial}" if found.trial is not None else "the start of the search"
     of_each = f", {len(found.seeds)} seeds each" if len(found.seeds) > 1 else ""
     click.echo(f"{study}, {whose}, on parts of the training rows: {found.examples:,} examples for each{of_each}")
-    Console().print(_table(found))
+    terminal().print(_table(found))
     for sentence in found.sentences():
         click.echo(sentence)
     click.echo(f"picture: {picture}")

@@ -99,9 +99,8 @@ def plan(arguments: tuple[str, ...]) -> None:
     as_json = "--json" in arguments
 
     def run(config: Config) -> None:
-        from rich.console import Console
-
         from sweeper.cli.plan import plan_table
+        from sweeper.launch.screen import terminal
         from sweeper.preflight.plan import plan as plan_study
 
         home = Home(Path(config.store.home).expanduser().absolute())
@@ -110,7 +109,7 @@ def plan(arguments: tuple[str, ...]) -> None:
         if as_json:
             click.echo(json.dumps(planned.as_dict(), indent=2))
         else:
-            Console().print(plan_table(planned))
+            terminal().print(plan_table(planned))
 
     compose.main([argument for argument in arguments if argument != "--json"], run)
 
