@@ -15,7 +15,7 @@ from sweeper.errors import ERRORS
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress
 from sweeper.launch.question import INTERRUPTED
-from sweeper.launch.screen import show
+from sweeper.launch.screen import Output, show
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
 from sweeper.search.running import Running, is_held, running
@@ -62,7 +62,7 @@ def _watch(paths: StudyPaths, found: Running, began_s: float, as_json: bool, say
     reader = EventReader.of_session(paths.events, "loading", began_s)  # first, so that nothing falls in between
     progress = Progress.of(check.load(paths), begun(paths.home, paths.name), began_s)
     looked_s = time.monotonic()
-    with show(progress, as_json) as screen:
+    with show(progress, Output.JSON if as_json else Output.PERSON) as screen:
         while now is not None:
             screen.update(reader.new())
             time.sleep(_POLL_S)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import click
 from rich import box
 from rich.table import Table
 
 from sweeper.launch.learning_curve import learning_curve
-from sweeper.launch.screen import terminal
+from sweeper.launch.screen import Output, terminal
 from sweeper.launch.tables import score
 from sweeper.learning.curve import LearningCurve
 from sweeper.paths import Home
@@ -17,7 +18,8 @@ from sweeper.paths import Home
 
 def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_json: bool) -> int:
     """Prints a study's learning curve; returns the exit code."""
-    found = learning_curve(home, study, fractions, seeds, announce=lambda line: click.echo(line, err=as_json))
+    output = Output.BESIDE if as_json else Output.PERSON
+    found = learning_curve(home, study, fractions, seeds, partial(click.echo, err=as_json), output)
     if isinstance(found, int):
         return found
     picture = home.study(study).learning_curve_picture

@@ -32,7 +32,7 @@ from sweeper.events import EventReader
 from sweeper.launch.progress import Progress
 from sweeper.launch.question import INTERRUPTED, Answer, answer
 from sweeper.launch.resume import Resumption, as_begun, resume
-from sweeper.launch.screen import show
+from sweeper.launch.screen import Output, show
 from sweeper.money.price import required
 from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
@@ -108,8 +108,9 @@ def launch(
             resumption.keep()
         if tracked is not None:
             keep(paths, tracked)
+        output = Output.JSON if as_json else Output.PERSON
         waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
-        return Supervisor(paths, config, before, since_s=since_s + waited_s, as_json=as_json).run()
+        return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
 
 
 def _refuse_if_spent(home: Home, config: Config) -> None:
@@ -248,7 +249,7 @@ class Supervisor:
         before: StudyView | None = None,
         options: Sequence[str] = (),
         since_s: float | None = None,
-        as_json: bool = False,
+        output: Output = Output.PERSON,
     ) -> None:
         """Of one launch.
 
@@ -256,10 +257,10 @@ class Supervisor:
             before: the study as earlier sessions left it.
             options: go to the worker.
             since_s: when it began, in seconds since 1970: the device costs from then on; None: now.
-            as_json: the events are printed in JSON.
+            output: where its progress is shown.
         """
         self._options = options
-        self._as_json = as_json
+        self._output = output
         self._before = before
         self._paths = paths
         self._config = config
@@ -284,7 +285,7 @@ class Supervisor:
                     start_new_session=True,
                     env={**worker_environment(self._paths.home), LAUNCHED_S: str(self._launched_s)},
                 )
-                with show(progress, self._as_json) as screen:
+                with show(progress, self._output) as screen:
                     if self._interruptions:  # while the worker was starting
                         worker.terminate()
                     while worker.poll() is None:

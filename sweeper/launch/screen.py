@@ -8,7 +8,8 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from enum import Enum
+from typing import IO, Any, Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -26,9 +27,17 @@ _SLOT = len("slot")
 _BESIDE = ("warning: ", "note: ")  # lines that stay above the live view
 
 
-def terminal() -> Console:
-    """Standard output; without colour and emphasis where `NO_COLOR` says so."""
-    return Console(color_system=None if os.environ.get("NO_COLOR") else "auto")
+class Output(Enum):
+    """Where a study that runs is shown."""
+
+    PERSON = "standard output"
+    BESIDE = "standard error, since a script reads the other"
+    JSON = "standard output, event by event"
+
+
+def terminal(is_stderr: bool = False) -> Console:
+    """Standard output, or error; without colour and emphasis where `NO_COLOR` says so."""
+    return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", stderr=is_stderr)
 
 
 class View:
@@ -157,14 +166,14 @@ class Screen(Protocol):
 
 
 class _Plain:
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, file: IO[str]) -> None:
+        self._progress, self._file = progress, file
 
     def update(self, events: Iterable[Event]) -> None:
         for event in events:
             line = self._progress.apply(event)
             if line:
-                print(line, flush=True)
+                print(line, file=self._file, flush=True)
 
 
 class _Json:
@@ -195,17 +204,13 @@ class _Live:
 
 
 @contextmanager
-def show(progress: Progress, as_json: bool = False) -> Iterator[Screen]:
-    """A live view where the output is a terminal that can move its cursor, plain lines where it is not.
-
-    Args:
-        as_json: the events themselves instead, a line each.
-    """
-    console = terminal()
-    if as_json:
+def show(progress: Progress, output: Output = Output.PERSON) -> Iterator[Screen]:
+    """A live view where the output is a terminal that can move its cursor, plain lines where it is not."""
+    console = terminal(is_stderr=output is Output.BESIDE)
+    if output is Output.JSON:
         yield _Json()
     elif not console.is_terminal or console.is_dumb_terminal:
-        yield _Plain(progress)
+        yield _Plain(progress, console.file)
     else:  # refreshed by its updates alone: a thread would read what is being changed
         with Live(View(progress, time.time()), console=console, auto_refresh=False) as live:
             yield _Live(progress, live)

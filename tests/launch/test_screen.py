@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.launch.progress import Event, Progress
-from sweeper.launch.screen import View, show
+from sweeper.launch.screen import Output, View, show
 from tests.launch.test_progress import EVALUATED, STARTED, ended, tick
 
 NAME = "t07 r64 a/r2 lr2e-4"
@@ -151,8 +151,15 @@ def test_without_a_terminal_that_moves_its_cursor_there_are_plain_lines(
     ]
 
 
+def test_beside_what_a_script_reads_progress_is_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with show(Progress("demo", "accuracy", 16), Output.BESIDE) as screen:
+        screen.update(STORY)
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[0]) == ("", "loading tiny")
+
+
 def test_scripts_get_the_events(capsys: pytest.CaptureFixture[str]) -> None:
-    with show(Progress("demo", "accuracy", 16), as_json=True) as screen:
+    with show(Progress("demo", "accuracy", 16), Output.JSON) as screen:
         screen.update([*STORY, {"event": "tick", "slots": [{"number": 3, "loss": float("nan")}]}])
     lines = capsys.readouterr().out.splitlines()
 
