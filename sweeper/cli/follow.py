@@ -19,7 +19,7 @@ from sweeper.launch.screen import Output, show
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
 from sweeper.search.running import Running, is_held, running
-from sweeper.search.views import begun, view
+from sweeper.search.views import begun, is_finished, view
 
 _POLL_S = 0.5
 _LOOK_S = 2.0  # between two looks at who runs the study
@@ -29,16 +29,16 @@ def follow(home: Home, name: str, as_json: bool) -> int:
     """Shows a study until nothing of it runs any more, and says how it ended.
 
     Returns:
-        0 where it has come to its end, or did not run; 1 where it was stopped or ended with an error; `INTERRUPTED`
-        where whoever looks has enough of it.
+        0 where it has come to its end; 1 where it was stopped, killed or ended with an error; `INTERRUPTED` where
+        whoever looks has enough of it.
     """
     paths = home.study(name)
     say = partial(click.echo, err=as_json)
     found = running(paths)
     if found is None:
-        view(home, name)  # or there is no such study
+        seen = view(home, name)
         say(f"nothing of {name} runs; this is how it stands")
-        return 0
+        return 0 if is_finished(seen, check.load(paths)) else 1
     say(f"{name} is run by {found}; Ctrl-C leaves it alone")
     began_s = found.note.holder.started_s if found.note is not None else time.time()
     try:

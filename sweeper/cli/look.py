@@ -45,8 +45,8 @@ def list_studies(as_json: bool) -> None:
 def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
     """Show a study's trials and their states.
 
-    With --follow the exit code is 0 where the study has come to its end, 1 where it was stopped or ended with an error,
-    and 130 after Ctrl-C, which leaves the study alone.
+    With --follow the exit code is 0 where the study has come to its end, 1 where it was stopped, killed or ended with
+    an error, and 130 after Ctrl-C, which leaves the study alone.
     """
     from sweeper.cli.reading import cost_of, studied
     from sweeper.launch.screen import terminal

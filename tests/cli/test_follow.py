@@ -166,7 +166,7 @@ def test_ctrl_c_leaves_the_study_alone(make: Make) -> None:  # noqa: F811
 def test_a_study_that_does_not_run_is_shown_as_it_stands(make: Make) -> None:  # noqa: F811
     make("demo")
     result = CliRunner().invoke(main, ["status", "demo", "--follow"])
-    assert result.exit_code == 0
+    assert result.exit_code == 1  # it is not at its end
     assert "nothing of demo runs; this is how it stands" in result.output
     assert "Best: trial 1" in result.output
     result = CliRunner().invoke(main, ["status", "other", "--follow"])
