@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import mmap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,17 @@ from typing import Any
 
 from sweeper.redaction import redacted
 
+WARNINGS = ("checkpoint_skipped", "checkpoint_damaged", "lease_lost", "evicted")  # their messages are for a person
+_FREQUENT = ("tick", "evaluating", "spent")  # which are no news to whoever reads a log
+logger = logging.getLogger(__name__)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
 
 class EventLog:
-    """Appends events to a file; one writer."""
+    """Appends events to a file, and the rarer ones to the worker's log; one writer."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("a", encoding="utf-8")
@@ -23,17 +33,39 @@ class EventLog:
         own = {"event": event, "time": time.time()}  # first, and whatever a field is called
         self._file.write(json.dumps({**own, **fields, **own}) + "\n")
         self._file.flush()
+        if event not in _FREQUENT:
+            words = ", ".join(f"{name} {_short(value)}" for name, value in fields.items() if value is not None)
+            logger.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s: %s", event, words)
 
     def close(self) -> None:
         self._file.close()
 
 
 class EventReader:
-    """Reads the events that were written since it was made."""
+    """Reads the events that were written since it was made, or since an earlier one."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, position: int | None = None) -> None:
+        """Reads `file`, which need not be there yet, from a place in it; None: from its end."""
         self._path = file
-        self._position = file.stat().st_size if file.is_file() else 0
+        self._position = position if position is not None else file.stat().st_size if file.is_file() else 0
+
+    @classmethod
+    def of_session(cls, file: Path, first: str, since_s: float) -> EventReader:
+        """Reads from the latest event of a kind on, if that is not older; else from the end.
+
+        Args:
+            first: the event that a session begins with.
+            since_s: when the session began, in seconds since 1970.
+        """
+        if not file.is_file() or not file.stat().st_size:
+            return cls(file)
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            place = text.rfind(f'{{"event": "{first}", "time": '.encode())
+            if place < 0:
+                return cls(file, len(text))
+            end = text.find(b"\n", place)
+            is_of_it = end >= 0 and json.loads(text[place:end])["time"] >= since_s
+            return cls(file, place if is_of_it else len(text))
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Yields the events that are complete and were not yielded before."""

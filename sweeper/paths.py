@@ -15,7 +15,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── tracking.json         the study's id, and the servers where it has runs
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
-    ├── worker.log            the worker's output
+    ├── logs/worker-0.log     what the worker said, and what it said before: worker-0.log.1 and so on
     ├── events.jsonl          what happened, a line each, for progress display
     ├── outcome.json          how the last worker ended; written once, always
     ├── on_finish.log         what the command of `on_finish` wrote
@@ -206,7 +206,17 @@ class StudyPaths:
         return self.root / "deleting"
 
     @property
+    def logs(self) -> Path:
+        """What workers said, a file for each."""
+        return self.root / "logs"
+
+    @property
     def worker_log(self) -> Path:
+        return self.logs / "worker-0.log"
+
+    @property
+    def old_worker_log(self) -> Path:
+        """The worker's log in a study from before there were several."""
         return self.root / "worker.log"
 
     @property
@@ -272,8 +282,9 @@ class StudyPaths:
     @property
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
-        files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.worker_log)
+        files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.logs)
         others = (
+            self.old_worker_log,
             self.changes,
             self.model,
             self.splits,

@@ -5,6 +5,7 @@ What may not leave a study's folder goes through `redacted`; a configuration tha
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -42,7 +43,7 @@ def _without_form(text: str) -> str:
 class RedactedStream:
     """A text stream that redacts what goes to another one, a line at a time: a secret may be written in pieces."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | io.TextIOBase) -> None:
         self._stream = stream
         self._line = ""
         self._lock = threading.Lock()

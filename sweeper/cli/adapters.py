@@ -20,13 +20,17 @@ from sweeper.paths import Home
 @click.option(
     "--force", is_flag=True, help="Replace the folder if it is there; export the best though it is nothing to use."
 )
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @plainly
-def export(study: str, folder: Path, number: int | None, force: bool) -> None:
+def export(study: str, folder: Path, number: int | None, force: bool, as_json: bool) -> None:
     """Export the best adapter as a PEFT folder."""
     from sweeper.export.export import export as export_adapter
     from sweeper.report.sentences import plus_minus
 
     manifest = export_adapter(Home.from_environment(), study, folder, number, force)
+    if as_json:
+        click.echo(json.dumps({"study": study, "folder": str(folder.absolute()), **manifest}, indent=2))
+        return
     click.echo(f"trial {manifest['trial']} of {study} is in {folder}")
     for split in ("validation", "test"):
         if scores := manifest["scores"][split]:
@@ -42,8 +46,9 @@ def export(study: str, folder: Path, number: int | None, force: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1)
 @click.option("--trust-code", "trusts_code", is_flag=True, help="Run the code of a task=custom that is in the export.")
+@click.option("--json", "as_json", is_flag=True, help="Texts that are arguments come back as JSONL too.")
 @plainly
-def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool) -> None:
+def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool, as_json: bool) -> None:
     """Label or answer texts with an exported adapter: as arguments, or as JSONL on standard input.
 
     Each line of JSONL comes back with a field `prediction` added.
@@ -55,8 +60,9 @@ def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool) -> None:
     if texts:
         if predictor.text_column is None:
             raise DataError("a task of one's own reads rows, not texts: give them as JSONL on standard input")
-        for label in predictor.predict([{predictor.text_column: text} for text in texts]):
-            click.echo(label)
+        given = [{predictor.text_column: text} for text in texts]
+        for row, label in zip(given, predictor.predict(given), strict=True):
+            click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False) if as_json else label)
         return
     rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
     for row, label in zip(rows, predictor.predict(rows), strict=True):

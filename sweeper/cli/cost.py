@@ -9,16 +9,16 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import StoreError
+from sweeper.launch.screen import terminal
 from sweeper.money.apart import Apart
 from sweeper.money.bill import Bill, Label
 from sweeper.money.booking import SECOND_US, WorkerSession
 from sweeper.money.price import KWH_J, Price, advice
-from sweeper.money.statement import Statement, percent, started
+from sweeper.money.statement import Statement, TrialCost, percent, started
 from sweeper.paths import write_atomically
 from sweeper.trial import run_name
 from sweeper.units import usd_text
@@ -27,8 +27,12 @@ _COSTS, _TIMES = ("$", "$ alone"), ("s alone",)
 _MAY_WRAP = ("params", "device", "ended")
 
 
-def show(found: Statement, file: Path | None, as_json: bool) -> None:
+def show(found: Statement, file: Path | None, as_json: bool, shown: int | None) -> None:
     """Prints where the dollars of a study went.
+
+    Args:
+        file: where every line of the bill is to be written, too.
+        shown: of more trials than that, only so many, the dearest; None: all.
 
     Raises:
         StoreError: if the file cannot be written.
@@ -44,13 +48,13 @@ def show(found: Statement, file: Path | None, as_json: bool) -> None:
     if found.is_empty:
         click.echo(f"nothing is booked of {found.study}: it has not begun, or ran before its time was booked")
         return
-    console = Console()
+    console = terminal()
     console.print(Text(f"{found.study}: {found.sentence()}", style="bold"))
     labels = {label.value: part for label, part in found.bill.by_label().items()}
     console.print(_shares("label", labels, found))
     console.print(_shares("activity", found.by_activity(), found))
     if found.trials:
-        console.print(_trials(found))
+        console.print(_trials(found, shown))
     console.print(_sessions(found))
     for line in _notes(found):
         click.echo(line)
@@ -66,10 +70,15 @@ def _shares(what: str, parts: dict[str, Bill], found: Statement) -> Table:
     return table
 
 
-def _trials(found: Statement) -> Table:
+def _trials(found: Statement, shown: int | None) -> Table:
     is_priced = found.bill.usd is not None
-    table = _table("By trial", ["trial", "label", "params"], ["train s", "score s", *(_COSTS if is_priced else _TIMES)])
-    for trial in found.trials:
+    trials: Sequence[TrialCost] = found.trials
+    title = "By trial"
+    if shown is not None and len(trials) > shown:
+        title = f"By trial, the {shown} dearest of {len(trials)}; --all shows all"
+        trials = sorted(trials, key=lambda trial: -trial.bill.seconds)[:shown]
+    table = _table(title, ["trial", "label", "params"], ["train s", "score s", *(_COSTS if is_priced else _TIMES)])
+    for trial in trials:
         own = trial.bill
         times = (trial.train_s, trial.eval_s) if own.lines else (None, None)
         costs = [_usd(own.usd, found), _usd(trial.solo_usd, found)] if is_priced else [_seconds(trial.solo_s)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +15,7 @@ from sweeper.config.schema import Config
 from sweeper.draft import study as drafts
 from sweeper.draft.columns import described
 from sweeper.errors import ConfigError, DataError
+from sweeper.launch.screen import terminal
 from sweeper.paths import Home
 from sweeper.preflight.data.finding import Severity
 from sweeper.preflight.data.report import DataReport, Pieces, check_data
@@ -32,6 +33,7 @@ def init(
     name: str | None,
     folder: Path | None,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Drafts a study, writes it, and says what was guessed and what comes next."""
     wrong = [pair for pair in columns if not all(pair.partition("="))]
@@ -40,6 +42,9 @@ def init(
     chosen = dict(pair.split("=", 1) for pair in columns)
     made = drafts.draft(data, task, chosen, model, name, folder, Home.from_environment())
     drafts.write(made, force)
+    if as_json:
+        click.echo(json.dumps(_draft_json(made, model), indent=2))
+        return
     click.echo(f"{made.folder / 'config.yaml'}: {made.guess.task}, told {made.guess.why}")
     by_name = {column.name: column for column in made.columns}
     for key, column in made.guess.columns.items():
@@ -52,6 +57,21 @@ def init(
         click.echo(f"  prompt.max_tokens is a guess, for the rows could not be rendered: {made.numbers.problem}")
     option = f"study={made.argument}"
     click.echo(f"look at the rows: sweeper data check {option}\nsearch: sweeper launch {option}")
+
+
+def _draft_json(made: drafts.Draft, model: str) -> dict[str, Any]:
+    """`init --json`."""
+    return {
+        "study": made.argument,
+        "config": str(made.folder / "config.yaml"),
+        "task": made.guess.task,
+        "why": made.guess.why,
+        "columns": dict(made.guess.columns),
+        "not_used": list(made.guess.others),
+        "rows": dict(made.numbers.counts),
+        "model": model,
+        "problem": made.numbers.problem,
+    }
 
 
 def data_check(arguments: list[str], as_json: bool) -> int:
@@ -96,7 +116,7 @@ def _show(report: DataReport, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
         return int(bool(errors))
-    console = Console()
+    console = terminal()
     if report.splits:
         console.print(_table(report))
         click.echo("lengths in tokens, with the answer, or in validation and test with the room for one")

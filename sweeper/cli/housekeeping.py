@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 from rich import box
@@ -49,11 +51,33 @@ def details(lines: Sequence[StudyLine]) -> list[str]:
     return [f"{line.name}: {line.state.value}: {line.detail}" for line in lines if line.detail]
 
 
-def _line(deletes: bool, size_bytes: int, what: str) -> None:
-    click.echo(f"{'deleted' if deletes else 'would delete':<12} {size_text(size_bytes):>10}  {what}")
+class _Said:
+    """What goes, or would go: a line each as it goes, or all of it as JSON at the end."""
+
+    def __init__(self, deletes: bool, as_json: bool) -> None:
+        self._deletes, self._as_json = deletes, as_json
+        self._items: list[dict[str, Any]] = []
+
+    def item(self, size_bytes: int, what: str, words: str, **more: str) -> None:
+        self._items.append({"what": what, "size_bytes": size_bytes, **more})
+        if not self._as_json:
+            click.echo(f"{'deleted' if self._deletes else 'would delete':<12} {size_text(size_bytes):>10}  {words}")
+
+    def end(self, words: str, notes: Sequence[str] = ()) -> None:
+        if self._as_json:
+            total_bytes = sum(item["size_bytes"] for item in self._items)
+            result = {"deleted": self._deletes, "size_bytes": total_bytes, "items": self._items, "notes": list(notes)}
+            click.echo(json.dumps(result, indent=2))
+            return
+        for note in notes:
+            click.echo(f"note: {note}")
+        if not self._items:
+            click.echo("there is nothing to delete")
+        else:
+            click.echo(f"in all {words}" + ("" if self._deletes else f": {REPEAT}"))
 
 
-def clean(home: Home, studies: Sequence[str], kinds: Sequence[str], deletes: bool) -> None:
+def clean(home: Home, studies: Sequence[str], kinds: Sequence[str], deletes: bool, as_json: bool) -> None:
     """Prints what goes, or would go, and how much that is.
 
     Args:
@@ -61,25 +85,24 @@ def clean(home: Home, studies: Sequence[str], kinds: Sequence[str], deletes: boo
     """
     from sweeper.housekeeping.clean import USUAL, Cleaner, Item, Kind
 
+    said = _Said(deletes, as_json)
+
     def announce(item: Item, size_bytes: int) -> None:
-        _line(deletes, size_bytes, f"{item.path} ({item.why})")
+        said.item(size_bytes, str(item.path), f"{item.path} ({item.why})", kind=item.kind.value, why=item.why)
 
     cleaner = Cleaner(home, deletes, announce)
     result = cleaner.clean(studies, [Kind(kind) for kind in kinds] or USUAL)
-    for note in dict.fromkeys(result.notes):
-        click.echo(f"note: {note}")
-    if not result.items:
-        click.echo("there is nothing to delete")
-        return
-    click.echo(f"in all {result.items}, {size_text(result.size_bytes)}" + ("" if deletes else f": {REPEAT}"))
+    said.end(f"{result.items}, {size_text(result.size_bytes)}", list(dict.fromkeys(result.notes)))
 
 
-def clean_whole(home: Home, studies: Sequence[str], deletes: bool) -> None:
+def clean_whole(home: Home, studies: Sequence[str], deletes: bool, as_json: bool) -> None:
     """Prints the parts of whole studies as they go, or would go."""
     from sweeper.housekeeping.whole import Part, delete_whole, found_whole
 
+    said = _Said(deletes, as_json)
+
     def announce(part: Part) -> None:
-        _line(deletes, part.size_bytes, part.what)
+        said.item(part.size_bytes, part.what, part.what)
 
     found = {name: found_whole(home, name) for name in dict.fromkeys(studies)}  # all are there, or none goes
     total_bytes = sum(part.size_bytes for parts in found.values() for part in parts)
@@ -92,5 +115,4 @@ def clean_whole(home: Home, studies: Sequence[str], deletes: bool) -> None:
             delete_whole(home, name, announce)
         except StoreError as error:
             raise StoreError(f"{error} (what was printed as deleted is gone; the same command goes on)") from error
-    what = f"{len(found)} whole stud{'y' if len(found) == 1 else 'ies'}, {size_text(total_bytes)}"
-    click.echo(f"in all {what}" + ("" if deletes else f": {REPEAT}"))
+    said.end(f"{len(found)} whole stud{'y' if len(found) == 1 else 'ies'}, {size_text(total_bytes)}")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sweeper.config import check
 from sweeper.errors import StoreError
+from sweeper.launch.screen import terminal
 from sweeper.paths import Home
 from sweeper.plots.interaction import Cell, Interaction, shown
 from sweeper.plots.interaction_picture import draw
@@ -39,7 +39,7 @@ def show(home: Home, names: Sequence[str], x: str, y: str, file: Path | None, as
         click.echo(json.dumps({"studies": list(objectives), **found.as_dict()}, indent=2))
         return
     if found.is_grid:
-        Console().print(_table(found))
+        terminal().print(_table(found))
     for line in _lines(found):
         click.echo(line)
     if file is not None:

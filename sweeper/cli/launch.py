@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
 
+from sweeper.cli.reading import cost_of, studied
+from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import HeldError, SweeperError
 from sweeper.launch.launcher import launch
 from sweeper.launch.on_finish import Outcome, ended_by, on_finish
 from sweeper.launch.question import Answer
+from sweeper.launch.screen import terminal
+from sweeper.launch.tables import SHOWN, study_json, study_table
 from sweeper.paths import Home
 from sweeper.redaction import redacted
+from sweeper.report.sentences import cost_line
+from sweeper.report.verdict import advice, say_next
 from sweeper.search.ended import ENDED, holds
-from sweeper.search.views import StudyView, view
+from sweeper.search.views import StudyView, begun, view
 
 USAGE_ERROR = 2
 
 
-def launch_to_the_end(config: Config, print_result: Callable[[Home, str, bool], None]) -> int:
+def launch_to_the_end(config: Config, as_json: bool = False) -> int:
     """Launches a study; everything has been said before `on_finish` runs, which may stop the machine.
 
     It does not run where a person is there, who stopped the launch or said no; nor where another process runs the
     study, which needs the machine.
 
     Args:
-        print_result: takes the store, the study's name, and whether the study has come to its end.
+        as_json: standard output has a line in JSON for each event and one for the result, and nothing else.
 
     Returns:
         The exit code.
@@ -38,23 +46,65 @@ def launch_to_the_end(config: Config, print_result: Callable[[Home, str, bool], 
     home = Home(Path(config.store.home).expanduser().absolute())
     name = config.study.name
     outcome: Outcome | None = None
+    error: str | None = None
     try:
-        code = launch(config, announce=click.echo, since_s=psutil.Process().create_time())
+        announce = partial(click.echo, err=as_json)
+        code = launch(config, announce, psutil.Process().create_time(), as_json)
         if isinstance(code, Answer):  # given before anything began
             outcome = Outcome.UNANSWERED if code is Answer.NONE else None
         else:
-            print_result(home, name, code == 0)
+            if not as_json:
+                _print_result(home, name, code == 0)
             outcome = _end(view(home, name), config) if code == 0 else None
-    except SweeperError as error:
-        click.echo(f"error: {redacted(str(error))}", err=True)
-        code, outcome = USAGE_ERROR, None if isinstance(error, HeldError) else Outcome.ERROR
-    except Exception:  # a defect leaves the machine as idle as anything else does
+    except SweeperError as problem:
+        error = redacted(str(problem))
+        click.echo(f"error: {error}", err=True)
+        code, outcome = USAGE_ERROR, None if isinstance(problem, HeldError) else Outcome.ERROR
+    except Exception as defect:  # a defect leaves the machine as idle as anything else does
+        error = type(defect).__name__
         click.echo(redacted(traceback.format_exc()), err=True, nl=False)
         code, outcome = 1, Outcome.ERROR
+    if as_json:
+        print_json_result(name, code, outcome, error, home)
     if config.on_finish is not None and outcome is not None:
         sys.stdout.flush()
         on_finish(config.on_finish, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
     return code
+
+
+def print_json_result(
+    name: str | None, code: int, outcome: Outcome | None, error: str | None, home: Home | None = None
+) -> None:
+    """Prints the last line of `launch --json`: how the launch ended, and how the study stands."""
+    stands: dict[str, Any] = {}
+    if home is not None and name is not None and error is None and (seen := begun(home, name)) is not None:
+        own = check.load(home.study(name))
+        stands = study_json(seen, own, cost_of(home, seen, own))
+        del stands["trials"]  # the events have them
+    ended = outcome.value if outcome is not None else "error" if error is not None else "stopped"
+    result = {"event": "result", "study": name, "outcome": ended, "exit_code": code, "error": error}
+    click.echo(json.dumps({**stands, **result}))
+
+
+def _print_result(home: Home, name: str, is_finished: bool) -> None:
+    console = terminal()
+    if is_finished:
+        seen, config = studied(home, name)
+        console.print(study_table(seen, config, cost_of(home, seen, config), SHOWN))
+        say_next(console, advice(seen, config, home.study(name)))
+    elif (so_far := begun(home, name)) is not None:
+        line = cost_line(cost_of(home, so_far, check.load(home.study(name))))
+        if line is not None:
+            console.print(line, highlight=False)
+    variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
+    export = [("export the winner", f"sweeper export {name} --to DIR")] if is_finished and seen.best is not None else []
+    then = (
+        [("look at the runs", "sweeper ui"), *export]
+        if is_finished
+        else [("go on", "the same command again"), ("look", f"sweeper status {name}")]
+    )
+    for purpose, command in then:
+        console.print(f"{purpose}: {variable if command.startswith('sweeper') else ''}{command}", highlight=False)
 
 
 def _end(study: StudyView, config: Config) -> Outcome:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sweeper.launch.learning_curve import learning_curve
+from sweeper.launch.screen import Output, terminal
 from sweeper.learning.curve import LearningCurve
 from sweeper.paths import Home
 from sweeper.report.sentences import score
@@ -17,7 +18,8 @@ from sweeper.report.sentences import score
 
 def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_json: bool) -> int:
     """Prints a study's learning curve; returns the exit code."""
-    found = learning_curve(home, study, fractions, seeds, announce=lambda line: click.echo(line, err=as_json))
+    output = Output.BESIDE if as_json else Output.PERSON
+    found = learning_curve(home, study, fractions, seeds, partial(click.echo, err=as_json), output)
     if isinstance(found, int):
         return found
     picture = home.study(study).learning_curve_picture
@@ -27,7 +29,7 @@ def show(home: Home, study: str, fractions: str | None, seeds: int | None, as_js
     whose = f"trial {found.trial}" if found.trial is not None else "the start of the search"
     of_each = f", {len(found.seeds)} seeds each" if len(found.seeds) > 1 else ""
     click.echo(f"{study}, {whose}, on parts of the training rows: {found.examples:,} examples for each{of_each}")
-    Console().print(_table(found))
+    terminal().print(_table(found))
     for sentence in found.sentences():
         click.echo(sentence)
     click.echo(f"picture: {picture}")

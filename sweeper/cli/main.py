@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 
 from sweeper import __version__
 from sweeper.cli.adapters import export, predict, price_inference
+from sweeper.cli.look import best, cost, errors, interaction, list_studies, status
 from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
@@ -18,14 +21,23 @@ from sweeper.cli.report import report
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sweeper.config.schema import Config
-    from sweeper.money.statement import Statement
-    from sweeper.search.views import StudyView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+# As one comes to them; a command that is not named here comes last.
+_ORDER = (
+    *("init", "data", "plan", "launch", "status", "list", "stop"),
+    *("best", "report", "pictures", "cost", "errors", "interaction", "learning-curve", "rerun"),
+    *("export", "predict", "price-inference", "ui", "clean", "doctor"),
+)
+
+
+class _InOrder(click.Group):
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return sorted(self.commands, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sweeper")
 def main() -> None:
     """Finds the best QLoRA adapter for a task, on the GPU you have.
@@ -33,6 +45,9 @@ def main() -> None:
     The store is the folder SWEEPER_HOME (default ./sweeps).
     """
     sys.excepthook = print_trace
+    for stream in (sys.stdout, sys.stderr):  # one that has no character for something shows another
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @main.command(
@@ -44,18 +59,29 @@ def main() -> None:
 def launch(arguments: tuple[str, ...]) -> int:
     """Launch a search: sweeper launch study=demo search.trials=40
 
-    A Hydra application: GROUP=OPTION and KEY=VALUE overrides, --cfg job, --info, --config-dir, --help.
+    A Hydra application: GROUP=OPTION and KEY=VALUE overrides, --cfg job, --info, --config-dir, --help. With --json each
+    event is a line in JSON, the last one is the result, nothing is asked, and the rest goes to standard error.
     """
     from sweeper.config import compose
+    from sweeper.errors import SweeperError
 
+    as_json = "--json" in arguments
     codes: list[int] = []
 
     def run(config: Config) -> None:
         from sweeper.cli.launch import launch_to_the_end
 
-        codes.append(launch_to_the_end(config, _print_result))
+        codes.append(launch_to_the_end(config, as_json))
 
-    compose.main(list(arguments), run)
+    try:
+        compose.main([argument for argument in arguments if argument != "--json"], run)
+    except SweeperError as error:
+        if as_json:
+            from sweeper.cli.launch import USAGE_ERROR, print_json_result
+            from sweeper.redaction import redacted
+
+            print_json_result(None, USAGE_ERROR, None, redacted(str(error)))
+        raise
     return codes[0] if codes else 0
 
 
@@ -75,9 +101,8 @@ def plan(arguments: tuple[str, ...]) -> None:
     as_json = "--json" in arguments
 
     def run(config: Config) -> None:
-        from rich.console import Console
-
         from sweeper.cli.plan import plan_table
+        from sweeper.launch.screen import terminal
         from sweeper.preflight.plan import plan as plan_study
 
         home = Home(Path(config.store.home).expanduser().absolute())
@@ -86,198 +111,9 @@ def plan(arguments: tuple[str, ...]) -> None:
         if as_json:
             click.echo(json.dumps(planned.as_dict(), indent=2))
         else:
-            Console().print(plan_table(planned))
+            terminal().print(plan_table(planned))
 
     compose.main([argument for argument in arguments if argument != "--json"], run)
-
-
-def _print_result(home: Home, name: str, is_finished: bool) -> None:
-    from rich.console import Console
-
-    from sweeper.config import check
-    from sweeper.launch.tables import study_table
-    from sweeper.report.sentences import cost_line
-    from sweeper.report.verdict import advice
-    from sweeper.search.views import begun, view
-
-    console = Console()
-    if is_finished:
-        seen, config = view(home, name), check.load(home.study(name))
-        console.print(study_table(seen, config, _cost(home, seen, config)))
-        _print_steps(console, advice(seen, config, home.study(name)))
-    else:
-        so_far = begun(home, name)
-        line = cost_line(_cost(home, so_far, check.load(home.study(name)))) if so_far is not None else None
-        if line is not None:
-            console.print(line, highlight=False)
-    variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
-    export = [("export the winner", f"sweeper export {name} --to DIR")] if is_finished and seen.best is not None else []
-    then = (
-        [("look at the runs", "sweeper ui"), *export]
-        if is_finished
-        else [("go on", "the same command again"), ("look", f"sweeper status {name}")]
-    )
-    for purpose, command in then:
-        console.print(f"{purpose}: {variable if command.startswith('sweeper') else ''}{command}", highlight=False)
-
-
-def _print_steps(console: Console, steps: list[str]) -> None:
-    if steps:
-        console.print("What to try next:", *(f"- {step}" for step in steps), sep="\n", highlight=False, markup=False)
-
-
-def _cost(home: Home, seen: StudyView, config: Config) -> Statement:
-    """What a study has cost so far."""
-    from sweeper.money.account import statement
-    from sweeper.money.price import Price
-    from sweeper.search.views import open_storage
-
-    return statement(open_storage(home).engine, seen, Price.of(config.gpu))
-
-
-def _read(study: str) -> tuple[StudyView, Config]:
-    """A study of the store and its settings."""
-    from sweeper.config import check
-    from sweeper.search.views import view
-
-    home = Home.from_environment()
-    return view(home, study), check.load(home.study(study))
-
-
-@main.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_plainly
-def list_studies(as_json: bool) -> None:
-    """Show all studies of the store."""
-    from sweeper.housekeeping.listing import studies
-
-    home = Home.from_environment()
-    lines = studies(home)
-    if as_json:
-        click.echo(json.dumps({"store": str(home.root), "studies": [line.as_dict() for line in lines]}, indent=2))
-        return
-    if not lines:
-        click.echo(f"no studies yet at {home.root}; `sweeper launch study=demo` makes one")
-        return
-    from rich.console import Console
-
-    from sweeper.cli.housekeeping import details, list_table
-
-    Console().print(list_table(lines))
-    for line in details(lines):
-        click.echo(line)
-
-
-@main.command()
-@click.argument("study")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_plainly
-def status(study: str, as_json: bool) -> None:
-    """Show a study's trials and their states."""
-    from rich.console import Console
-
-    from sweeper.launch.tables import study_json, study_table
-
-    seen, config = _read(study)
-    cost = _cost(Home.from_environment(), seen, config)
-    if as_json:
-        click.echo(json.dumps(study_json(seen, config, cost), indent=2))
-    else:
-        Console().print(study_table(seen, config, cost))
-
-
-@main.command()
-@click.argument("study")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@click.option("--force", is_flag=True, help="Exit with 0 even if the winner is nothing to use.")
-@_plainly
-def best(study: str, as_json: bool, force: bool) -> int:
-    """Show a study's best trial and what it scored.
-
-    The exit code is 1 where there is nothing to use: no trial keeps to the constraints, or the winner cannot be told
-    from the untuned base.
-    """
-    from rich.console import Console
-
-    from sweeper.launch.tables import answer, trial_json
-    from sweeper.report.verdict import advice
-    from sweeper.search.advice import shortfall
-    from sweeper.search.pareto import cheaper_tie
-    from sweeper.serving import record
-
-    seen, config = _read(study)
-    paths = Home.from_environment().study(study)
-    problem = shortfall(seen, config)
-    steps = advice(seen, config, paths)
-    if as_json:
-        extra = {
-            "baseline": seen.attributes.get("baseline"),
-            "confirmation": seen.confirmation,
-            "test": seen.attributes.get("test"),
-            "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
-            "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
-            "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
-            "shortfall": problem,
-            "next": steps,
-        }
-        cost = _cost(Home.from_environment(), seen, config)
-        found = trial_json(seen.best, cost) if seen.best is not None else {"number": None, "cost": None}
-        click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
-    else:
-        console = Console()
-        console.print(answer(seen, config))
-        _print_steps(console, steps)
-    return 1 if problem is not None and not force else 0
-
-
-@main.command()
-@click.argument("study")
-@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every line there.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_plainly
-def cost(study: str, file: Path | None, as_json: bool) -> None:
-    """Show where a study's dollars went: by label, activity, trial and session.
-
-    It only reads, and may be asked while the study runs.
-    """
-    from sweeper.cli.cost import show
-
-    seen, config = _read(study)
-    show(_cost(Home.from_environment(), seen, config), file, as_json)
-
-
-@main.command()
-@click.argument("study")
-@click.option("--trial", "number", type=int, help="Another trial than the winner.")
-@click.option("--base", "is_base", is_flag=True, help="The untuned base.")
-@click.option("--split", type=click.Choice(("validation", "test")), default="validation", show_default=True)
-@click.option(
-    "--by", type=click.Choice(("confusion", "length", "confidence")), help="This alone, and rows in its order."
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Rows and pairs of labels that are shown; 10, in JSON all.")
-@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all wrong rows there.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_plainly
-def errors(
-    study: str,
-    number: int | None,
-    is_base: bool,
-    split: str,
-    by: str | None,
-    limit: int | None,
-    file: Path | None,
-    as_json: bool,
-) -> None:
-    """Show what a trial gets wrong, with the text of the rows.
-
-    The predictions of the trial's best evaluation, kept in the study's folder without text, are joined to the rows
-    where the study's data lies. Nothing of it leaves this machine.
-    """
-    from sweeper.cli.mistakes import Asked, show
-
-    if is_base and number is not None:
-        raise click.UsageError("--base and --trial exclude each other")
-    show(Home.from_environment(), study, Asked(number, is_base, split, by, limit, file, as_json))
 
 
 @main.command()
@@ -325,34 +161,11 @@ def learning_curve(study: str, fractions: str | None, seeds: int | None, as_json
 
 
 @main.command()
-@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
-@click.option("--x", default="learning_rate", show_default=True, help="A searched parameter: the columns.")
-@click.option("--y", default="rank", show_default=True, help="Another one, of few values: the rows, and the lines.")
-@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it there, as PNG.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_plainly
-def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_json: bool) -> None:
-    """Show what two searched parameters do together.
-
-    Several studies of the same metric, such as those of several seeds, are taken together.
-    """
-    from sweeper.cli.interaction import show
-
-    show(Home.from_environment(), studies, x, y, file, as_json)
-
-
-main.add_command(export)
-main.add_command(pictures)
-main.add_command(predict)
-main.add_command(price_inference)
-main.add_command(report)
-
-
-@main.command()
 @click.argument("study")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=120, show_default=True, help="Seconds.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def stop(study: str, timeout_s: float) -> int:
+def stop(study: str, timeout_s: float, as_json: bool) -> int:
     """Stop a study that runs, as Ctrl-C does.
 
     The trials in flight are checkpointed, and the same launch command goes on with them. The exit code is 0 where
@@ -361,8 +174,9 @@ def stop(study: str, timeout_s: float) -> int:
     """
     from sweeper.housekeeping.stop import stop as stop_study
 
-    stopped = stop_study(Home.from_environment(), study, timeout_s, announce=click.echo)
-    click.echo(stopped.words)
+    stopped = stop_study(Home.from_environment(), study, timeout_s, announce=partial(click.echo, err=as_json))
+    result = {"study": study, "has_ended": stopped.has_ended, "message": stopped.words}
+    click.echo(json.dumps(result, indent=2) if as_json else stopped.words)
     return 0 if stopped.has_ended else 1
 
 
@@ -375,8 +189,9 @@ def stop(study: str, timeout_s: float) -> int:
 @click.option("--caches", is_flag=True, help="Converted models and memory formulas; they are made again when needed.")
 @click.option("--whole", is_flag=True, help="The STUDY itself: its runs in MLflow, its trials, its folder.")
 @click.option("--yes", "deletes", is_flag=True, help="Delete. Without it, what would be deleted is listed.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) -> None:
+def clean(studies: tuple[str, ...], whole: bool, deletes: bool, as_json: bool, **chosen: bool) -> None:
     """Give disk space back; only says what would go, until --yes.
 
     Without options: adapters, checkpoints, temporary and deleted, of all studies or of those named. A study that runs
@@ -392,9 +207,9 @@ def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) 
         raise click.UsageError("--caches belong to no study: leave the names out")
     home = Home.from_environment()
     if whole:
-        clean_whole(home, studies, deletes)
+        clean_whole(home, studies, deletes, as_json)
     else:
-        clean_store(home, studies, kinds, deletes)
+        clean_store(home, studies, kinds, deletes, as_json)
 
 
 @main.command()
@@ -407,6 +222,7 @@ def clean(studies: tuple[str, ...], whole: bool, deletes: bool, **chosen: bool) 
 @click.option("--name", help="Of the study; otherwise that of the file or folder.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The study's folder; otherwise studies/NAME.")
 @click.option("--force", is_flag=True, help="Write over a study that is there.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
 def init(**chosen: Any) -> None:
     """Draft a study for your own rows: a file, or a folder with one for each split.
@@ -470,3 +286,9 @@ def doctor(as_json: bool) -> int:
             if finding.cure:
                 click.echo(f"     {finding.cure}")
     return 0 if all(finding.is_ok for finding in findings) else 1
+
+
+for command in (list_studies, status, best, cost, errors, interaction, report, pictures):
+    main.add_command(command)
+for command in (export, predict, price_inference):
+    main.add_command(command)

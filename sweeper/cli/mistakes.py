@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import click
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import StoreError
+from sweeper.launch.screen import terminal
 from sweeper.mistakes.counts import Bucket, Confusion, against_base, by_confidence, by_length, confusions, worst
 from sweeper.mistakes.joined import Joined, Judged, chosen, joined
 from sweeper.mistakes.table import record, write_csv
@@ -74,7 +75,7 @@ def show(home: Home, study: str, asked: Asked) -> None:
     if asked.as_json:
         click.echo(json.dumps(errors_json(found, asked.by, asked.limit), indent=2, ensure_ascii=False))
         return
-    console = Console()
+    console = terminal()
     console.print(errors_table(found, asked.by, asked.limit or SHOWN, console.width))
     if asked.file is not None:
         click.echo(f"all {len(found.wrong)} wrong rows, with their text: {asked.file}")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sweeper.config.schema import GpuSection
 from sweeper.errors import ConfigError, ExportError
+from sweeper.launch.screen import terminal
 from sweeper.money import inference
 from sweeper.money.inference import DAYS, Cost, Month, Replaced
 from sweeper.money.price import Price, advice
@@ -180,7 +180,7 @@ def _print(found: _Priced, as_json: bool, file: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
         return
-    console, measured, cost = Console(), found.measured, found.cost
+    console, measured, cost = terminal(), found.measured, found.cost
     click.echo(
         f"{found.words}, on {found.device}: the adapter, not merged, over the 4-bit base in a pack with one slot; "
         f"{measured.requests} requests of {measured.prompt_tokens:.0f} tokens (median) with answers of "

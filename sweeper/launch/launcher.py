@@ -29,9 +29,10 @@ from sweeper.custom import own
 from sweeper.data import rows
 from sweeper.errors import ERRORS, ConfigError, DataError, HeldError, StoreError, WorkerError
 from sweeper.events import EventReader
-from sweeper.launch.progress import Progress, show
+from sweeper.launch.progress import Progress
 from sweeper.launch.question import INTERRUPTED, Answer, answer
 from sweeper.launch.resume import Resumption, as_begun, resume
+from sweeper.launch.screen import Output, show
 from sweeper.money.price import required
 from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
@@ -54,12 +55,15 @@ _UNBEGUN = {
 }
 
 
-def launch(config: Config, announce: Callable[[str], None] = print, since_s: float | None = None) -> int:
+def launch(
+    config: Config, announce: Callable[[str], None] = print, since_s: float | None = None, as_json: bool = False
+) -> int:
     """Runs a study towards its total, new or interrupted.
 
     Args:
         announce: takes a line for the person.
         since_s: when the launch began, in seconds since 1970: the device costs from then on; None: now.
+        as_json: a script reads what is printed: events in JSON, and nothing is asked.
 
     Returns:
         0 when the study is finished, 130 when it was interrupted and can be resumed, another `Answer` when that was
@@ -97,15 +101,16 @@ def launch(config: Config, announce: Callable[[str], None] = print, since_s: flo
         for line in _cost(config, home):
             announce(line)
         asked_s = time.monotonic()
-        if (given := answer(config)) is not Answer.YES:
+        if not as_json and (given := answer(config)) is not Answer.YES:
             announce(_UNBEGUN[given].format(config.preflight.answer_s))
             return given
         if resumption is not None:
             resumption.keep()
         if tracked is not None:
             keep(paths, tracked)
+        output = Output.JSON if as_json else Output.PERSON
         waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
-        return Supervisor(paths, config, before, since_s=since_s + waited_s).run()
+        return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
 
 
 def _refuse_if_spent(home: Home, config: Config) -> None:
@@ -244,6 +249,7 @@ class Supervisor:
         before: StudyView | None = None,
         options: Sequence[str] = (),
         since_s: float | None = None,
+        output: Output = Output.PERSON,
     ) -> None:
         """Of one launch.
 
@@ -251,8 +257,10 @@ class Supervisor:
             before: the study as earlier sessions left it.
             options: go to the worker.
             since_s: when it began, in seconds since 1970: the device costs from then on; None: now.
+            output: where its progress is shown.
         """
         self._options = options
+        self._output = output
         self._before = before
         self._paths = paths
         self._config = config
@@ -263,13 +271,11 @@ class Supervisor:
     def run(self) -> int:
         self._paths.outcome.unlink(missing_ok=True)
         reader = EventReader(self._paths.events)
-        objective, total = self._config.objective, self._config.search.trials
-        progress = Progress(self._config.study.name, objective.metric_name, total, objective.is_minimized)
-        if self._before is not None:
-            self._recall(progress, self._before)
+        progress = Progress.of(self._config, self._before, self._launched_s)
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self._paths.worker_log.open("ab") as log:
+            self._paths.worker_log.parent.mkdir(exist_ok=True)
+            with self._paths.worker_log.open("ab") as log:  # what the worker says before it writes there itself
                 worker = self._worker = subprocess.Popen(
                     # -P: a datasets.py in the folder that one launches from must not be imported as the library.
                     [sys.executable, "-P", "-m", "sweeper.worker", *self._options, self._paths.name],
@@ -279,7 +285,7 @@ class Supervisor:
                     start_new_session=True,
                     env={**worker_environment(self._paths.home), LAUNCHED_S: str(self._launched_s)},
                 )
-                with show(progress) as screen:
+                with show(progress, self._output) as screen:
                     if self._interruptions:  # while the worker was starting
                         worker.terminate()
                     while worker.poll() is None:
@@ -290,13 +296,6 @@ class Supervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self._conclude(worker)
-
-    def _recall(self, progress: Progress, before: StudyView) -> None:
-        """Shows what earlier sessions found."""
-        if "baseline" in before.attributes:
-            progress.baseline = before.attributes["baseline"][progress.metric]
-        if before.best is not None and before.best.value is not None:
-            progress.best = (before.best.value, before.best.number)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGTERM and self._interruptions:

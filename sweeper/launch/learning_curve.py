@@ -8,6 +8,7 @@ from sweeper.config import check
 from sweeper.errors import StoreError
 from sweeper.launch.launcher import Supervisor, held, prepare_tracking
 from sweeper.launch.resume import resume
+from sweeper.launch.screen import Output
 from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
 from sweeper.paths import Home
@@ -16,9 +17,17 @@ from sweeper.tracking.place import Place, keep
 
 
 def learning_curve(
-    home: Home, name: str, fractions: str | None, seeds: int | None, announce: Callable[[str], None]
+    home: Home,
+    name: str,
+    fractions: str | None,
+    seeds: int | None,
+    announce: Callable[[str], None],
+    output: Output = Output.PERSON,
 ) -> LearningCurve | int:
     """The learning curve of a study's winner; measured where the study does not keep it.
+
+    Args:
+        output: where the progress of a measurement is shown.
 
     Returns:
         The curve; or the exit code of a worker that was interrupted.
@@ -47,7 +56,7 @@ def learning_curve(
         resumption.keep()
         if (tracked := prepare_tracking(place, paths, announce)) is not None:
             keep(paths, tracked)
-        code = Supervisor(paths, config, study, ("--learning-curve", request.to_json())).run()
+        code = Supervisor(paths, config, study, ("--learning-curve", request.to_json()), output=output).run()
     now = view(home, name)
     measured = _kept(now)
     if code:

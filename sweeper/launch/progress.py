@@ -1,200 +1,308 @@
-"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere."""
+"""A study while it runs, as its storage and its events tell it: what `sweeper.launch.screen` shows."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
+from sweeper.config.schema import Config
+from sweeper.events import WARNINGS
+from sweeper.launch.remaining import Pace, Spent
 from sweeper.report.sentences import plus_minus, score
 from sweeper.retention.measure import PREFIX
-from sweeper.units import usd_text
+from sweeper.search.views import StudyView
 
 DROP = f"{PREFIX}drop"
+_RECENT_TICKS = 50  # that a slot's speed is measured over
+Event = dict[str, Any]
 
 
 @dataclass
 class InFlight:
-    """One trial that is training."""
+    """One training that has begun and not ended: a trial's, or a side run's.
+
+    Attributes:
+        slot: its place in the view while it trains; None while it waits, for memory or to be told.
+        tokens_per_s: while it trained last, evaluations left out; None until two steps were seen.
+    """
 
     name: str
     step: int
     steps: int
+    slot: int | None
+    is_trial: bool = True
     loss: float | None = None
     score: float | None = None
+    tokens_per_s: float | None = None
+    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RECENT_TICKS))
+
+    @property
+    def share(self) -> float:
+        """How much of its training is done."""
+        return self.step / self.steps
+
+    def move(self, time_s: float, tick: Event) -> None:
+        """Takes in a step."""
+        self.step, self.loss = tick["step"], tick["loss"]
+        self.recent.append((time_s, tick["tokens"]))
+        (first_s, first), (last_s, last) = self.recent[0], self.recent[-1]
+        if last_s > first_s:
+            self.tokens_per_s = (last - first) / (last_s - first_s)
+
+
+@dataclass
+class Memory:
+    """What the device's memory has come to, GiB."""
+
+    now_gib: float  # the peak of the latest step
+    highest_gib: float  # of all steps since the worker began
+    budget_gib: float
 
 
 @dataclass
 class Progress:
-    """The state of a study as its events tell it."""
+    """The state of a study: what earlier sessions left, and what the events since then say."""
 
     study: str
     metric: str
     total: int
     is_minimized: bool = False
-    started: float = field(default_factory=time.monotonic)
+    limit_usd: float | None = None
+    limit_s: float | None = None  # of device seconds
+    limit_trials: int | None = None  # that are trained
+    began_s: float = field(default_factory=time.time)
     phase: str = "starting the worker"
     baseline: float | None = None
     in_flight: dict[int, InFlight] = field(default_factory=dict)
-    ended: dict[str, int] = field(default_factory=dict)
+    states: dict[int, str] = field(default_factory=dict)  # of the trials that have ended, in whichever session
+    rejected: set[int] = field(default_factory=set)  # of these, those that a forecast ended: they come on top
     best: tuple[float, int] | None = None
-    spent: str | None = None  # so far, of how much
+    spent: Spent | None = None
+    memory: Memory | None = None
+    pace: Pace = field(default_factory=Pace)
 
-    def apply(self, event: dict[str, Any]) -> str | None:
-        """Takes one event in; returns a line worth printing where there is no live table."""
-        kind = event["event"]
-        number = event.get("number", -1)
-        match kind:
-            case "loading":
-                self.phase = f"loading {event['model']}"
-                return self.phase
-            case "baseline_started":
-                self.phase = "scoring the untuned base"
-            case "baseline":
-                self.baseline = event[self.metric]
-                return f"untuned base: validation {self.metric} {plus_minus(event, self.metric)}"
-            case "retention_started":
-                self.phase = "scoring the untuned base on the retention suite"
-            case "retention":
-                return f"untuned base, retention: {event['message']}"
-            case "trial_started":
-                self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
-                self.phase = "training"
-                return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
-            case "confirming":
-                named = ", ".join(map(str, event["numbers"]))
-                self.phase = f"confirming trials {named} on {event['seeds']} fresh seeds"
-                return self.phase
-            case "confirmed":
-                ties = f", tied with {', '.join(map(str, event['tied']))}" if event["tied"] else ""
-                return f"confirmed: trial {number}{ties}"
-            case "side_started":
-                self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"])
-                return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
-            case "side_ended":
-                self.in_flight.pop(number, None)
-                return f"{event['name']}: {event['failure'] or 'done'}"
-            case "tick":
-                self.phase = "training"
-                for slot in event["slots"]:
-                    if slot["number"] in self.in_flight:
-                        trial = self.in_flight[slot["number"]]
-                        trial.step, trial.loss = slot["step"], slot["loss"]
-            case "evaluating":
-                self.phase = "evaluating"
-            case "evaluation" if number in self.in_flight:  # not a late word of an earlier worker
-                self.in_flight[number].score = event[self.metric]
-                lost = f", retention drop {event[DROP]:+.3f}" if DROP in event else ""
-                return (
-                    f"{self.in_flight[number].name}: validation {self.metric} {plus_minus(event, self.metric)} "
-                    f"after {event['examples']} examples{lost}"
-                )
-            case "trial_ended":
-                return self._end(event)
-            case "retention_full":
-                self.phase = f"scoring trial {number} on the whole retention suite"
-                return self.phase
-            case "testing":
-                self.phase = f"scoring the winner, trial {number}, and the base on the test split"
-                return self.phase
-            case "spent":
-                usd, limit = event["usd"], event["limit"]
-                so_far = usd_text(usd) if usd is not None else f"{event['device_s']:,.0f} device s"
-                self.spent = so_far + (f" of {limit}" if limit is not None else "")
-            case "note":
-                return f"note: {event['message']}"
-            case "checkpoint_skipped" | "checkpoint_damaged" | "lease_lost" | "evicted":
-                return f"warning: {event['message']}"
-            case "ended":
-                self.phase = "ending before its total"
-                return f"the search ends: {event['message']}"
-            case "suspended":
-                self.phase = "interrupted"
-                return "interrupted: run the same command again to go on"
-        return None
+    @classmethod
+    def of(cls, config: Config, before: StudyView | None, began_s: float | None = None) -> Progress:
+        """That of a study.
 
-    def _end(self, event: dict[str, Any]) -> str:
-        trial = self.in_flight.pop(event["number"], None)
-        state = event["state"]
-        self.ended[state] = self.ended.get(state, 0) + 1
-        value = event["value"]
+        Args:
+            before: the study as earlier sessions left it.
+            began_s: when this session began, in seconds since 1970; None: now.
+        """
+        budget = config.budget
+        made = cls(
+            config.study.name,
+            config.objective.metric_name,
+            config.search.trials,
+            config.objective.is_minimized,
+            budget.usd,
+            budget.hours * 3600 if budget.hours is not None else None,
+            budget.trials,
+            time.time() if began_s is None else began_s,
+        )
+        if before is not None:
+            made._recall(config, before)
+        return made
+
+    def _recall(self, config: Config, before: StudyView) -> None:
+        if "baseline" in before.attributes:
+            self.baseline = before.attributes["baseline"][self.metric]
+        if before.best is not None and before.best.value is not None:
+            self.best = (before.best.value, before.best.number)
+        for trial in before.trials:
+            if trial.is_told:
+                self.states[trial.number] = trial.state
+            if trial.is_rejected:
+                self.rejected.add(trial.number)
+            if trial.is_trained and trial.curve:
+                whole = config.evaluations(config.trial_params(trial.params))
+                self.pace.shares[trial.number] = min(len(trial.curve) / whole, 1.0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The trials that have ended, by state; those that a forecast ended apart."""
+        trained = Counter(state.lower() for number, state in self.states.items() if number not in self.rejected)
+        rejected = {"infeasible": len(self.rejected)} if self.rejected else {}
+        return {**dict(sorted(trained.items())), **rejected}
+
+    @property
+    def done(self) -> int:
+        """The trials that count towards the total."""
+        return len(self.states) - len(self.rejected)
+
+    def left_s(self, now_s: float) -> tuple[float | None, float | None]:
+        """Seconds until the search has its trials, and until its budget is spent; None where nothing tells.
+
+        Args:
+            now_s: in seconds since 1970.
+        """
+        trials = [one.share for one in self.in_flight.values() if one.is_trial]
+        unbegun = self.total - self.done - len(trials)
+        if self.limit_trials is not None:
+            unbegun = min(unbegun, self.limit_trials - len(self.pace.shares) - len(trials))
+        if unbegun <= 0 and not trials:
+            return None, None  # what follows upon the search is under way
+        to_total_s = self.pace.left_s(trials, max(unbegun, 0), now_s)
+        if self.spent is None:
+            return to_total_s, None
+        return to_total_s, self.spent.left_s(self.limit_usd, self.limit_s, now_s)
+
+    def apply(self, event: Event) -> str | None:
+        """Takes one event in; returns a line worth printing where there is no live view."""
+        handle = _HANDLERS.get(event["event"])
+        return handle(self, event) if handle is not None else None
+
+    def _loading(self, event: Event) -> str:
+        """A worker begins: whatever another one had in flight waits now."""
+        self.in_flight.clear()
+        self.memory, self.pace = None, Pace(self.pace.shares)
+        self.phase = f"loading {event['model']}"
+        return self.phase
+
+    def _baseline_started(self, _event: Event) -> None:
+        self.phase = "scoring the untuned base"
+
+    def _baseline(self, event: Event) -> str:
+        self.baseline = event[self.metric]
+        return f"untuned base: validation {self.metric} {plus_minus(event, self.metric)}"
+
+    def _retention_started(self, _event: Event) -> None:
+        self.phase = "scoring the untuned base on the retention suite"
+
+    def _retention(self, event: Event) -> str:
+        return f"untuned base, retention: {event['message']}"
+
+    def _started(self, event: Event) -> str:
+        number, is_trial = event["number"], event["event"] == "trial_started"
+        self.in_flight.pop(number, None)
+        self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"], self._free_slot(), is_trial)
+        if is_trial:
+            self.phase = "training"
+            self.pace.begin(event["time"])
+        return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
+
+    def _free_slot(self) -> int:
+        taken = {one.slot for one in self.in_flight.values()}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def _tick(self, event: Event) -> None:
+        ticks = {tick["number"]: tick for tick in event["slots"] if tick["number"] in self.in_flight}
+        if any(self.in_flight[number].is_trial for number in ticks):
+            self.phase = "training"
+        for number, one in self.in_flight.items():
+            if number not in ticks:
+                one.slot = None
+        for number, tick in ticks.items():
+            one = self.in_flight[number]
+            before = one.share
+            one.move(event["time"], tick)
+            if one.slot is None:
+                one.slot = self._free_slot()
+            if one.is_trial:
+                self.pace.work(one.share - before, event["time"])
+        memory = event["memory"]
+        if memory["budget_gib"]:
+            highest = max(memory["peak_gib"], self.memory.highest_gib if self.memory is not None else 0.0)
+            self.memory = Memory(memory["peak_gib"], highest, memory["budget_gib"])
+
+    def _evaluating(self, _event: Event) -> None:
+        self.phase = "evaluating"
+        for one in self.in_flight.values():
+            one.recent.clear()
+
+    def _evaluation(self, event: Event) -> str | None:
+        if (one := self.in_flight.get(event["number"])) is None:  # a late word of an earlier worker
+            return None
+        one.score = event[self.metric]
+        lost = f", retention drop {event[DROP]:+.3f}" if DROP in event else ""
+        scores = plus_minus(event, self.metric)
+        return f"{one.name}: validation {self.metric} {scores} after {event['examples']:g} examples{lost}"
+
+    def _trial_ended(self, event: Event) -> str:
+        number, state, value = event["number"], event["state"], event["value"]
+        trial = self.in_flight.pop(number, None)
+        self.states[number] = state
+        if event["is_rejected"]:
+            self.rejected.add(number)
+        if trial is not None:
+            self.pace.shares[number] = trial.share
         may_be_best = state == "COMPLETE" and value is not None and not event["violates"]
         if may_be_best and (self.best is None or self._is_better(value, self.best[0])):
-            self.best = (value, event["number"])
-        name = trial.name if trial else event["name"]
+            self.best = (value, number)
         reason = f" ({event['reason']})" if event["reason"] else ""
         if state == "COMPLETE" and event["violates"]:
             reason = f" (violates {', '.join(event['violates'])})"
         if event["same_as"] is not None:
             reason = f" (the same as trial {event['same_as']}, not trained again)"
         at = f" at {self.metric} {score(value)}" if value is not None else ""
-        return f"{name}: {state.lower()}{reason}{at}; {sum(self.ended.values())} ended in this session"
+        return f"{event['name']}: {state.lower()}{reason}{at}; {self.done} of {self.total} ended"
 
     def _is_better(self, value: float, than: float) -> bool:
         return value < than if self.is_minimized else value > than
 
-    def table(self) -> RenderableType:
-        """The live view."""
-        elapsed_s = int(time.monotonic() - self.started)
-        ended = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self.ended.items())) or "none yet"
-        best = f"{score(self.best[0])} (trial {self.best[1]})" if self.best else "–"
-        base = score(self.baseline) if self.baseline is not None else "–"
-        head = Text(f"{self.study}  {elapsed_s // 60}:{elapsed_s % 60:02d}  {self.phase}", style="bold")
-        spent = f"   spent: {self.spent}" if self.spent is not None else ""
-        line = Text(f"ended: {ended}   best {self.metric}: {best}   untuned base: {base}{spent}")
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("trial", "step", "loss", f"last {self.metric}"):
-            table.add_column(column, justify="left" if column == "trial" else "right", style="none")
-        for trial in self.in_flight.values():
-            loss = f"{trial.loss:.3f}" if trial.loss is not None else "–"
-            last = score(trial.score) if trial.score is not None else "–"
-            table.add_row(trial.name, f"{trial.step}/{trial.steps}", loss, last)
-        return Group(head, line, table)
+    def _confirming(self, event: Event) -> str:
+        named = ", ".join(map(str, event["numbers"]))
+        seeds = event["seeds"]
+        self.phase = f"confirming trials {named} on {seeds} fresh seed{'s' * (seeds != 1)}"
+        return self.phase
+
+    def _confirmed(self, event: Event) -> str:
+        ties = f", tied with {', '.join(map(str, event['tied']))}" if event["tied"] else ""
+        return f"confirmed: trial {event['number']}{ties}"
+
+    def _side_ended(self, event: Event) -> str:
+        self.in_flight.pop(event["number"], None)
+        return f"{event['name']}: {event['failure'] or 'done'}"
+
+    def _retention_full(self, event: Event) -> str:
+        self.phase = f"scoring trial {event['number']} on the whole retention suite"
+        return self.phase
+
+    def _testing(self, event: Event) -> str:
+        self.phase = f"scoring the winner, trial {event['number']}, and the base on the test split"
+        return self.phase
+
+    def _spent(self, event: Event) -> None:
+        self.spent = Spent(event["time"], event["usd"], event["device_s"], event["usd_per_s"])
+
+    def _note(self, event: Event) -> str:
+        return f"note: {event['message']}"
+
+    def _warning(self, event: Event) -> str:
+        return f"warning: {event['message']}"
+
+    def _ended(self, event: Event) -> str:
+        self.phase = "ending before its total"
+        return f"the search ends: {event['message']}"
+
+    def _suspended(self, _event: Event) -> str:
+        self.phase = "interrupted"
+        return "interrupted: run the same command again to go on"
 
 
-class Screen(Protocol):
-    """Shows events as they come."""
-
-    def update(self, events: Iterable[dict[str, Any]]) -> None:
-        """Takes events in and shows what changed."""
-
-
-class _Plain:
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def update(self, events: Iterable[dict[str, Any]]) -> None:
-        for event in events:
-            line = self._progress.apply(event)
-            if line:
-                print(line, flush=True)
-
-
-class _Live:
-    def __init__(self, progress: Progress, live: Live) -> None:
-        self._progress, self._live = progress, live
-
-    def update(self, events: Iterable[dict[str, Any]]) -> None:
-        for event in events:
-            line = self._progress.apply(event)
-            if line and line.startswith(("warning: ", "note: ")):
-                self._live.console.print(line, highlight=False)
-        self._live.update(self._progress.table())
-
-
-@contextmanager
-def show(progress: Progress) -> Iterator[Screen]:
-    """A live table where the output is a terminal, plain lines where it is not."""
-    console = Console()
-    if not console.is_terminal:
-        yield _Plain(progress)
-        return
-    with Live(progress.table(), console=console, refresh_per_second=4) as live:
-        yield _Live(progress, live)
+_HANDLERS: dict[str, Callable[[Progress, Event], str | None]] = {
+    "loading": Progress._loading,
+    "baseline_started": Progress._baseline_started,
+    "baseline": Progress._baseline,
+    "retention_started": Progress._retention_started,
+    "retention": Progress._retention,
+    "trial_started": Progress._started,
+    "side_started": Progress._started,
+    "tick": Progress._tick,
+    "evaluating": Progress._evaluating,
+    "evaluation": Progress._evaluation,
+    "trial_ended": Progress._trial_ended,
+    "side_ended": Progress._side_ended,
+    "confirming": Progress._confirming,
+    "confirmed": Progress._confirmed,
+    "retention_full": Progress._retention_full,
+    "testing": Progress._testing,
+    "spent": Progress._spent,
+    "note": Progress._note,
+    **dict.fromkeys(WARNINGS, Progress._warning),
+    "ended": Progress._ended,
+    "suspended": Progress._suspended,
+}

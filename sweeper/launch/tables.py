@@ -18,6 +18,8 @@ from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
 from sweeper.units import usd_text
 
+SHOWN = 20  # trials that `status` shows of a large study
+
 
 def study_json(study: StudyView, config: Config, cost: Statement | None = None) -> dict[str, Any]:
     """`status --json`."""
@@ -71,8 +73,14 @@ def trial_json(trial: TrialView, cost: Statement | None = None) -> dict[str, Any
     }
 
 
-def study_table(study: StudyView, config: Config, cost: Statement | None = None) -> RenderableType:
-    """`status`: every trial, the best first, then the others by number."""
+def study_table(
+    study: StudyView, config: Config, cost: Statement | None = None, shown: int | None = None
+) -> RenderableType:
+    """`status`: the trials, the best first, then the others by number.
+
+    Args:
+        shown: no more than so many of them, and those in flight; None: all.
+    """
     best = study.best
     if not study.trials:
         return Text(f"{study.name}: {_counts(study, config)}")
@@ -88,7 +96,9 @@ def study_table(study: StudyView, config: Config, cost: Statement | None = None)
     for column in columns:
         table.add_column(column, justify="left" if column in ("state", "params") else "right")
     ranked = sorted(study.trials, key=lambda trial: (trial.merit is None, -(trial.merit or 0.0), trial.number))
-    for trial in ranked:
+    rows = ranked[:shown]
+    rows += [trial for trial in ranked[len(rows) :] if trial.state == "RUNNING"]
+    for trial in rows:
         is_plain = trial.reason in (None, Reason.PRUNER)
         state = trial.state.lower() + ("" if is_plain else f" ({trial.reason})")
         if trial.same_as is not None:
@@ -102,7 +112,10 @@ def study_table(study: StudyView, config: Config, cost: Statement | None = None)
         params = run_name(trial.number, trial.params).partition(" ")[2]
         own = [costs[trial.number]] if costs else []
         table.add_row(str(trial.number), state, params, value, course, seconds, *own, style=style)
-    parts: list[RenderableType] = [table, answer(study, config)]
+    parts: list[RenderableType] = [table]
+    if len(rows) < len(ranked):
+        parts.append(Text(f"… {len(ranked) - len(rows)} trials more: sweeper status {study.name} --all\n"))
+    parts.append(answer(study, config))
     if line := cost_line(cost):
         parts.append(Text(line))
     return Group(*parts)

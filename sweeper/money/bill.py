@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import pairwise
 
 from sweeper.money.booking import SECOND_US, STUDY, Activity, Booking, Whose, WorkerSession
@@ -64,7 +65,14 @@ class Bill:
         return Bill(tuple(line for line in self.lines if line.label in labels))
 
     def of_run(self, whose: Whose) -> Bill:
-        return Bill(tuple(line for line in self.lines if line.whose == whose))
+        return Bill(tuple(self._by_run.get(whose, ())))
+
+    @cached_property
+    def _by_run(self) -> dict[Whose, list[Line]]:
+        found: dict[Whose, list[Line]] = defaultdict(list)
+        for line in self.lines:
+            found[line.whose].append(line)
+        return found
 
     def of_activity(self, *activities: Activity) -> Bill:
         return Bill(tuple(line for line in self.lines if line.activity in activities))

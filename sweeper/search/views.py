@@ -322,9 +322,17 @@ def study_names(home: Home) -> list[str]:
     Raises:
         StoreError: if there is no store.
     """
+    return _names(_existing_storage(home))
+
+
+def _existing_storage(home: Home) -> optuna.storages.RDBStorage:
     if not home.optuna_file.is_file():
         raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
-    return list(optuna.study.get_all_study_names(open_storage(home)))
+    return open_storage(home)
+
+
+def _names(storage: optuna.storages.BaseStorage) -> list[str]:
+    return list(optuna.study.get_all_study_names(storage))
 
 
 def read(storage: optuna.storages.BaseStorage, name: str) -> StudyView:
@@ -347,7 +355,8 @@ def view(home: Home, name: str) -> StudyView:
     Raises:
         StoreError: if there is none of that name.
     """
-    names = study_names(home)
+    storage = _existing_storage(home)
+    names = _names(storage)
     if name not in names:
         raise StoreError(f"{unknown('study', name, names)} (store: {home.root})")
-    return read(open_storage(home), name)
+    return read(storage, name)

@@ -6,7 +6,6 @@ learns that the launcher is gone, however that ended. It always writes an outcom
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import signal
@@ -22,20 +21,20 @@ from types import FrameType
 import psutil
 from filelock import FileLock, Timeout
 
+from sweeper import __version__
 from sweeper.learning.request import Request
 from sweeper.paths import LAUNCHED_S, Home
-from sweeper.redaction import RedactedStream
+from sweeper.worker import log
 
+logger = logging.getLogger("sweeper.worker")
 HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to checkpoint
 
 
 def main() -> None:
     *options, name = sys.argv[1:]
     paths = Home.from_environment().study(name)
-    log = RedactedStream(sys.stderr)
-    sys.stdout = sys.stderr = log
-    atexit.register(log.finish)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.begin(paths.worker_log)
+    logger.info("the worker of %s begins: process %d, sweeper %s", name, os.getpid(), __version__)
     launched_s = float(os.environ.get(LAUNCHED_S) or psutil.Process().create_time())
     stopping = threading.Event()
 
@@ -75,8 +74,9 @@ def main() -> None:
             "trace": traceback.format_exc(),
         }
     paths.write_outcome({"pid": os.getpid(), **outcome})
-    if outcome.get("trace"):
-        print(outcome["trace"], file=sys.stderr, flush=True)
+    if outcome["status"] == "error":
+        logger.error("%s: %s\n%s", outcome["kind"], outcome["message"], outcome["trace"] or "")
+    logger.info("the worker of %s ends: %s", name, outcome["status"])
     sys.exit(0 if outcome["status"] != "error" else 1)
 
 

@@ -25,6 +25,7 @@ from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, TrialView, kept_adapters
 from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind, run_name
+from sweeper.units import GIB
 from sweeper.worker import costs, side_records
 
 RUN_STATES = {  # what became of a trial, and its run's state in MLflow
@@ -61,14 +62,15 @@ def step_metrics(slot: Slot, tick: Tick, memory: StepMemory) -> dict[str, float]
     return metrics if tick.loss_scale is None else {**metrics, "train/loss_scale": tick.loss_scale}
 
 
-def write_tick(events: EventLog, slots: Sequence[Slot], ticks: Sequence[Tick]) -> None:
-    """Says where each slot is, for whoever watches."""
+def write_tick(events: EventLog, slots: Sequence[Slot], ticks: Sequence[Tick], memory: StepMemory) -> None:
+    """Says where each slot is, and what the step took, for whoever watches."""
     events.write(
         "tick",
         slots=[
-            {"number": slot.number, "step": slot.step, "loss": tick.loss}
+            {"number": slot.number, "step": slot.step, "loss": tick.loss, "tokens": slot.train_tokens}
             for slot, tick in zip(slots, ticks, strict=True)
         ],
+        memory={"peak_gib": memory.peak_bytes / GIB, "budget_gib": memory.budget_bytes / GIB},
     )
 
 
@@ -198,7 +200,7 @@ class Recorder:
         """Logs one optimizer step of each slot, and what it took."""
         for slot, tick in zip(slots, ticks, strict=True):
             self.tracker.log(trial_key(slot.number), step_metrics(slot, tick, memory), slot.examples_seen)
-        write_tick(self.events, slots, ticks)
+        write_tick(self.events, slots, ticks, memory)
 
     def evaluations(self, slots: Sequence[Slot]) -> None:
         """Logs the latest evaluation of each slot."""
@@ -223,6 +225,7 @@ class Recorder:
             state=trial.state,
             reason=trial.reason,
             same_as=trial.same_as,
+            is_rejected=trial.is_rejected,
             violates=[name for name, value in trial.constraints.items() if value > 0],
             value=trial.metrics.get(self.config.objective.metric_name),
         )

@@ -167,7 +167,7 @@ class SideRuns:
                 for slot, tick in zip(pack.slots, ticks, strict=True):
                     metrics = step_metrics(slot, tick, pack.planner.step)
                     self._records.log(slot.number, metrics, slot.examples_seen)
-                write_tick(self._records.events, pack.slots, ticks)
+                write_tick(self._records.events, pack.slots, ticks, pack.planner.step)
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:
                 self._conclude(slot, None, Reason.DIVERGED.value)

@@ -231,10 +231,7 @@ class Spending:
             self._usd_per_s_ahead = self._usd_per_s + found.energy_usd / found.seconds
         self._others = Spent(seconds, (usd or 0.0) if self.price is not None else None)
         spent = self.spent()
-        limit = self._config.budget
-        words = [f"${limit.usd:g}"] if limit.usd is not None else []
-        words += [f"{limit.hours:g} h"] if limit.hours is not None else []
-        self._events.write("spent", usd=spent.usd, device_s=spent.seconds, limit=" or ".join(words) or None)
+        self._events.write("spent", usd=spent.usd, device_s=spent.seconds, usd_per_s=self._usd_per_s_ahead)
 
     def hold_back(self, seconds: float) -> None:
         """Keeps so much for what must come afterwards."""

@@ -132,19 +132,20 @@ def test_it_runs_where_nobody_is_there_and_after_everything_was_said(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def launch(config: Config, announce: Callable[[str], None], since_s: float) -> int:
+    def launch(config: Config, announce: Callable[[str], None], since_s: float, as_json: bool) -> int:
         assert since_s < time.time()
         if isinstance(end, BaseException):
             raise end
         return end
 
     monkeypatch.setattr(cli, "launch", launch)
+    monkeypatch.setattr(cli, "_print_result", lambda *_: click.echo("the result"))
     config = composed("study=demo", "on_finish='echo ran'")
     ended = {"key": "stop.trials", "settings": config.stop.model_dump(mode="json")}
     monkeypatch.setattr(cli, "view", lambda *_: StudyView("demo", [], {"ended": ended}))
 
     def to_the_end() -> int:
-        return cli.launch_to_the_end(config, lambda *_: click.echo("the result"))
+        return cli.launch_to_the_end(config)
 
     if code is None:
         with pytest.raises(KeyboardInterrupt):

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
+import pytest
 
-from sweeper.launch.progress import Progress, _Live
+from sweeper.config.schema import Config
+from sweeper.launch.progress import Progress
+from sweeper.search.views import StudyView
+from tests.launch.test_tables import scored, trial
 
-STARTED = {"event": "trial_started", "number": 3, "name": "t03 r8", "step": 0, "steps": 20, "is_informed": False}
+STARTED = {
+    "event": "trial_started",
+    "time": 100.0,
+    "number": 3,
+    "name": "t03 r8",
+    "step": 0,
+    "steps": 20,
+    "is_informed": False,
+}
 EVALUATED = {
     "event": "evaluation",
     "number": 3,
@@ -26,9 +37,22 @@ def ended(
     reason: str | None = None,
     same_as: int | None = None,
     violates: tuple[str, ...] = (),
+    number: int = 3,
+    is_rejected: bool = False,
 ) -> dict[str, Any]:
-    event = {"event": "trial_ended", "number": 3, "name": "t03 r8", "state": state, "value": value, "reason": reason}
-    return {**event, "same_as": same_as, "violates": list(violates)}
+    event = {"event": "trial_ended", "number": number, "name": f"t{number:02d} r8", "state": state, "value": value}
+    return {**event, "reason": reason, "same_as": same_as, "is_rejected": is_rejected, "violates": list(violates)}
+
+
+def tick(time_s: float, *steps: tuple[int, int], peak_gib: float = 2.0, budget_gib: float = 8.0) -> dict[str, Any]:
+    """A tick of trials at their steps, each of a thousand tokens."""
+    slots = [{"number": number, "step": step, "loss": 1.5, "tokens": 1000 * step} for number, step in steps]
+    return {
+        "event": "tick",
+        "time": time_s,
+        "slots": slots,
+        "memory": {"peak_gib": peak_gib, "budget_gib": budget_gib},
+    }
 
 
 def test_the_story_of_a_trial() -> None:
@@ -40,7 +64,7 @@ def test_the_story_of_a_trial() -> None:
             {"event": "baseline", "accuracy": 0.1, "macro_f1": 0.0, "accuracy_se": 0.01},
             {"event": "note", "message": "a start was left out"},
             STARTED,
-            {"event": "tick", "slots": [{"number": 3, "step": 7, "loss": 1.5}, {"number": 9, "step": 1, "loss": 2.0}]},
+            tick(101.0, (3, 7), (9, 1)),
             EVALUATED,
             ended("PRUNED", 0.25, "pruner"),
         )
@@ -52,7 +76,7 @@ def test_the_story_of_a_trial() -> None:
         "t03 r8: started",
         None,
         "t03 r8: validation accuracy 0.250 ± 0.020 after 40 examples",
-        "t03 r8: pruned (pruner) at accuracy 0.250; 1 ended in this session",
+        "t03 r8: pruned (pruner) at accuracy 0.250; 1 of 16 ended",
     ]
     assert progress.best is None  # a pruned trial is never the best
     progress.apply(STARTED)
@@ -76,7 +100,7 @@ def test_what_a_trial_forgets_is_said_and_one_that_forgets_too_much_is_not_the_b
         "untuned base, retention: perplexity 377",
         "t03 r8: started",
         "t03 r8: validation accuracy 0.250 ± 0.020 after 40 examples, retention drop +0.450",
-        "t03 r8: complete (violates retention) at accuracy 0.500; 1 ended in this session",
+        "t03 r8: complete (violates retention) at accuracy 0.500; 1 of 16 ended",
         "scoring trial 2 on the whole retention suite",
     ]
     assert progress.best is None
@@ -90,70 +114,102 @@ def test_a_late_word_of_an_earlier_worker_is_passed_over() -> None:
 
 def test_trials_that_are_not_trained_are_said_too() -> None:
     progress = Progress("demo", "accuracy", 16)
-    assert progress.apply(ended("PRUNED", None, "infeasible")) == "t03 r8: pruned (infeasible); 1 ended in this session"
-    line = progress.apply(ended("COMPLETE", 0.5, same_as=1))
-    assert (
-        line == "t03 r8: complete (the same as trial 1, not trained again) at accuracy 0.500; 2 ended in this session"
-    )
+    rejected = ended("PRUNED", None, "infeasible", is_rejected=True)
+    assert progress.apply(rejected) == "t03 r8: pruned (infeasible); 0 of 16 ended"  # it comes on top of the total
+    line = progress.apply(ended("COMPLETE", 0.5, same_as=1, number=4))
+    assert line == "t04 r8: complete (the same as trial 1, not trained again) at accuracy 0.500; 1 of 16 ended"
     line = progress.apply({"event": "lease_lost", "number": 3, "message": "it is another worker's"})
     assert line == "warning: it is another worker's"
-
-
-def test_the_table_shows_each_trial_in_flight() -> None:
-    progress = Progress("demo", "accuracy", 16)
-    for event in (STARTED, {"event": "tick", "slots": [{"number": 3, "step": 7, "loss": 1.5}]}, EVALUATED):
-        progress.apply(event)
-    console = Console(width=100)
-    with console.capture() as captured:
-        console.print(progress.table())
-    text = captured.get()
-    assert "t03 r8" in text
-    assert "7/20" in text
-    assert "1.500" in text
-    assert "0.250" in text
-
-
-def test_a_checkpoint_that_is_missing_is_said_beside_the_live_table() -> None:
-    console = Console(width=100, force_terminal=True)
-    progress = Progress("demo", "accuracy", 16)
-    with console.capture() as captured, Live(progress.table(), console=console) as live:
-        screen = _Live(progress, live)
-        screen.update([STARTED, {"event": "checkpoint_skipped", "number": 3, "message": "it must fit"}])
-        screen.update([{"event": "checkpoint_damaged", "number": 3, "message": "its hash is another"}])
-    text = captured.get()
-    assert "warning: it must fit" in text
-    assert "warning: its hash is another" in text
 
 
 def test_where_less_is_better_the_lowest_is_the_best_so_far() -> None:
     progress = Progress("demo", "cost", 16, is_minimized=True)
     assert progress.apply({"event": "baseline", "cost": 4.5}) == "untuned base: validation cost 4.500"
     for number, value in enumerate((2.0, 1.0, 3.0)):
-        ended = {
-            "event": "trial_ended",
-            "number": number,
-            "name": "t",
-            "state": "COMPLETE",
-            "reason": None,
-            "violates": [],
-        }
-        progress.apply({**ended, "value": value, "same_as": None})
+        progress.apply(ended("COMPLETE", value, number=number))
     assert progress.best == (1.0, 1)
 
 
-def test_what_is_spent_is_in_the_live_view_alone() -> None:
+def test_slots_are_stable_and_taken_again() -> None:
     progress = Progress("demo", "accuracy", 16)
-    console = Console(width=120)
-    shown = []
-    for usd, limit in ((None, None), (0.0123, None), (0.25, "$0.50"), (None, "2 h")):
-        event = {"event": "spent", "usd": usd, "device_s": 1234.6, "limit": limit}
-        assert progress.apply(event) is None
-        with console.capture() as captured:
-            console.print(progress.table())
-        shown.append(captured.get().partition("spent: ")[2].partition("\n")[0].strip())
-    assert shown == [
-        "1,235 device s",
-        "$0.0123",
-        "$0.250 of $0.50",
-        "1,235 device s of 2 h",
-    ]
+    for number in (0, 1, 2):
+        progress.apply({**STARTED, "number": number})
+    progress.apply(ended("PRUNED", None, number=1))
+    assert {number: one.slot for number, one in progress.in_flight.items()} == {0: 0, 2: 2}
+    progress.apply({**STARTED, "number": 3})
+    assert progress.in_flight[3].slot == 1
+    progress.apply(tick(101.0, (2, 1), (3, 1)))  # trial 0 waits for memory, or to be told
+    assert {number: one.slot for number, one in progress.in_flight.items()} == {0: None, 2: 2, 3: 1}
+    progress.apply(tick(102.0, (0, 1), (2, 2), (3, 2)))
+    assert progress.in_flight[0].slot == 0
+
+
+def test_a_slots_speed_is_that_of_its_training_alone() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    for event in (STARTED, tick(101.0, (3, 1)), tick(103.0, (3, 5))):
+        progress.apply(event)
+    assert progress.in_flight[3].tokens_per_s == 2000
+    for event in ({"event": "evaluating"}, tick(203.0, (3, 6))):
+        progress.apply(event)
+    assert progress.in_flight[3].tokens_per_s == 2000  # the evaluation took no part
+    progress.apply(tick(204.0, (3, 7)))
+    assert progress.in_flight[3].tokens_per_s == 1000
+
+
+def test_memory_is_shown_as_it_is_and_at_its_highest() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    progress.apply(tick(1.0, budget_gib=0.0))  # nothing reads it
+    assert progress.memory is None
+    for peak_gib in (2.0, 5.0, 3.0):
+        progress.apply(tick(1.0, peak_gib=peak_gib))
+    assert progress.memory is not None
+    assert (progress.memory.now_gib, progress.memory.highest_gib, progress.memory.budget_gib) == (3.0, 5.0, 8.0)
+
+
+def test_after_a_resume_counts_and_best_are_the_studys(composed: Callable[..., Config]) -> None:
+    config = composed("study=demo", "search.trials=6", "evaluation.count=4", "train.examples=64", "budget.hours=2")
+    before = StudyView(
+        "demo",
+        [
+            trial(0, 0.7, curve=({"examples": 16.0},) * 4),
+            trial(1, None, reason="pruner", curve=({"examples": 16.0},)),
+            trial(2, None, reason="infeasible", curve=(), examples_seen=0, constraints={"vram": 0.4}),
+            trial(3, None, state="WAITING"),
+        ],
+        {"baseline": scored(0.1)},
+    )
+    progress = Progress.of(config, before, began_s=50.0)
+    assert (progress.best, progress.baseline, progress.done, progress.limit_s) == ((0.7, 0), 0.1, 2, 7200)
+    assert progress.counts == {"complete": 1, "pruned": 1, "infeasible": 1}
+    assert progress.pace.shares == {0: 1.0, 1: 0.25}
+    progress.apply({"event": "loading", "model": "tiny"})
+    progress.apply(STARTED)
+    line = progress.apply(ended("COMPLETE", 0.6))
+    assert line == "t03 r8: complete at accuracy 0.600; 3 of 6 ended"
+    assert progress.apply(ended("COMPLETE", 0.6)) == line  # of an event that the storage had counted already
+    assert progress.best == (0.7, 0)
+
+
+def test_what_is_left_of_the_search() -> None:
+    progress = Progress("demo", "accuracy", 5, limit_usd=1.0)
+    assert progress.left_s(100.0) == (None, None)
+    progress.apply(STARTED)
+    progress.apply(tick(110.0, (3, 10)))
+    assert progress.left_s(110.0) == (None, None)  # no trial has ended
+    progress.apply(tick(120.0, (3, 20)))
+    progress.apply(ended("COMPLETE", 0.5))
+    assert progress.left_s(120.0) == (80.0, None)  # four more, of 20 s
+    progress.apply({"event": "spent", "time": 120.0, "usd": 0.9, "device_s": 90.0, "usd_per_s": 0.01})
+    assert progress.left_s(120.0) == (80.0, pytest.approx(10.0))
+    assert progress.left_s(125.0) == (75.0, pytest.approx(5.0))
+    progress.limit_trials = 3
+    assert progress.left_s(120.0)[0] == 40.0
+    progress.limit_trials = 1
+    assert progress.left_s(120.0) == (None, None)  # the search is over
+
+
+def test_a_worker_that_begins_has_nothing_in_flight() -> None:
+    progress = Progress("demo", "accuracy", 16)
+    for event in (STARTED, tick(101.0, (3, 7)), {"event": "loading", "model": "tiny"}):
+        progress.apply(event)
+    assert (progress.in_flight, progress.memory) == ({}, None)

@@ -167,6 +167,14 @@ def test_a_study_that_was_to_go_on_is_as_it_was(begun: Begun, monkeypatch: pytes
     assert begun.since_s >= started_s + 0.2  # the wait for an answer is not booked
 
 
+def test_a_script_is_not_asked(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "answer", lambda _: Answer.NO)
+    config = check.load(begun.paths)
+    assert launcher.launch(config, begun.said.append) == Answer.NO
+    assert launcher.launch(config, begun.said.append, as_json=True) == 0
+    assert len(begun.started) == 1
+
+
 def test_a_missing_price_is_said_before_anything_is_read(home: Home, composed_once: Callable[..., Config]) -> None:
     config = composed_once("study=demo", "data=files", "data.path=/nowhere", "budget.usd=2")
     with pytest.raises(ConfigError, match=r"budget\.usd: dollars need a price"):

@@ -79,7 +79,7 @@ def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypa
     shutil.copy(told, home.optuna_file)
 
     class Worker:
-        def __init__(self, paths: StudyPaths, config: Config, before: object, since_s: float) -> None:
+        def __init__(self, paths: StudyPaths, config: Config, before: object, since_s: float, output: object) -> None:
             assert before is not None
             study.since_s = since_s
             study.started.append(check.load(paths))

@@ -182,3 +182,16 @@ def test_a_confirmed_winner_and_a_tie_are_said(composed: Callable[..., Config]) 
     # Where another trial is among the best by now, what was confirmed says nothing of it.
     more = StudyView("demo", [*trials, trial(2, 0.81, params={"rank": 16})], tie.attributes)
     assert (more.best.number if more.best else None, more.confirmation) == (2, None)
+
+
+def test_of_a_large_study_the_best_and_those_in_flight_are_shown(composed: Callable[..., Config]) -> None:
+    config = composed("study=demo")
+    trials = [trial(number, 0.3 + number / 100) for number in range(24)]
+    large = StudyView("demo", [*trials, trial(24, None, state="RUNNING"), trial(25, None, reason="diverged")], {})
+    said = text(study_table(large, config, shown=20))
+    assert ("0.530" in said, "0.340" in said, "0.330" in said) == (True, True, False)
+    assert "running" in said
+    assert "diverged" not in said
+    assert "… 5 trials more: sweeper status demo --all" in said
+    every = text(study_table(large, config))
+    assert ("0.300" in every, "diverged" in every, "--all" in every) == (True, True, False)

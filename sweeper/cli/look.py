@@ -1,0 +1,185 @@
+"""Looking at studies: what `list`, `status`, `best`, `cost`, `errors` and `interaction` print. They only read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sweeper.cli.plainly import plainly
+from sweeper.paths import Home
+
+INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def list_studies(as_json: bool) -> None:
+    """Show all studies of the store."""
+    from sweeper.housekeeping.listing import studies
+
+    home = Home.from_environment()
+    lines = studies(home)
+    if as_json:
+        click.echo(json.dumps({"store": str(home.root), "studies": [line.as_dict() for line in lines]}, indent=2))
+        return
+    if not lines:
+        click.echo(f"no studies yet at {home.root}; `sweeper launch study=demo` makes one")
+        return
+    from sweeper.cli.housekeeping import details, list_table
+    from sweeper.launch.screen import terminal
+
+    terminal().print(list_table(lines))
+    for line in details(lines):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--follow", "follows", is_flag=True, help="While it runs: what `launch` shows, until it ends.")
+@click.option("--all", "shows_all", is_flag=True, help="Every trial; otherwise the best and those that run.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts; with --follow the events, a line each.")
+@plainly
+def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
+    """Show a study's trials and their states.
+
+    With --follow the exit code is 0 where the study has come to its end, 1 where it was stopped, killed or ended with
+    an error, and 130 after Ctrl-C, which leaves the study alone.
+    """
+    from sweeper.cli.reading import cost_of, studied
+    from sweeper.launch.screen import terminal
+    from sweeper.launch.tables import SHOWN, study_json, study_table
+
+    home = Home.from_environment()
+    code = 0
+    if follows:
+        from sweeper.cli.follow import follow
+
+        code = follow(home, study, as_json)
+        if as_json or code == INTERRUPTED:
+            return code
+    seen, config = studied(home, study)
+    cost = cost_of(home, seen, config)
+    if as_json:
+        click.echo(json.dumps(study_json(seen, config, cost), indent=2))
+    else:
+        terminal().print(study_table(seen, config, cost, None if shows_all else SHOWN))
+    return code
+
+
+@click.command()
+@click.argument("study")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--force", is_flag=True, help="Exit with 0 even if the winner is nothing to use.")
+@plainly
+def best(study: str, as_json: bool, force: bool) -> int:
+    """Show a study's best trial and what it scored.
+
+    The exit code is 1 where there is nothing to use: no trial keeps to the constraints, or the winner cannot be told
+    from the untuned base.
+    """
+    from sweeper.cli.reading import cost_of, studied
+    from sweeper.launch.screen import terminal
+    from sweeper.launch.tables import answer, trial_json
+    from sweeper.report.verdict import advice, say_next
+    from sweeper.search.advice import shortfall
+    from sweeper.search.pareto import cheaper_tie
+    from sweeper.serving import record
+
+    home = Home.from_environment()
+    seen, config = studied(home, study)
+    paths = home.study(study)
+    problem = shortfall(seen, config)
+    steps = advice(seen, config, paths)
+    if as_json:
+        extra = {
+            "baseline": seen.attributes.get("baseline"),
+            "confirmation": seen.confirmation,
+            "test": seen.attributes.get("test"),
+            "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
+            "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
+            "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
+            "shortfall": problem,
+            "next": steps,
+        }
+        cost = cost_of(home, seen, config)
+        found = trial_json(seen.best, cost) if seen.best is not None else {"number": None, "cost": None}
+        click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
+    else:
+        console = terminal()
+        console.print(answer(seen, config))
+        say_next(console, steps)
+    return 1 if problem is not None and not force else 0
+
+
+@click.command()
+@click.argument("study")
+@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every line there.")
+@click.option("--all", "shows_all", is_flag=True, help="Every trial; otherwise the dearest.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def cost(study: str, file: Path | None, shows_all: bool, as_json: bool) -> None:
+    """Show where a study's dollars went: by label, activity, trial and session.
+
+    It only reads, and may be asked while the study runs.
+    """
+    from sweeper.cli.cost import show
+    from sweeper.cli.reading import cost_of, studied
+    from sweeper.launch.tables import SHOWN
+
+    home = Home.from_environment()
+    seen, config = studied(home, study)
+    show(cost_of(home, seen, config), file, as_json, None if shows_all else SHOWN)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--trial", "number", type=int, help="Another trial than the winner.")
+@click.option("--base", "is_base", is_flag=True, help="The untuned base.")
+@click.option("--split", type=click.Choice(("validation", "test")), default="validation", show_default=True)
+@click.option(
+    "--by", type=click.Choice(("confusion", "length", "confidence")), help="This alone, and rows in its order."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Rows and pairs of labels that are shown; 10, in JSON all.")
+@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all wrong rows there.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def errors(
+    study: str,
+    number: int | None,
+    is_base: bool,
+    split: str,
+    by: str | None,
+    limit: int | None,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what a trial gets wrong, with the text of the rows.
+
+    The predictions of the trial's best evaluation, kept in the study's folder without text, are joined to the rows
+    where the study's data lies. Nothing of it leaves this machine.
+    """
+    from sweeper.cli.mistakes import Asked, show
+
+    if is_base and number is not None:
+        raise click.UsageError("--base and --trial exclude each other")
+    show(Home.from_environment(), study, Asked(number, is_base, split, by, limit, file, as_json))
+
+
+@click.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option("--x", default="learning_rate", show_default=True, help="A searched parameter: the columns.")
+@click.option("--y", default="rank", show_default=True, help="Another one, of few values: the rows, and the lines.")
+@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it there, as PNG.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def interaction(studies: tuple[str, ...], x: str, y: str, file: Path | None, as_json: bool) -> None:
+    """Show what two searched parameters do together.
+
+    Several studies of the same metric, such as those of several seeds, are taken together.
+    """
+    from sweeper.cli.interaction import show
+
+    show(Home.from_environment(), studies, x, y, file, as_json)
