@@ -55,6 +55,8 @@ class TrackingSection(Section):
     uri: Live[str | None]
     experiment: Live[Annotated[str, Field(min_length=1, max_length=500)] | None]
     log_text: Live[bool]
+    system_metrics: Live[bool]
+    patience_s: Live[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class ModelSection(Section):

@@ -46,10 +46,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from sweeper.tracking.view import RunsView
 from sweeper.trial import RunKind
 
 
@@ -75,8 +78,44 @@ STUDY = RunKey(RunKind.STUDY)
 BASELINE = RunKey(RunKind.BASELINE)
 
 
+@dataclass(frozen=True)
+class DatasetUse:
+    """Rows that a run uses.
+
+    Attributes:
+        context: what for, such as `training`.
+        source_type: where they come from, such as `hub`.
+        source: their name there.
+        columns: those that are read.
+    """
+
+    name: str
+    context: str
+    sha256: str
+    rows: int
+    source_type: str
+    source: str
+    columns: tuple[str, ...]
+
+
 class Tracker(ABC):
     """Records the runs of one study: one parent, and a child for each trial, each side run and the baseline."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether what is logged is held back because the store cannot be reached for now."""
+        return False
+
+    def announce_to(self, listener: Callable[[str], None]) -> None:  # noqa: B027 (most are never away)
+        """Has a listener told when the store goes away, and when it is back; from any thread."""
+
+    @contextmanager
+    def watching_system(self) -> Iterator[None]:
+        """Logs what the machine does on the study's run while the block runs, where the store has a place for it."""
+        yield
+
+    def arrange(self, view: RunsView) -> None:  # noqa: B027 (most show nothing)
+        """Says which columns a table of the runs is to have."""
 
     @property
     @abstractmethod
@@ -89,7 +128,11 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
-        """Adds a point to each metric. Points may be kept back until `flush` or `end`."""
+        """Adds a point to each metric. Points may be kept back until `flush`, or what is asked of the store next."""
+
+    @abstractmethod
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
+        """Says which rows a run uses; the same again changes nothing."""
 
     @abstractmethod
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
@@ -105,7 +148,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Writes what was kept back."""
+        """Waits until what was kept back is written."""
 
     @abstractmethod
     def states(self) -> dict[RunKey, RunState]:
@@ -122,6 +165,7 @@ class MemoryRun:
     tags: dict[str, str]
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
+    datasets: tuple[DatasetUse, ...] = ()
 
 
 class MemoryTracker(Tracker):
@@ -144,6 +188,9 @@ class MemoryTracker(Tracker):
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             self.runs[key].metrics.setdefault(name, []).append((step, value))
+
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
+        self.runs[key].datasets = tuple(datasets)
 
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
         file.stat()  # raises as a store does where there is nothing to copy

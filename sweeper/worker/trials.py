@@ -29,6 +29,7 @@ from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import Recorder, curve
 from sweeper.worker.room import Room
 from sweeper.worker.spending import BudgetSpent, Spending
+from sweeper.worker.steps import Step
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Timing, Workbench
 
@@ -134,7 +135,7 @@ class Trials:
                     self._advance()
                     continue
                 self.spending.end_tick(RunKind.TRIAL, pack.slots)
-                self.recorder.ticks(pack.slots, ticks, pack.planner.step)
+                self.recorder.step(Step(pack.slots, ticks, pack.planner.step, time.monotonic() - started))
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:  # before the evaluation, which may have to evict
                 slot.duration_s += time.monotonic() - started
