@@ -47,7 +47,8 @@ ARTIFACT_ROOT = "mlflow-artifacts:"
 KIND_TAG, NUMBER_TAG = "sweeper.kind", "sweeper.trial"
 SIDE_TAG = "sweeper.side_run"  # the number of a run that is no trial
 STUDY_TAG, STUDY_ID_TAG = "sweeper.study", "sweeper.study_id"
-_UNAVAILABLE, _MISSING = ErrorCode.Name(TEMPORARILY_UNAVAILABLE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+_UNAVAILABLE: str = ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
+_MISSING: str = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 logger = logging.getLogger(__name__)
 for _noisy in ("alembic", "mlflow"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -81,10 +82,6 @@ class MlflowTracker(Tracker):
     @property
     def place(self) -> str:
         return "store"
-
-    @property
-    def is_away(self) -> bool:
-        return self._writer.is_away
 
     def announce_to(self, listener: Callable[[str], None]) -> None:
         self._writer.announce = listener
@@ -193,6 +190,9 @@ class MlflowTracker(Tracker):
     def flush(self) -> None:
         self._writer.flush()
 
+    def settle(self) -> bool:
+        return self._writer.settle()
+
     def states(self) -> dict[RunKey, RunState]:
         stored = self._writer.ask(lambda _: self._stored())
         return {key: RunState(status) for key, (_, status) in stored.items()}
@@ -243,10 +243,10 @@ class MlflowTracker(Tracker):
     def _has_active(self, key: RunKey) -> bool:
         """Whether a run is there and not in MLflow's bin, as far as the store answers."""
         try:
-            stage: str = self._client.get_run(self._runs[key]).info.lifecycle_stage
+            stage = self._client.get_run(self._runs[key]).info.lifecycle_stage
         except MlflowException as error:
-            return str(error.error_code) != _MISSING
-        return str(LifecycleStage.ACTIVE) == stage
+            return bool(error.error_code != _MISSING)
+        return bool(stage == LifecycleStage.ACTIVE)
 
     def _calling(self) -> AbstractContextManager[None]:
         """Around each call of the store."""
@@ -254,7 +254,7 @@ class MlflowTracker(Tracker):
 
     def _is_passing(self, error: Exception) -> bool:
         """Whether another process holds the database, or its disk is full for now."""
-        return isinstance(error, MlflowException) and str(error.error_code) == _UNAVAILABLE
+        return isinstance(error, MlflowException) and error.error_code == _UNAVAILABLE
 
     def _in_words(self, error: Exception) -> str:
         return f"runs are recorded in {self._home.mlflow_file}, but that failed: {' '.join(str(error).split())}"

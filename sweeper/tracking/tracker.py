@@ -101,11 +101,6 @@ class DatasetUse:
 class Tracker(ABC):
     """Records the runs of one study: one parent, and a child for each trial, each side run and the baseline."""
 
-    @property
-    def is_away(self) -> bool:
-        """Whether what is logged is held back because the store cannot be reached for now."""
-        return False
-
     def announce_to(self, listener: Callable[[str], None]) -> None:  # noqa: B027 (most are never away)
         """Has a listener told when the store goes away, and when it is back; from any thread."""
 
@@ -149,6 +144,11 @@ class Tracker(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Waits until what was kept back is written."""
+
+    def settle(self) -> bool:
+        """As `flush`, but does not wait for a store that is away; whether all is written."""
+        self.flush()
+        return True
 
     @abstractmethod
     def states(self) -> dict[RunKey, RunState]:

@@ -82,7 +82,7 @@ class Writer:
 
     @property
     def is_away(self) -> bool:
-        """Whether the store could not be reached just now, and is tried again."""
+        """Whether the store could not be reached, and is tried again."""
         return self._away_since_s is not None
 
     def add(self, key: RunKey, points: list[Point]) -> None:
@@ -119,14 +119,21 @@ class Writer:
 
     def flush(self) -> None:
         """Waits until all is written that was given; as `add`."""
+        self._wait(lambda: False)
+
+    def settle(self) -> bool:
+        """As `flush`, but does not wait for a store that is away; whether all is written."""
+        return self._wait(lambda: self.is_away)
+
+    def _wait(self, is_enough: Callable[[], bool]) -> bool:
         with self._changed:
             self._check()
-            if self._tasks:
-                last = self._tasks[-1]
-                self._open.clear()  # or others could make it longer for ever
-                self._hurry()
-                self._changed.wait_for(lambda: last.is_done or self._failure is not None)
+            last = self._tasks[-1] if self._tasks else _Task(is_done=True)
+            self._open.clear()  # or others could make it longer for ever
+            self._hurry()
+            self._changed.wait_for(lambda: last.is_done or self._failure is not None or is_enough())
             self._check()
+            return last.is_done
 
     def _then(self, task: _Task) -> None:
         self._check()
@@ -195,7 +202,9 @@ class Writer:
     def _may_wait(self, error: Exception) -> bool:
         now_s = time.monotonic()
         if self._away_since_s is None and self._patience_s > 0:
-            self._away_since_s = now_s
+            with self._changed:
+                self._away_since_s = now_s
+                self._changed.notify_all()
             self._say(
                 f"runs cannot be written now, and are held back for up to {self._patience_s:g} s "
                 f"(tracking.patience_s): {self._in_words(error)}"

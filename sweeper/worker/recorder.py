@@ -208,8 +208,7 @@ class Recorder:
 
     def settle(self) -> None:
         """Before a trial is told: what is told is written, unless the store is away, which is not waited for."""
-        if not self.tracker.is_away:
-            self.tracker.flush()
+        self.tracker.settle()
 
     def _log_evaluation(self, number: int, point: dict[str, float]) -> None:
         values = {name: value for name, value in point.items() if name != "examples"}

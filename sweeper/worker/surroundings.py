@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import re
@@ -39,9 +41,8 @@ def tags(bench: Workbench, config: Config, attributes: Mapping[str, Any]) -> dic
         **_device(bench),
     }
     if model := attributes.get("model"):
-        found["sweeper.model_version"] = model.get("commit") or ", ".join(
-            f"{name} {mark}" for name, mark in sorted(model.get("files", {}).items())
-        )
+        files = json.dumps(model.get("files", {}), sort_keys=True)
+        found["sweeper.model_version"] = model.get("commit") or hashlib.sha256(files.encode()).hexdigest()
     if (commit := _commit()) is not None:
         found["mlflow.source.git.commit"] = commit
     return found
