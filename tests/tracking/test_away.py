@@ -111,19 +111,6 @@ def test_a_server_that_is_away_for_a_while_loses_no_point(
         assert len(found[trial_key(trial.number), "train/loss"]) == 16
 
 
-def test_one_that_stays_away_is_an_error_in_the_end(plain: PlainServer, home: Home) -> None:
-    tracker = ServerTracker(home, "study", Place(plain.uri, "short"), "a" * 32, patience_s=1.0)
-    tracker.start(STUDY, "study", {}, {})
-    tracker.flush()
-    plain.kill()
-    tracker.log(STUDY, {"accuracy": 0.5}, 1)
-    with pytest.raises(TrackingError, match=r"must be reachable, but .* \(it was tried again for 1 s; tracking.pat"):
-        tracker.flush()
-    with pytest.raises(TrackingError, match="must be reachable"):
-        tracker.log(STUDY, {"accuracy": 0.5}, 2)
-    plain.start()
-
-
 def test_a_store_that_another_process_holds_loses_no_point(home: Home, migrated: Path) -> None:
     shutil.copy(migrated, home.root)
     tracker = MlflowTracker(home, "study", patience_s=120)
@@ -155,3 +142,15 @@ def test_points_that_are_written_twice_are_there_once(home: Home, migrated: Path
     tracker.flush()
     tracker._writer.ask(lambda _: tracker._write(STUDY, points))  # as where the first answer was lost
     assert stored(tracker) == {(STUDY, "accuracy"): [(1, 0.5)], (STUDY, "macro_f1"): [(1, 0.25)]}
+
+
+def test_one_that_stays_away_is_an_error_in_the_end(plain: PlainServer, home: Home) -> None:
+    tracker = ServerTracker(home, "study", Place(plain.uri, "short"), "a" * 32, patience_s=1.0)
+    tracker.start(STUDY, "study", {}, {})
+    tracker.flush()
+    plain.kill()
+    tracker.log(STUDY, {"accuracy": 0.5}, 1)
+    with pytest.raises(TrackingError, match=r"must be reachable, but .* \(it was tried again for 1 s; tracking.pat"):
+        tracker.flush()
+    with pytest.raises(TrackingError, match="must be reachable"):
+        tracker.log(STUDY, {"accuracy": 0.5}, 2)
