@@ -67,7 +67,7 @@ def test_an_experiment_opens_on_its_runs_with_columns_of_ours(
     assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`best_value`", False)
     assert {"metrics.`accuracy`", "params.`rank`", "tags.`sweeper.state`"} < set(shown["selectedColumns"])
     assert address("http://localhost:5000", "7") == (
-        "http://localhost:5000/#/experiments/7/runs?viewStateShareKey=sweeper"
+        "http://localhost:5000/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=sweeper"
     )
 
 
