@@ -219,6 +219,7 @@ class Writer:
 
     def _fail(self, error: Exception) -> None:
         words = self._in_words(error)
+        logger.info("no more runs are written", exc_info=error)  # for the worker's log: it may be a defect
         if self._away_since_s is not None:
             words = f"{words} (it was tried again for {self._patience_s:g} s; tracking.patience_s says for how long)"
         with self._changed:

@@ -38,7 +38,7 @@ from tests.tracking.server import plain_server
 
 STUDY = [
     *("study=demo", "search.trials=4", "engine.slots=4", "confirmation.top=0", "pruner=none", "sampler=random"),
-    *("retention.choices=null", "retention.passages=null", "gpu=free"),
+    *("retention.choices=null", "retention.passages=null", "gpu=free", "train.examples=640", "evaluation.rows=120"),
 ]
 CALLS = ("start", "log", "log_datasets", "log_file", "drop_files", "end", "flush", "settle", "states", "arrange")
 
@@ -138,7 +138,8 @@ def report(pairs: int, run: Callable[..., dict[str, float]], *makers: Callable[[
     for _ in range(pairs):
         for found, make in zip(rows, makers, strict=True):
             found.append(run(make))
-            print("  ", "memory" if found is rows[0] else "MLflow", {k: round(v, 3) for k, v in found[-1].items()})
+            where = "memory" if found is rows[0] else "MLflow"
+            print(f"  {where}:", {name: round(value, 3) for name, value in found[-1].items()}, flush=True)
     middle = [{name: statistics.median(row[name] for row in found) for name in found[0]} for found in rows]
     memory, mlflow = middle
     for name in ("cpu_s", "wall_s"):
