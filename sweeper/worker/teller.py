@@ -186,17 +186,20 @@ class Teller:
         broken = [f"{name} is {value:+.3g} above its limit" for name, value in constraints.items() if value > 0]
         record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
         record |= self.spending.record()
+        self.recorder.settle()
         self.search.prune(number, Reason.INFEASIBLE, record, self._constraints(number))
         self._end(number)
 
     def repeat(self, number: int, earlier: TrialView) -> None:
         """Gives a trial the result of the earlier one that it equals, untrained."""
         own = {name: value for name, value in earlier.constraints.items() if name == CONSTRAINT}
+        self.recorder.settle()
         self.search.repeat(number, earlier, {**self.constraints[number], **own})
         self._end(number)
 
     def fail(self, asked: Asked) -> None:
         detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
+        self.recorder.settle()
         self.search.fail(asked.number, detail, self._constraints(asked.number))
         self._end(asked.number)
 

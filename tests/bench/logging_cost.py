@@ -11,6 +11,7 @@ server on the same machine. Minutes.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
+from sweeper.data import tickets
 from sweeper.paths import Home
 from sweeper.search.views import view
 from sweeper.tracking.mlflow_server import ServerTracker
@@ -38,8 +40,9 @@ from tests.tracking.server import plain_server
 
 STUDY = [
     *("study=demo", "search.trials=4", "engine.slots=4", "confirmation.top=0", "pruner=none", "sampler=random"),
-    *("retention.choices=null", "retention.passages=null", "gpu=free", "train.examples=640", "evaluation.rows=120"),
+    *("retention.choices=null", "retention.passages=null", "gpu=free", "data=files", "train.examples=640"),
 ]
+ROWS = {"train": 640, "validation": 60, "test": 12}
 CALLS = ("start", "log", "log_datasets", "log_file", "drop_files", "end", "flush", "settle", "states", "arrange")
 
 
@@ -111,8 +114,11 @@ def main() -> None:
         for each in (home, made):
             each.create()
         MlflowTracker(made, "unused")
+        for split, rows in tickets.splits().items():
+            lines = [json.dumps(row) for row in rows[: ROWS[split]]]
+            (Path(folder) / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
         configs: list[Config] = []
-        compose.main([*STUDY, f"model={asked.model}", f"store.home={home.root}"], configs.append)
+        compose.main([*STUDY, f"model={asked.model}", f"data.path={folder}", f"store.home={home.root}"], configs.append)
         bench = set_up(configs[0], home)
         session.set_up = lambda *_: bench  # type: ignore[assignment]
         run = partial(one, home=home, config=configs[0], database=made.mlflow_file)
