@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import mmap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,17 +23,20 @@ def _short(value: Any) -> Any:
 
 
 class EventLog:
-    """Appends events to a file, and the rarer ones to the worker's log; one writer."""
+    """Appends events to a file, and the rarer ones to the worker's log; one process writes."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("a", encoding="utf-8")
+        self._writing = threading.Lock()  # the thread that tracks has its own to say
 
     def write(self, event: str, /, **fields: Any) -> None:
         if isinstance(message := fields.get("message"), str):  # for persons; a program reads the rest
             fields["message"] = redacted(message)
         own = {"event": event, "time": time.time()}  # first, and whatever a field is called
-        self._file.write(json.dumps({**own, **fields, **own}) + "\n")
-        self._file.flush()
+        line = json.dumps({**own, **fields, **own}) + "\n"
+        with self._writing:
+            self._file.write(line)
+            self._file.flush()
         if event not in _FREQUENT:
             words = ", ".join(f"{name} {_short(value)}" for name, value in fields.items() if value is not None)
             logger.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s: %s", event, words)

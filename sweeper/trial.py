@@ -114,7 +114,10 @@ SHORT_NAMES = {
 
 
 def run_name(number: int, params: dict[str, object]) -> str:
-    """A name that a person can read, such as `t07 r64 a/r2 lr2e-4`."""
+    """A name that a person can read, such as `t07 r64 a128 lr2e-4`."""
+    match params:
+        case {"rank": int(rank), "alpha_ratio": float(ratio) | int(ratio)}:  # alpha itself is what one knows
+            params = {name: value for name, value in params.items() if name != "alpha_ratio"} | {"alpha": rank * ratio}
     known = [name for name in SHORT_NAMES if name in params]
     words = [f"t{number:02d}"]
     for name in known + sorted(set(params) - set(known)):

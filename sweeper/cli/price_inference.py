@@ -127,7 +127,7 @@ def _of_study(home: Home, asked: Asked) -> None:
     _print(found, asked.as_json, file)
     had_price = before is not None and before.get("price") is not None
     metrics = inference.metrics(found.measured.speeds, found.cost, had_price)
-    record.log(paths, config, trial.number, metrics, asked.announce)
+    record.log(paths, config, trial.number, trial.examples_seen or 0, metrics, asked.announce)
 
 
 def _of_folder(home: Home, folder: Path, asked: Asked) -> None:

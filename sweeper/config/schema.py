@@ -56,6 +56,8 @@ class TrackingSection(Section):
     experiment: Live[Annotated[str, Field(min_length=1, max_length=500)] | None]
     log_text: Live[bool]
     report: Live[bool]
+    system_metrics: Live[bool]
+    patience_s: Live[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class ModelSection(Section):

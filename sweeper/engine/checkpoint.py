@@ -66,12 +66,13 @@ def save(file: Path, slot: Slot, state: AdapterState, room_bytes: float = float(
             "train_tokens": slot.train_tokens,
             "supervised_tokens": slot.supervised_tokens,
             "duration_s": slot.duration_s,
+            "train_s": slot.train_s,
+            "peak_bytes": slot.peak_bytes,
+            "predicted_bytes": slot.predicted_bytes,
             "evaluations": slot.evaluations,
             "best_evaluation": slot.best_evaluation,
             "loss_scale": slot.loss_scale.model_dump(),
             "company": [company.model_dump() for company in slot.company],
-            "vram_peak_gib": slot.vram_peak_gib,
-            "vram_predicted_gib": slot.vram_predicted_gib,
         }
     )
     # A folder: safetensors writes under a random name and renames, so that killed writers would leave file after file.
@@ -133,14 +134,15 @@ def _read(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Slot, 
         train_tokens=header["train_tokens"],
         supervised_tokens=header["supervised_tokens"],
         duration_s=header["duration_s"],
+        train_s=header.get("train_s", header["duration_s"]),  # of a checkpoint from before it was kept: at the most
+        peak_bytes=header.get("peak_bytes", 0),
+        predicted_bytes=header.get("predicted_bytes", 0),
         evaluations=header["evaluations"],
         best_evaluation=header["best_evaluation"],
         best_adapter=best if header["best_evaluation"] is not None else None,
         loss_scale=LossScale.model_validate(header.get("loss_scale", {})),
         best_predictions=[Prediction(*item) for item in predictions] if predictions is not None else None,
         company=[Company.model_validate(company) for company in header["company"]],
-        vram_peak_gib=header.get("vram_peak_gib", 0.0),
-        vram_predicted_gib=header.get("vram_predicted_gib", 0.0),
     )
     return slot, state
 

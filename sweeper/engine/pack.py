@@ -56,19 +56,15 @@ class Slot:
     train_tokens: int = 0
     supervised_tokens: int = 0
     duration_s: float = 0.0
+    train_s: float = 0.0  # of that, in optimizer steps
+    peak_bytes: int = 0  # the most that was held in one of them, by whoever trained
+    predicted_bytes: int = 0  # what was foretold of that one
     evaluations: list[dict[str, float]] = field(default_factory=list)
     best_evaluation: int | None = None
     best_adapter: AdapterState | None = None
     best_predictions: list[Prediction] | None = None  # of the validation rows, in their order
     company: list[Company] = field(default_factory=list)  # beside whom it trained
     loss_scale: LossScale = field(default_factory=LossScale)  # read and changed in float16 alone
-    vram_peak_gib: float = 0.0  # of its largest step, with whoever trained beside it
-    vram_predicted_gib: float = 0.0  # what was foretold of that step
-
-    def took(self, peak_gib: float, predicted_gib: float) -> None:
-        """Keeps the memory of its largest step."""
-        if peak_gib > self.vram_peak_gib:
-            self.vram_peak_gib, self.vram_predicted_gib = peak_gib, predicted_gib
 
     @property
     def is_finished(self) -> bool:
@@ -98,6 +94,7 @@ class Tick:
     learning_rate: float
     loss_scale: float | None = None  # in float16
     is_skipped: bool = False  # only because of that scale
+    tokens: int = 0  # that the slot read in it
 
     @property
     def is_finite(self) -> bool:
@@ -199,12 +196,13 @@ class Pack:
         ticks = []
         for index, slot in enumerate(self.slots):
             slot.step += 1
-            slot.train_tokens += sum(len(item.tokens) for item in items if item.slot == index)
+            tokens = sum(len(item.tokens) for item in items if item.slot == index)
+            slot.train_tokens += tokens
             own = [self.example(item.key) for item in items if item.slot == index]
             slot.supervised_tokens += sum(example.supervised_tokens for example in own)
             scale = slot.loss_scale.value if self.is_scaled else None
             is_skipped = self.is_scaled and slot.loss_scale.note(losses[index], norms[index])
-            ticks.append(Tick(losses[index], norms[index], rates[index], scale, is_skipped))
+            ticks.append(Tick(losses[index], norms[index], rates[index], scale, is_skipped, tokens))
         return ticks
 
     def rehearse(self, rows: Sequence[int]) -> None:

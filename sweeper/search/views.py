@@ -7,8 +7,8 @@ hyperparameter stopped it, whatever its sampler had to be told (see `sweeper.sea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -71,8 +71,19 @@ class TrialView:
     spent_usd: float | None = None  # and their dollars, where there is a price
     is_minimized: bool = False  # whether a lower value is better
     told_at: float | None = None  # when it ended, in seconds since 1970
-    vram_peak_gib: float | None = None  # of its largest step, with whoever trained beside it
-    vram_predicted_gib: float | None = None  # what was foretold of that step
+    # What its steps took: train_s, vram_peak_gib, vram_predicted_gib, pack_size_mean, pack_size_max; empty where it has
+    # not trained.
+    took: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vram_peak_gib(self) -> float | None:
+        """Of its largest step, with whoever trained beside it."""
+        return self.took.get("vram_peak_gib")
+
+    @property
+    def vram_predicted_gib(self) -> float | None:
+        """What was foretold of that step."""
+        return self.took.get("vram_predicted_gib")
 
     @property
     def merit(self) -> float | None:
@@ -146,9 +157,8 @@ class TrialView:
             spent_s=attributes.get("spent_s"),
             spent_usd=attributes.get("spent_usd"),
             is_minimized=is_minimized,
+            took=dict(attributes.get("took", {})),
             told_at=trial.datetime_complete.timestamp() if trial.datetime_complete is not None else None,
-            vram_peak_gib=attributes.get("vram_peak_gib"),
-            vram_predicted_gib=attributes.get("vram_predicted_gib"),
         )
 
 
@@ -265,6 +275,11 @@ class StudyView:
             if not front or (trial.solo_s or 0.0) < (front[-1].solo_s or 0.0):
                 front.append(trial)
         return front
+
+
+def examples_of(trials: Iterable[TrialView]) -> int:
+    """The training examples that the trials that have ended have seen: the step of a study's own metrics."""
+    return sum(trial.examples_seen or 0 for trial in trials if trial.is_told and trial.same_as is None)
 
 
 def ranked(trials: Sequence[TrialView]) -> list[TrialView]:

@@ -35,9 +35,17 @@ def kept(paths: StudyPaths, number: int) -> dict[str, Any] | None:
 
 
 def log(
-    paths: StudyPaths, config: Config, number: int, metrics: dict[str, float], announce: Callable[[str], None]
+    paths: StudyPaths,
+    config: Config,
+    number: int,
+    examples: int,
+    metrics: dict[str, float],
+    announce: Callable[[str], None],
 ) -> None:
     """Logs the metrics, and the file that `keep` wrote, on the trial's run.
+
+    Args:
+        examples: that the trial has seen, which is the step.
 
     Raises:
         TrackingError: if a server cannot be reached, or refuses.
@@ -55,7 +63,7 @@ def log(
     if key not in tracker.states():
         announce(f"note: MLflow has no run of trial {number} any more: this is not logged there")
         return
-    tracker.log(key, metrics, step=0)
+    tracker.log(key, metrics, step=examples)
     tracker.log_file(key, paths.inference(number))
     tracker.flush()
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
-from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -29,10 +28,12 @@ from sweeper.paths import Home
 from sweeper.redaction import redacted
 from sweeper.tracking.mlflow_tracker import STUDY_ID_TAG, MlflowTracker
 from sweeper.tracking.place import Place
-from sweeper.tracking.tracker import RunKey, RunState
+from sweeper.tracking.tracker import RunKey
 
 logger = logging.getLogger(__name__)
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # MLflow's are for minutes
+_ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # for what is tried again here
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _ADDRESS = "see that it runs and that tracking.uri (or MLFLOW_TRACKING_URI) is its address"
 
@@ -44,49 +45,29 @@ class ServerTracker(MlflowTracker):
         TrackingError: as every method, where the server cannot be reached or refuses.
     """
 
-    def __init__(self, home: Home, study: str, place: Place, study_id: str) -> None:
+    def __init__(self, home: Home, study: str, place: Place, study_id: str, patience_s: float = 0.0) -> None:
         self._place = place
-        with reached(place):
-            super().__init__(home, study, study_id)
+        super().__init__(home, study, study_id, patience_s)
 
     @property
     def place(self) -> str:
         return f"{self._place.uri} {self._experiment}"
 
-    def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
-        with reached(self._place):
-            super().start(key, name, params, tags)
+    def _drop(self, key: RunKey, folder: str) -> None:
+        drop_artifacts(self._repository(key), folder)
 
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
-        file.stat()  # what is not here is no failure of the server
-        with reached(self._place):
-            super().log_file(key, file, folder)
+    def _calling(self) -> AbstractContextManager[None]:
+        return impatient(_ONE_TRY)
 
-    def drop_files(self, key: RunKey, folder: str) -> None:
-        if key not in self._runs:  # it may have been deleted there
-            return
-        with reached(self._place):
-            drop_artifacts(self._repository(key), folder)
-
-    def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
-        with reached(self._place):
-            super().end(key, state, tags)
-
-    def describe(self, text: str) -> None:
-        with reached(self._place):
-            super().describe(text)
+    def _is_passing(self, error: Exception) -> bool:
+        return is_passing(error)
 
     @property
     def _has_own_experiment(self) -> bool:
         return self._place.experiment == self._study
 
-    def flush(self) -> None:
-        with reached(self._place):
-            super().flush()
-
-    def states(self) -> dict[RunKey, RunState]:
-        with reached(self._place):
-            return super().states()
+    def _in_words(self, error: Exception) -> str:
+        return str(error) if isinstance(error, TrackingError) else _words(self._place, error)
 
     def _open(self) -> tuple[MlflowClient, str]:
         client = MlflowClient(tracking_uri=self._place.address)
@@ -165,16 +146,33 @@ def reached(place: Place) -> Iterator[None]:
     except MlflowException as error:
         raise TrackingError(_words(place, error)) from error
     except requests.RequestException as error:  # of artifacts
-        status = error.response.status_code if error.response is not None else None
-        raise TrackingError(_words(place, error, status)) from error
+        raise TrackingError(_words(place, error)) from error
     except OSError as error:  # of a folder that the artifact store is
         raise TrackingError(_words(place, error)) from error
 
 
+def status_of(error: Exception) -> int | None:
+    """What a server has answered, where it was one that did; MLflow has 500 for what had no answer."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    response = error.response if isinstance(error, requests.RequestException) else None
+    return response.status_code if response is not None else None
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a server may do the same a little later: it was not there, was in trouble, or had too much to do."""
+    if isinstance(error, MlflowException | requests.RequestException) and not _is_none(error):
+        status = status_of(error)
+        if status is None:
+            return isinstance(error, requests.ConnectionError | requests.Timeout)
+        return status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return False
+
+
 @contextmanager
-def impatient() -> Iterator[None]:
+def impatient(limits: Mapping[str, str] = _PATIENCE) -> Iterator[None]:
     """MLflow gives up within seconds, unless the environment says when."""
-    own = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+    own = {name: value for name, value in limits.items() if name not in os.environ}
     os.environ.update(own)
     try:
         yield
@@ -183,13 +181,16 @@ def impatient() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _words(place: Place, error: Exception, status: int | None = None) -> str:
+def _is_none(error: Exception) -> bool:
+    """Whether what answered is no MLflow server."""
+    return getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in str(error)
+
+
+def _words(place: Place, error: Exception) -> str:
     reason = " ".join(redacted(str(error)).split())
-    if isinstance(error, MlflowException):
-        status = error.get_http_status_code()
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
     who = f"as {name!r}" if name else "with a token" if os.environ.get("MLFLOW_TRACKING_TOKEN") else "without a name"
-    match status:
+    match status_of(error):
         case HTTPStatus.UNAUTHORIZED:
             return f"a tracking server must let sweeper in, but {place.uri} refused it, {who} (401); {_LOGIN}"
         case HTTPStatus.FORBIDDEN:
@@ -197,7 +198,7 @@ def _words(place: Place, error: Exception, status: int | None = None) -> str:
                 f"runs are written with the right to do so, but {place} refused that, {who} (403); ask for EDIT on it, "
                 "or set tracking.experiment=NAME to one of your own"
             )
-    if getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in reason:
+    if _is_none(error):
         return f"there must be an MLflow server at {place.uri}, but what answers is none; {_ADDRESS}"
     if "Max retries exceeded" in reason or "Connection" in type(error).__name__:
         cause = reason.rpartition("Caused by ")[2].removesuffix(")")

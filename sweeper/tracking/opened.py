@@ -10,8 +10,11 @@ from sweeper.tracking.place import Place, identify
 from sweeper.tracking.tracker import Tracker
 
 
-def opened(paths: StudyPaths, config: Config) -> Tracker:
+def opened(paths: StudyPaths, config: Config, patience_s: float = 0.0) -> Tracker:
     """The tracker of the place that the settings and the environment name.
+
+    Args:
+        patience_s: how long one that is away is waited for.
 
     Raises:
         ConfigError: if they name none.
@@ -19,5 +22,5 @@ def opened(paths: StudyPaths, config: Config) -> Tracker:
     """
     place, study_id = Place.of(config), identify(paths)
     if place.uri is None:
-        return MlflowTracker(paths.home, paths.name, study_id)
-    return ServerTracker(paths.home, paths.name, place, study_id)
+        return MlflowTracker(paths.home, paths.name, study_id, patience_s)
+    return ServerTracker(paths.home, paths.name, place, study_id, patience_s)

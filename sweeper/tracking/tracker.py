@@ -1,55 +1,72 @@
 """What is tracked, as a contract; MLflow is one store of it, a dictionary in memory another.
 
-| key | what | step |
+The step of every point is the number of training examples seen: by the trial, or on the study's run by all its trials
+that have ended; the untuned base has seen none. METRIC is one of the task's, from 0 to 1 (bleu, chrf to 100) or as its
+own code says; LABEL what came of it (`sweeper.money.bill.Label`); NAME a constraint. Params are what was searched.
+
+| key | what | on |
 |---|---|---|
-| accuracy, macro_f1 | validation scores, 0 to 1 | training examples seen |
-| exact_match, token_f1 | the same of task=generation | training examples seen |
-| bleu, chrf, rouge_l | the same of task=comments | training examples seen |
-| accuracy_se, macro_f1_se, … | their standard errors | training examples seen |
-| retention/accuracy, retention/perplexity | over the sample of the retention suite | training examples seen |
-| retention/drop, retention/drop_se | of what constrains, against the untuned base | training examples seen |
-| retention/full_accuracy, …, full_drop_se | over the whole suite, of finalists and base | – |
-| retention/noise_floor | one standard error of the base's own score, over the sample | – |
-| constraint/NAME | holds where it is not above 0; known before training, or at its end | training examples seen |
-| train/loss | the slot's mean loss over its supervised tokens | training examples seen |
-| train/grad_norm | before clipping | training examples seen |
-| train/loss_scale | of float16; halved where a gradient overflowed, and the step was skipped | training examples seen |
-| train/learning_rate | of A | training examples seen |
-| train/tokens | tokens read so far, prompt and answer, and passages of replay | training examples seen |
-| train/supervised_tokens | those with a loss: of answers, and of passages of replay | training examples seen |
-| vram/peak_gib | the most that the process held in the step, beside whoever trained with it | training examples seen |
-| vram/predicted_gib | the same as it was foretold; 0 where nothing reads memory | training examples seen |
-| vram/headroom_gib | the budget less the peak | training examples seen |
-| vram/chunks | parts that the step was cut into | training examples seen |
-| duration_s | wall seconds in the pack, shared with its neighbours | training examples seen |
-| best_value | the objective's value, on trials that are complete | – |
-| confirmation/accuracy, … | of a training that confirms, on the rows held back for it | training examples seen |
-| confirmation/accuracy_mean, …_spread | over those of a configuration, on its trial; of the chosen one also here | – |
-| confirmation/accuracy_original | of the trial's own adapter on the same rows | – |
-| test/accuracy, test/macro_f1, …, …_se | on the test split, winner, runner-up and base | – |
-| cost/usd | what was booked on it, with all that it shared; on a trial and on the study | – |
-| cost/usd_train, cost/usd_eval | of that, training, and scoring | – |
-| cost/usd_energy | of that, electricity, where that is paid by the meter | – |
-| cost/usd_solo, cost/solo_s | what a trial would have taken alone on the device, without set-up | – |
-| cost/device_s | device seconds; without a price these alone, and the tag sweeper.price says so | – |
-| cost/usd_winner, …_completed, …_pruned, … | of the study: by what came of it (`sweeper.money.bill.Label`) | – |
-| cost/device_s_winner, … | the same in seconds, where some of them have no price | – |
-| cost/useful_share | of the study: winner, other complete trials, confirmation, learning curve | – |
-| cost/one_process_each_factor | how many times as long its trials would take, one process each; an estimate | – |
-| inference/requests_per_s, inference/tokens_per_s | of a trial's adapter at its `inference/best_batch` | – |
-| inference/requests_per_s_batch1, inference/latency_ms_batch1 | one request at a time | – |
-| inference/usd_per_1000 | requests, at the best batch and full use; dollars only where there is a price | – |
-| inference/usd_per_month_rented, …_busy | of the volume: all of a month, and busy seconds alone | – |
-| test/optimism | of the search: by how much the winner's validation score is better than that | – |
+| METRIC | on the validation rows | trial, base, side run |
+| METRIC_se | its standard error | trial, base, side run |
+| retention/accuracy, retention/perplexity | over the sample of the retention suite | trial, base, side run |
+| retention/drop, retention/drop_se | of what constrains, against the untuned base | trial, side run |
+| retention/full_accuracy, retention/full_perplexity | over the whole suite | finalist, base |
+| retention/full_drop, retention/full_drop_se | of that, against the untuned base | finalist |
+| retention/noise_floor | one standard error of the base's own score, over the sample | base |
+| constraint/NAME | holds where it is not above 0; known before training, or at its end | trial |
+| train/loss | the slot's mean loss over its supervised tokens | trial, side run |
+| train/grad_norm | before clipping | trial, side run |
+| train/loss_scale | of float16; halved where a gradient overflowed, and the step was skipped | trial, side run |
+| train/learning_rate | of A | trial, side run |
+| train/tokens | tokens read so far, prompt and answer, and passages of replay | trial, side run |
+| train/supervised_tokens | those with a loss: of answers, and of passages of replay | trial, side run |
+| vram/peak_gib | the most that the process held in the step, beside whoever trained with it | trial, side run |
+| vram/predicted_gib | the same as it was foretold; 0 where nothing reads memory | trial, side run |
+| vram/headroom_gib | the budget less the peak | trial, side run |
+| vram/chunks | parts that the step was cut into | trial, side run |
+| throughput/tokens_per_s, throughput/examples_per_s | that it read in the step | trial, side run |
+| throughput/pack_tokens_per_s | that all read which trained together | trial, side run |
+| throughput/step_s | wall seconds of the step | trial, side run |
+| throughput/pack_size | how many trained together in it, itself among them | trial, side run |
+| vram/peak_gib_max | the highest of its peaks, once it has ended | trial, side run |
+| throughput/tokens_per_s_mean, throughput/pack_size_mean | over all its steps, once it has ended | trial, side run |
+| duration_s | wall seconds in the pack, shared with its neighbours | trial, side run |
+| evaluations | how many it had | trial, side run |
+| best_value | the objective's value; complete trials alone have one, and are sorted by it | trial, study |
+| last_value | the objective's metric at the last evaluation, of pruned ones too | trial |
+| confirmation/METRIC, confirmation/METRIC_se | of a training that confirms, on the rows held back for it | side run |
+| confirmation/METRIC_mean, confirmation/METRIC_spread | over those of a configuration | finalist, study |
+| confirmation/METRIC_original | of the trial's own adapter on the same rows | finalist, study |
+| learning_curve/twice_gain, learning_curve/twice_low, learning_curve/twice_high | of twice the rows | study |
+| test/METRIC, test/METRIC_se | on the test split | winner, runner-up, base, study |
+| test/optimism | of the search: by how much the winner's validation score is better than that | study |
+| cost/usd | what was booked on it, with all that it shared | trial, study |
+| cost/usd_train, cost/usd_eval | of that, training, and scoring | trial, study |
+| cost/usd_energy | of that, electricity, where that is paid by the meter | trial, study |
+| cost/usd_solo, cost/solo_s | what a trial would have taken alone on the device, without set-up | trial |
+| cost/device_s | device seconds; without a price these alone, and the tag sweeper.price says so | trial, study |
+| cost/usd_LABEL | by what came of it | study |
+| cost/device_s_LABEL | the same in seconds, where some of them have no price | study |
+| cost/useful_share | winner, other complete trials, confirmation, learning curve | study |
+| cost/one_process_each_factor | how many times as long its trials would take, one process each; an estimate | study |
+| inference/requests_per_s, inference/tokens_per_s | of a trial's adapter at its `inference/best_batch` | trial |
+| inference/requests_per_s_batch1, inference/latency_ms_batch1 | one request at a time | trial |
+| inference/usd_per_1000 | requests, at the best batch and full use; dollars only where there is a price | trial |
+| inference/usd_per_month_rented, inference/usd_per_month_busy | of the volume: all month, busy seconds | trial |
+| inference/best_batch | requests at a time with the most tokens per second | trial |
+| system/NAME | MLflow's own readings of the machine, every ten seconds; their step counts them | study |
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from sweeper.tracking.view import RunsView
 from sweeper.trial import RunKind
 
 
@@ -76,8 +93,39 @@ STUDY = RunKey(RunKind.STUDY)
 BASELINE = RunKey(RunKind.BASELINE)
 
 
+@dataclass(frozen=True)
+class DatasetUse:
+    """Rows that a run uses.
+
+    Attributes:
+        context: what for, such as `training`.
+        source_type: where they come from, such as `hub`.
+        source: their name there.
+        columns: those that are read.
+    """
+
+    name: str
+    context: str
+    sha256: str
+    rows: int
+    source_type: str
+    source: str
+    columns: tuple[str, ...]
+
+
 class Tracker(ABC):
     """Records the runs of one study: one parent, and a child for each trial, each side run and the baseline."""
+
+    def announce_to(self, listener: Callable[[str], None]) -> None:  # noqa: B027 (most are never away)
+        """Has a listener told when the store goes away, and when it is back; from any thread."""
+
+    @contextmanager
+    def watching_system(self) -> Iterator[None]:
+        """Logs what the machine does on the study's run while the block runs, where the store has a place for it."""
+        yield
+
+    def arrange(self, view: RunsView) -> None:  # noqa: B027 (most show nothing)
+        """Says which columns a table of the runs is to have."""
 
     @property
     @abstractmethod
@@ -90,7 +138,11 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
-        """Adds a point to each metric. Points may be kept back until `flush` or `end`."""
+        """Adds a point to each metric. Points may be kept back until `flush`, or what is asked of the store next."""
+
+    @abstractmethod
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
+        """Says which rows a run uses; the same again changes nothing."""
 
     @abstractmethod
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
@@ -113,7 +165,12 @@ class Tracker(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Writes what was kept back."""
+        """Waits until what was kept back is written."""
+
+    def settle(self) -> bool:
+        """As `flush`, but does not wait for a store that is away; whether all is written."""
+        self.flush()
+        return True
 
     @abstractmethod
     def states(self) -> dict[RunKey, RunState]:
@@ -130,6 +187,7 @@ class MemoryRun:
     tags: dict[str, str]
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
+    datasets: tuple[DatasetUse, ...] = ()
 
 
 class MemoryTracker(Tracker):
@@ -152,6 +210,9 @@ class MemoryTracker(Tracker):
     def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             self.runs[key].metrics.setdefault(name, []).append((step, value))
+
+    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
+        self.runs[key].datasets = tuple(datasets)
 
     def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
         file.stat()  # raises as a store does where there is nothing to copy

@@ -55,9 +55,9 @@ def main() -> None:
             from sweeper.worker.session import Session
 
             curve = Request.from_json(options[1]) if options else None
-            session = Session(
-                paths, opened(paths, check.load(paths)), stopping.is_set, curve=curve, launched_s=launched_s
-            )
+            config = check.load(paths)
+            tracker = opened(paths, config, config.tracking.patience_s)
+            session = Session(paths, tracker, stopping.is_set, curve=curve, launched_s=launched_s)
             outcome = session.run()
     except Timeout:
         outcome = {

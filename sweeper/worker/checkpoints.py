@@ -68,6 +68,8 @@ class Checkpoints:
         """Saves the trials whose last checkpoint is `checkpoint.every_s` old; returns their numbers."""
         now, every_s = time.monotonic(), self._config.checkpoint.every_s
         due = [slot for slot in pack.slots if now - self._saved_at[slot.number] >= every_s]
+        if due and not self._records.tracker.settle():  # they come when what they have behind them can be written
+            return []
         for slot in due:
             self.save(pack, slot)
         return [slot.number for slot in due]

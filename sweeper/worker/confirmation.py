@@ -19,7 +19,7 @@ from sweeper.money.booking import Activity, Whose
 from sweeper.paths import StudyPaths
 from sweeper.search.choice import Candidate, Choice, choose, cost_classes
 from sweeper.search.study import Search
-from sweeper.search.views import CONFIRMATION, TrialView
+from sweeper.search.views import CONFIRMATION, TrialView, examples_of
 from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.recorder import Recorder, trial_key
@@ -172,7 +172,7 @@ class Confirmation:
             "tied": choice.tied if choice is not None else [],
             "versus": [one.as_dict() for one in choice.versus] if choice is not None else [],
         }
-        log(self._recorder.tracker, outcome)
+        log(self._recorder.tracker, outcome, self._search.views())
         self._recorder.tracker.flush()
         self._search.remember(CONFIRMATION, outcome)
         self._recorder.events.write("confirmed", number=outcome["chosen"], tied=outcome["tied"])
@@ -191,12 +191,12 @@ class Confirmation:
         }
 
 
-def log(tracker: Tracker, outcome: dict[str, Any]) -> None:
+def log(tracker: Tracker, outcome: dict[str, Any], trials: Sequence[TrialView]) -> None:
     """Logs what was confirmed on the runs of the finalists, and of the chosen one on the study's."""
-    metric = outcome["metric"]
+    metric, examples = outcome["metric"], {trial.number: trial.examples_seen or 0 for trial in trials}
     for one in outcome["candidates"]:
         values = {"mean": one["mean"], "spread": one["spread"], "original": one["original"][metric]}
         known = {f"confirmation/{metric}_{name}": value for name, value in values.items() if value is not None}
-        tracker.log(trial_key(one["trial"]), known, step=0)
+        tracker.log(trial_key(one["trial"]), known, examples[one["trial"]])
         if one["trial"] == outcome["chosen"]:
-            tracker.log(STUDY, known, step=one["trial"])
+            tracker.log(STUDY, known, examples_of(trials))

@@ -7,7 +7,7 @@ winner, a machine's price may have been shared otherwise, and a worker may have 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sweeper.config.schema import Config
@@ -20,7 +20,7 @@ from sweeper.paths import StudyPaths, write_atomically
 from sweeper.plots.cost import dollars
 from sweeper.plots.picture import LIGHT, Picture, write
 from sweeper.search.study import Search
-from sweeper.search.views import TrialView
+from sweeper.search.views import TrialView, examples_of
 from sweeper.tracking.tracker import STUDY, RunKey, Tracker
 from sweeper.trial import RunKind
 from sweeper.worker.spending import Spending
@@ -44,7 +44,7 @@ def log_trial(tracker: Tracker, cost: TrialCost, trial: TrialView) -> None:
     tracker.log(RunKey(RunKind.TRIAL, trial.number), metrics, trial.examples_seen or 0)
 
 
-def log_study(tracker: Tracker, paths: StudyPaths, found: Statement) -> None:
+def log_study(tracker: Tracker, paths: StudyPaths, found: Statement, examples: int) -> None:
     """Logs what a study cost until now, with its table and its picture, which stay in its folder too."""
     bill = found.bill
     metrics = {**bill.metrics(PREFIX), f"{PREFIX}useful_share": found.useful_share}
@@ -56,7 +56,7 @@ def log_study(tracker: Tracker, paths: StudyPaths, found: Statement) -> None:
             metrics[f"{PREFIX}device_s_{name}"] = part.seconds
     if found.apart is not None:
         metrics[f"{PREFIX}one_process_each_factor"] = found.apart.factor
-    tracker.log(STUDY, metrics, step=sum(trial.label is not Label.UNFINISHED for trial in found.trials))
+    tracker.log(STUDY, metrics, step=examples)
     write_atomically(paths.cost, json.dumps(found.as_dict(), indent=1))
     write_atomically(paths.cost_table, found.csv())
     if isinstance(made := dollars(found), Picture):
@@ -66,12 +66,12 @@ def log_study(tracker: Tracker, paths: StudyPaths, found: Statement) -> None:
             tracker.log_file(STUDY, file)
 
 
-def log_all(tracker: Tracker, paths: StudyPaths, found: Statement, trials: Iterable[TrialView]) -> None:
+def log_all(tracker: Tracker, paths: StudyPaths, found: Statement, trials: Sequence[TrialView]) -> None:
     """Logs what the study cost, and each of its trials that has ended."""
     for trial in trials:
         if trial.is_told:
             log_trial(tracker, found.trial(trial.number), trial)
-    log_study(tracker, paths, found)
+    log_study(tracker, paths, found, examples_of(trials))
 
 
 @contextmanager

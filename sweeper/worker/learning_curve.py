@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sweeper.config.schema import Config
@@ -18,6 +18,7 @@ from sweeper.paths import StudyPaths, write_atomically
 from sweeper.plots.learning_curve import of_curve
 from sweeper.plots.picture import LIGHT, write
 from sweeper.search.study import Search
+from sweeper.search.views import TrialView, examples_of
 from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.trial import RunKind
 from sweeper.worker.memory import MemoryLog
@@ -179,15 +180,15 @@ class LearningCurves:
         kept = curve.as_dict()
         write_atomically(self._paths.learning_curve, json.dumps(kept, indent=1))
         write(of_curve(curve, baseline), LIGHT, self._paths.learning_curve_picture)
-        log(self._tracker, self._paths, kept)
+        log(self._tracker, self._paths, kept, self._search.views())
         self._search.remember(ATTRIBUTE, kept)
 
 
-def log(tracker: Tracker, paths: StudyPaths, kept: dict[str, Any]) -> None:
+def log(tracker: Tracker, paths: StudyPaths, kept: dict[str, Any], trials: Sequence[TrialView]) -> None:
     """Logs a study's curve on the study's run."""
     for file in (paths.learning_curve, paths.learning_curve_picture):
         if file.is_file():
             tracker.log_file(STUDY, file)
     if kept["twice"] is not None:
         gains = {f"learning_curve/twice_{name}": kept["twice"][name] for name in ("gain", "low", "high")}
-        tracker.log(STUDY, gains, step=kept["trial"] or 0)
+        tracker.log(STUDY, gains, examples_of(trials))

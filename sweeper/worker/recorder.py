@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,17 +17,17 @@ import yaml
 from sweeper import versions
 from sweeper.config import check
 from sweeper.config.schema import Config
-from sweeper.engine.pack import Slot, Tick
+from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
-from sweeper.memory.planner import StepMemory
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.retention.measure import FULL
 from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, TrialView, kept_adapters
-from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
+from sweeper.tracking.tracker import BASELINE, STUDY, DatasetUse, RunKey, RunState, Tracker
+from sweeper.tracking.view import RunsView
 from sweeper.trial import RunKind, run_name
-from sweeper.units import GIB
-from sweeper.worker import costs, side_records
+from sweeper.worker import costs, side_records, steps
+from sweeper.worker.steps import Step
 
 RUN_STATES = {  # what became of a trial, and its run's state in MLflow
     "RUNNING": RunState.RUNNING,
@@ -36,6 +37,8 @@ RUN_STATES = {  # what became of a trial, and its run's state in MLflow
     "FAIL": RunState.FAILED,
 }
 MAX_TAG = 4000  # characters; MLflow takes twice as many
+MAX_DETAIL = 250  # of them, of what a trial ended by; all of it is in `status`
+TRAINED_ON = ("training", "validation")  # the rows that a trial uses
 ADAPTER = "adapter"  # the artifact folder of a run that has one
 
 
@@ -47,31 +50,6 @@ def curve(slot: Slot) -> list[dict[str, float]]:
     """A trial's evaluations so far, each with the training examples seen before it."""
     interval = slot.rhythm.interval_examples
     return [{"examples": interval * index, **values} for index, values in enumerate(slot.evaluations, start=1)]
-
-
-def step_metrics(slot: Slot, tick: Tick, memory: StepMemory) -> dict[str, float]:
-    """What is logged of one optimizer step of a slot, and of what it took."""
-    metrics = {
-        "train/loss": tick.loss,
-        **({} if tick.is_skipped else {"train/grad_norm": tick.grad_norm}),
-        "train/learning_rate": tick.learning_rate,
-        "train/tokens": slot.train_tokens,
-        "train/supervised_tokens": slot.supervised_tokens,
-        **memory.metrics(),
-    }
-    return metrics if tick.loss_scale is None else {**metrics, "train/loss_scale": tick.loss_scale}
-
-
-def write_tick(events: EventLog, slots: Sequence[Slot], ticks: Sequence[Tick], memory: StepMemory) -> None:
-    """Says where each slot is, and what the step took, for whoever watches."""
-    events.write(
-        "tick",
-        slots=[
-            {"number": slot.number, "step": slot.step, "loss": tick.loss, "tokens": slot.train_tokens}
-            for slot, tick in zip(slots, ticks, strict=True)
-        ],
-        memory={"peak_gib": memory.peak_bytes / GIB, "budget_gib": memory.budget_bytes / GIB},
-    )
 
 
 class Records(Protocol):
@@ -96,19 +74,33 @@ class Recorder:
         self.tracker = tracker
         self.events = events
         self._tags: dict[str, str] = {}  # of every trial that this session works on
+        self._datasets: Sequence[DatasetUse] = ()
 
-    def open(self, first: Mapping[str, str], code_sha256: str | None) -> None:
+    def open(
+        self,
+        first: Mapping[str, str],
+        code_sha256: str | None,
+        surroundings: Mapping[str, str],
+        datasets: Sequence[DatasetUse],
+    ) -> None:
         """Opens the study's run, with its settings and what later launches changed of them.
 
         Args:
             first: the versions of the libraries at the study's first launch.
             code_sha256: of the code that the study brings, if it does.
+            surroundings: tags of the machine and of what is trained.
+            datasets: the rows that the study uses.
         """
         now = versions.installed()
         self._tags = {"sweeper.versions": versions.in_words(now)}
         if changes := versions.changes(first, now):
             self._tags["sweeper.versions_changed"] = ", ".join(changes)
-        own = costs.tags(self.config) | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
+        self._datasets = datasets
+        own = (
+            costs.tags(self.config)
+            | dict(surroundings)
+            | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
+        )
         self._tags |= own
         tags = {"sweeper.versions": versions.in_words(first), **own}
         if self.paths.changes.is_file():
@@ -117,6 +109,8 @@ class Recorder:
         if warnings := _data_warnings(self.paths):
             tags["sweeper.data_warnings"] = warnings
         self.tracker.start(STUDY, self.config.study.name, {}, tags)
+        self.tracker.log_datasets(STUDY, datasets)
+        self.tracker.arrange(RunsView.of(self.config))
         for file in (self.paths.config, self.paths.changes, self.paths.data):
             if file.is_file():
                 self.tracker.log_file(STUDY, file)
@@ -131,7 +125,7 @@ class Recorder:
                 if trial.is_told:
                     self._end_run(trial)
                 else:
-                    self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state, None))
+                    self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state))
             if trial.is_told:
                 self.paths.checkpoint(trial.number).unlink(missing_ok=True)
         side_records.reconcile(self.paths, self.tracker, states)
@@ -148,11 +142,14 @@ class Recorder:
         tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(trial.is_informed), **more}
         if trial.start is not None:
             tags["sweeper.start"] = trial.start
-        self.tracker.start(trial_key(trial.number), run_name(trial.number, trial.params), trial.params, tags)
+        key = trial_key(trial.number)
+        self.tracker.start(key, run_name(trial.number, trial.params), trial.params, tags)
+        self.tracker.log_datasets(key, [used for used in self._datasets if used.context in TRAINED_ON])
 
     def baseline(self, scores: Mapping[str, float]) -> None:
         """Records what the untuned base scores."""
         self.tracker.start(BASELINE, "baseline (untuned base)", {}, {})
+        self.tracker.log_datasets(BASELINE, [used for used in self._datasets if used.context != TRAINED_ON[0]])
         self.tracker.log(BASELINE, dict(scores), step=0)
         self.tracker.end(BASELINE, RunState.FINISHED, {})
 
@@ -196,11 +193,10 @@ class Recorder:
         """Adds a file to a trial's run."""
         self.tracker.log_file(trial_key(number), file)
 
-    def ticks(self, slots: Sequence[Slot], ticks: Sequence[Tick], memory: StepMemory) -> None:
+    def step(self, step: Step) -> None:
         """Logs one optimizer step of each slot, and what it took."""
-        for slot, tick in zip(slots, ticks, strict=True):
-            self.tracker.log(trial_key(slot.number), step_metrics(slot, tick, memory), slot.examples_seen)
-        write_tick(self.events, slots, ticks, memory)
+        step.note()
+        step.log(lambda number, metrics, examples: self.tracker.log(trial_key(number), metrics, examples), self.events)
 
     def evaluations(self, slots: Sequence[Slot]) -> None:
         """Logs the latest evaluation of each slot."""
@@ -208,7 +204,10 @@ class Recorder:
             point = curve(slot)[-1]
             self._log_evaluation(slot.number, point)
             self.events.write("evaluation", number=slot.number, index=len(slot.evaluations), **point)
-        self.tracker.flush()
+
+    def settle(self) -> None:
+        """Before a trial is told: what is told is written, unless the store is away, which is not waited for."""
+        self.tracker.settle()
 
     def _log_evaluation(self, number: int, point: dict[str, float]) -> None:
         values = {name: value for name, value in point.items() if name != "examples"}
@@ -237,15 +236,16 @@ class Recorder:
                 self._log_evaluation(trial.number, point)
         metrics = {f"constraint/{name}": value for name, value in trial.constraints.items()}
         metrics |= {name: value for name, value in trial.metrics.items() if name.startswith(FULL)}
+        metrics |= steps.summary(trial.took, trial.train_tokens)
+        metrics["evaluations"] = len(trial.evaluations)
         if trial.duration_s is not None:
             metrics["duration_s"] = trial.duration_s
         if trial.value is not None:
             metrics["best_value"] = trial.value
+        if trial.evaluations:
+            metrics["last_value"] = trial.evaluations[-1]
         self.tracker.log(key, metrics, examples)
-        tags = _tags(trial.state, trial.reason)
-        if trial.same_as is not None:
-            tags["sweeper.same_as"] = str(trial.same_as)
-        self.tracker.end(key, RUN_STATES[trial.state], tags)
+        self.tracker.end(key, RUN_STATES[trial.state], _end_tags(trial))
 
     def describe(self, number: int) -> str:
         """What a trial is called in messages."""
@@ -253,7 +253,7 @@ class Recorder:
 
     def wait(self, number: int) -> None:
         """Says that a trial is interrupted."""
-        self.tracker.end(trial_key(number), RunState.SCHEDULED, _tags("WAITING", None))
+        self.tracker.end(trial_key(number), RunState.SCHEDULED, _tags("WAITING"))
 
     def keep_best_adapters(self, seen: StudyView, tracked: Sequence[int]) -> list[int]:
         """Keeps the adapters of the best trials, on disk and in MLflow; deletes the others'.
@@ -292,5 +292,17 @@ def _change(entry: dict[str, Any]) -> str:
     return f"{entry['time']}, after {entry['trials']} trials: {'; '.join(words)}"
 
 
-def _tags(state: str, reason: str | None) -> dict[str, Any]:
+def _tags(state: str, reason: str | None = None) -> dict[str, str]:
     return {"sweeper.state": state, **({"sweeper.reason": reason} if reason else {})}
+
+
+def _end_tags(trial: TrialView) -> dict[str, str]:
+    """How a trial ended."""
+    tags = _tags(trial.state, trial.reason)
+    if trial.detail:
+        tags["sweeper.detail"] = textwrap.shorten(trial.detail, MAX_DETAIL, placeholder=" …")
+    if trial.same_as is not None:
+        tags["sweeper.same_as"] = str(trial.same_as)
+    if "pack_size_mean" in trial.took:
+        tags["sweeper.pack_size"] = f"{trial.took['pack_size_mean']:.3g}, at most {trial.took['pack_size_max']}"
+    return tags

@@ -84,6 +84,7 @@ class Session:
         self.forecast = forecast
         self.curve = curve
         self.events = EventLog(paths.events)
+        tracker.announce_to(lambda line: self.events.write("note", message=line))
         self.recorder = Recorder(paths, self.config, tracker, self.events)
         keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
         keys += [CONSTRAINT] if self.config.retention.is_on else []
@@ -157,10 +158,15 @@ class Session:
         return self._course(bench, trials)
 
     def _course(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
-        """The study from its baseline to the test split, as far as its budget goes."""
-        assert self._memory is not None
+        """The study from its baseline to its end."""
         trials.room.outlast(lambda: self.spending.warm_up(bench))
         trials.room.outlast(lambda: self.teller.open(bench))
+        with self.tracker.watching_system() if self.config.tracking.system_metrics else contextlib.nullcontext():
+            return self._trained(bench, trials)
+
+    def _trained(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
+        """The study from its first trial to the test split, as far as its budget goes."""
+        assert self._memory is not None
         if not self.curves.measure(self.curve, bench, self._memory, self._must_stop):
             return self._cut()
         if self.curve is not None:

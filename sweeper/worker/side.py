@@ -28,10 +28,11 @@ from sweeper.tracking.tracker import Tracker
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog
-from sweeper.worker.recorder import curve, step_metrics, write_tick
+from sweeper.worker.recorder import curve
 from sweeper.worker.room import Room
 from sweeper.worker.side_records import SideRecords, SideRun, read, tracked
 from sweeper.worker.spending import BudgetSpent, Spending
+from sweeper.worker.steps import Step
 from sweeper.worker.workbench import Scored, Split, Timing, Workbench
 
 
@@ -74,7 +75,8 @@ class SideRuns:
     ) -> None:
         self._spending = spending
         self._kind, self._paths, self._config, self._bench = kind, paths, config, bench
-        self._records = SideRecords(kind, tracker, events)
+        rows = ("training", "confirmation") if kind is RunKind.CONFIRMATION else ()
+        self._records = SideRecords(kind, tracker, events, [used for used in bench.datasets if used.context in rows])
         self._checkpoints = Checkpoints(
             paths, config, self._records, lambda number: paths.side_checkpoint(kind.value, number)
         )
@@ -164,10 +166,9 @@ class SideRuns:
                 if ticks is None:
                     continue
                 self._spending.end_tick(self._kind, pack.slots)
-                for slot, tick in zip(pack.slots, ticks, strict=True):
-                    metrics = step_metrics(slot, tick, pack.planner.step)
-                    self._records.log(slot.number, metrics, slot.examples_seen)
-                write_tick(self._records.events, pack.slots, ticks, pack.planner.step)
+                step = Step(pack.slots, ticks, pack.planner.step, time.monotonic() - started)
+                step.note()
+                step.log(self._records.log, self._records.events)
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:
                 self._conclude(slot, None, Reason.DIVERGED.value)

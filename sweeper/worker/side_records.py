@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths
-from sweeper.tracking.tracker import RunKey, RunState, Tracker
+from sweeper.tracking.tracker import DatasetUse, RunKey, RunState, Tracker
 from sweeper.trial import Rhythm, RunKind, TrialParams
+from sweeper.worker.steps import summary, taken
 
 KINDS = (RunKind.CONFIRMATION, RunKind.LEARNING_CURVE)
 
@@ -46,7 +47,8 @@ class SideRun:
 class SideRecords:
     """The runs of one kind of side runs in MLflow, and the events for whoever watches."""
 
-    def __init__(self, kind: RunKind, tracker: Tracker, events: EventLog) -> None:
+    def __init__(self, kind: RunKind, tracker: Tracker, events: EventLog, datasets: Sequence[DatasetUse] = ()) -> None:
+        self._datasets = datasets  # that each of them uses
         self.tracker = tracker
         self.events = events
         self.names: dict[int, str] = {}
@@ -58,6 +60,7 @@ class SideRecords:
     def begin(self, run: SideRun) -> None:
         tags = {"sweeper.state": "RUNNING", **run.tags}
         self.tracker.start(self._key(run.number), run.name, run.tracked_params, tags)
+        self.tracker.log_datasets(self._key(run.number), self._datasets)
 
     def train(self, run: SideRun, slot: Slot) -> None:
         self.events.write(
@@ -96,7 +99,12 @@ def tracked(run: SideRun, slot: Slot, scores: Mapping[str, float], failure: str 
         "name": run.name,
         "params": run.tracked_params,
         "tags": {"sweeper.state": name, **({"sweeper.reason": failure} if failure else {}), **run.tags},
-        "metrics": {**scores, "duration_s": slot.duration_s},
+        "metrics": {
+            **scores,
+            "duration_s": slot.duration_s,
+            "evaluations": len(slot.evaluations),
+            **summary(taken(slot), slot.train_tokens),
+        },
         "examples": slot.examples_seen,
     }
 

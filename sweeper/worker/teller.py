@@ -20,11 +20,11 @@ from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT, FULL
 from sweeper.search.ended import ENDED
 from sweeper.search.study import Asked, Search
-from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView
+from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView, examples_of
 from sweeper.tasks.resampled import difference
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Reason, TrialParams
-from sweeper.worker import confirmation, costs, learning_curve
+from sweeper.worker import confirmation, costs, learning_curve, steps, surroundings
 from sweeper.worker.forgetting import base_metrics, is_finalist, measure_base
 from sweeper.worker.recorder import Recorder, curve, trial_key
 from sweeper.worker.reports import Reports
@@ -91,7 +91,8 @@ class Teller:
         self.search.remember("dtype", was)
         if "baseline" not in attributes or "versions" not in attributes:  # what measured nothing does not count
             self.search.remember("versions", versions.installed())
-        self.recorder.open(self.search.attributes["versions"], bench.own.sha256)
+        around = surroundings.tags(bench, self.config, self.search.attributes)
+        self.recorder.open(self.search.attributes["versions"], bench.own.sha256, around, bench.datasets)
         self._follow_the_tracker()
         self.reports.describe()
         self.keep_best_adapters()
@@ -124,9 +125,9 @@ class Teller:
             if test := attributes.get("test"):
                 self._log_test(test)
             if outcome := attributes.get(CONFIRMATION):
-                confirmation.log(self.recorder.tracker, outcome)
+                confirmation.log(self.recorder.tracker, outcome, self.search.views())
             if curve_kept := attributes.get(learning_curve.ATTRIBUTE):
-                learning_curve.log(self.recorder.tracker, self.paths, curve_kept)
+                learning_curve.log(self.recorder.tracker, self.paths, curve_kept, self.search.views())
             costs.log_all(self.recorder.tracker, self.paths, self.spending.account(), self.search.views())
         self.search.remember("tracked_in", place)
 
@@ -159,6 +160,7 @@ class Teller:
             assert bench.retention is not None
             record["metrics"] = {**record["metrics"], **in_full}
             constraints[CONSTRAINT] = bench.retention.whole.excess(in_full, FULL)
+        self.recorder.settle()
         self.search.complete(slot.number, value, record, constraints)
         self._end(slot.number)
         self.keep_best_adapters()
@@ -174,6 +176,7 @@ class Teller:
         self._keep_predictions(slot)
         record = self._record(slot) | ({"detail": detail} if detail else {})
         constraints = self._constraints(slot.number, slot, is_last=reason is Reason.WRECKED)
+        self.recorder.settle()
         self.search.prune(slot.number, reason, record, constraints)
         if readings:
             file = self.paths.readings(slot.number)
@@ -187,17 +190,20 @@ class Teller:
         broken = [f"{name} is {value:+.3g} above its limit" for name, value in constraints.items() if value > 0]
         record = {"duration_s": 0.0, "examples_seen": 0, "detail": f"not trained: {', '.join(broken)}"}
         record |= self.spending.record()
+        self.recorder.settle()
         self.search.prune(number, Reason.INFEASIBLE, record, self._constraints(number))
         self._end(number)
 
     def repeat(self, number: int, earlier: TrialView) -> None:
         """Gives a trial the result of the earlier one that it equals, untrained."""
         own = {name: value for name, value in earlier.constraints.items() if name == CONSTRAINT}
+        self.recorder.settle()
         self.search.repeat(number, earlier, {**self.constraints[number], **own})
         self._end(number)
 
     def fail(self, asked: Asked) -> None:
         detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
+        self.recorder.settle()
         self.search.fail(asked.number, detail, self._constraints(asked.number))
         self._end(asked.number)
 
@@ -236,7 +242,7 @@ class Teller:
             "duration_s": round(slot.duration_s, 3),
             "examples_seen": slot.examples_seen,
             "company": [company.model_dump() for company in slot.company],
-            **_memory(slot),
+            "took": steps.taken(slot),
             **self.spending.record(slot),
         }
 
@@ -311,15 +317,15 @@ class Teller:
     def _log_test(self, test: dict[str, Any]) -> None:
         tracker, winner = self.recorder.tracker, self._told(test["trial"])
         scores, base = ({f"test/{name}": value for name, value in test[who].items()} for who in ("winner", "base"))
-        tracker.log(trial_key(winner.number), scores, step=0)
+        tracker.log(trial_key(winner.number), scores, winner.examples_seen or 0)
         tracker.log(BASELINE, base, step=0)
         if runner_up := test.get("runner_up"):
             own = {f"test/{name}": value for name, value in runner_up["scores"].items()}
-            tracker.log(trial_key(runner_up["trial"]), own, step=0)
+            tracker.log(trial_key(runner_up["trial"]), own, self._told(runner_up["trial"]).examples_seen or 0)
         summary = {**scores, "best_value": winner.value or 0.0}
         if "optimism" in test:
             summary["test/optimism"] = test["optimism"]
-        tracker.log(STUDY, summary, step=winner.number)
+        tracker.log(STUDY, summary, examples_of(self.search.views()))
 
     def _log_wrong_rows(self, best: TrialView) -> None:
         """The wrong rows of winner and base with their text, on their runs."""
@@ -334,10 +340,3 @@ class Teller:
                         self.events.write("note", message=f"wrong rows of {split} are not logged: {error}")
                         continue
                     self.recorder.tracker.log_file(key, file)
-
-
-def _memory(slot: Slot) -> dict[str, float]:
-    """What a trial's largest step took, and what was foretold of it; nothing where nothing reads memory."""
-    if not slot.vram_peak_gib:
-        return {}
-    return {"vram_peak_gib": round(slot.vram_peak_gib, 6), "vram_predicted_gib": round(slot.vram_predicted_gib, 6)}

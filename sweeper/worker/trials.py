@@ -23,13 +23,13 @@ from sweeper.search.ended import Ended
 from sweeper.search.stopping import no_longer_pays
 from sweeper.search.study import Asked, Search
 from sweeper.trial import Reason, RunKind
-from sweeper.units import GIB
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import Recorder, curve
 from sweeper.worker.room import Room
 from sweeper.worker.spending import BudgetSpent, Spending
+from sweeper.worker.steps import Step
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Timing, Workbench
 
@@ -135,9 +135,7 @@ class Trials:
                     self._advance()
                     continue
                 self.spending.end_tick(RunKind.TRIAL, pack.slots)
-                self.recorder.ticks(pack.slots, ticks, pack.planner.step)
-                for slot in pack.slots:
-                    slot.took(pack.planner.step.peak_bytes / GIB, pack.planner.step.predicted_bytes / GIB)
+                self.recorder.step(Step(pack.slots, ticks, pack.planner.step, time.monotonic() - started))
                 diverged = [slot for slot, tick in zip(pack.slots, ticks, strict=True) if not tick.is_finite]
             for slot in diverged:  # before the evaluation, which may have to evict
                 slot.duration_s += time.monotonic() - started

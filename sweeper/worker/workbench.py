@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ from sweeper.retention.watch import Watch
 from sweeper.search.views import HELD_BACK, begun
 from sweeper.tasks.resampled import Resampler
 from sweeper.tasks.task import Scores, Task, task_of
+from sweeper.tracking.tracker import DatasetUse
 from sweeper.trial import Prediction, Rhythm, TrialParams
 
 TRIED_ROWS = 3
@@ -102,6 +104,7 @@ class Workbench:
     data_sha256: str
     own: Own  # the code that the study brings
     long_rows: long.Counts  # what became of rows that were too long
+    datasets: tuple[DatasetUse, ...]  # the rows, as they were before any was cut
     notes: list[str]  # on the data, for whoever watches
     retention: Watch | None  # what is measured of the base's own abilities
     replay: Replay | None  # general text that trials may train on
@@ -229,6 +232,21 @@ def _validation(validation: list[Row], config: Config, paths: StudyPaths) -> Val
     return held_back.of(validation, config)
 
 
+def _used(config: Config, context: str, chosen: Sequence[Row], hashes: Mapping[str, str]) -> DatasetUse:
+    """Rows, by their hashes; where they lie on this machine is nobody else's business."""
+    columns = config.data.columns.model_dump(exclude_none=True).values()
+    source = Path(config.data.path).name if config.data.path and config.data.source == "files" else config.data.path
+    return DatasetUse(
+        name=source or config.data.source,
+        context=context,
+        sha256=hashlib.sha256("".join(hashes[row.place] for row in chosen).encode()).hexdigest(),
+        rows=len(chosen),
+        source_type=config.data.source,
+        source=source or config.data.source,
+        columns=tuple(map(str, columns)),
+    )
+
+
 def _targets(config: Config, linears: list[str]) -> list[str]:
     """Every linear that any trial may adapt; an unknown one is found now, not when a trial draws it."""
     chosen = {name for choice in target_choices(config) for name in resolve(choice, linears)}
@@ -268,6 +286,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
     hashes = {row.place: row.sha256 for row in (*data.validation, *data.test)}
+    hashes |= {row.place: row.sha256 for row in data.train}
     data_sha256, data = data.sha256, fitted.data
     examples = rendered.examples(data.train)
     if config.data.class_weight == "balanced":
@@ -275,6 +294,14 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     parts = _validation(data.validation, config, paths)
     validation, held, test = (
         Split.of(rendered, chosen, hashes) for chosen in (parts.scored, parts.held_back, data.test)
+    )
+    datasets = tuple(
+        _used(config, context, chosen, hashes)
+        for context, chosen in (
+            *(("training", data.train), ("validation", parts.scored)),
+            *(("confirmation", parts.held_back), ("test", data.test)),
+        )
+        if chosen
     )
     retention = Watch(config.retention, tokenizer) if config.retention.is_on else None
     replay = Replay.of(config, tokenizer, examples) if has_replay(config) else None
@@ -309,6 +336,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         data_sha256=data_sha256,
         own=brought,
         long_rows=fitted.counts,
+        datasets=datasets,
         notes=[
             *fitted.notes(config.data.long, config.prompt.max_tokens),
             *(replay.notes(config) if replay is not None else ()),

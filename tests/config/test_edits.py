@@ -181,6 +181,8 @@ OTHER: dict[str, Any] = {
     "checkpoint.max_gib": 5.0,
     "tracking.log_text": True,
     "tracking.report": False,
+    "tracking.system_metrics": False,
+    "tracking.patience_s": 9.0,
 }
 # What is another value too, so that the whole is a study.
 WITH_IT = {"data.source": {"data.path"}, "task.name": {"task.max_new_tokens", "data.columns", "objective.metric"}}

@@ -34,8 +34,7 @@ def test_a_trial_goes_on_from_its_file_as_if_nothing_had_happened(tmp_path: Path
             slot.evaluations.append({"accuracy": 0.5, "macro_f1": 0.25})
             slot.best_evaluation, slot.best_adapter = 0, broken.weights(slot)
             slot.best_predictions = predictions
-            slot.took(3.0, 4.0)
-            slot.took(2.0, 5.0)  # a smaller step
+            slot.peak_bytes, slot.predicted_bytes = 3000, 4000
             before = broken.remove(slot)
             checkpoint.save(tmp_path / "new" / "c.safetensors", slot, before)
             best = slot.best_adapter
@@ -43,7 +42,7 @@ def test_a_trial_goes_on_from_its_file_as_if_nothing_had_happened(tmp_path: Path
             assert slot.evaluations == [{"accuracy": 0.5, "macro_f1": 0.25}]
             assert slot.best_adapter is not None
             assert slot.best_predictions == predictions
-            assert (slot.vram_peak_gib, slot.vram_predicted_gib) == (3.0, 4.0)
+            assert (slot.peak_bytes, slot.predicted_bytes) == (3000, 4000)
             assert best is not None
             assert largest_difference(slot.best_adapter.tensors["weight"], best.tensors["weight"]) == 0.0
             broken = new_pack(small_model(), examples)  # another worker, another place in the pack

@@ -63,6 +63,7 @@ def tracked(home: Home, migrated: Path) -> Callable[[StudyPaths, int], MlflowTra
             tracker.log(trial_key(number), {"accuracy": 0.5}, 10)
             tracker.log_file(trial_key(number), paths.adapter(number), "adapter")
             tracker.end(trial_key(number), RunState.FINISHED, {})
+        tracker.flush()
         return tracker
 
     return track

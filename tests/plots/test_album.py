@@ -68,8 +68,7 @@ def _trial(number: int, shaped: Callable[[float], float]) -> TrialView:
         metrics={**scored(value), **lost},
         constraints={"retention": lost["retention/drop"] - 0.08},
         solo_s=10.0 + number % 7,
-        vram_peak_gib=3.0 + number % 5 / 10,
-        vram_predicted_gib=3.5,
+        took={"vram_peak_gib": 3.0 + number % 5 / 10, "vram_predicted_gib": 3.5},
     )
 
 

@@ -10,9 +10,9 @@ from tests.launch.test_tables import trial
 from tests.plots.conftest import drawn, inked, line, marks
 
 TRIALS = [
-    trial(0, 0.5, vram_peak_gib=3.0, vram_predicted_gib=4.0),
-    trial(1, None, reason=Reason.PRUNER, vram_peak_gib=4.0, vram_predicted_gib=4.0),
-    trial(2, 0.5, vram_peak_gib=6.0, vram_predicted_gib=5.0),
+    trial(0, 0.5, took={"vram_peak_gib": 3.0, "vram_predicted_gib": 4.0}),
+    trial(1, None, reason=Reason.PRUNER, took={"vram_peak_gib": 4.0, "vram_predicted_gib": 4.0}),
+    trial(2, 0.5, took={"vram_peak_gib": 6.0, "vram_predicted_gib": 5.0}),
     trial(3, 0.5),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -110,3 +111,44 @@ def everything(client: MlflowClient, experiment_id: str, server: Server) -> dict
         files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
         found[run_id] = (dict(run.info), dict(run.data.tags), dict(run.data.params), points, files)
     return found
+
+
+class PlainServer:
+    """A server without names, which can be killed and started again on the same store and port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--port", str(self.port)]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        _wait(Server(self.uri, self.folder), self._process)
+
+    def kill(self) -> None:
+        """As a machine goes away: without a word."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=60)
+        self._process = None
+
+
+@contextmanager
+def plain_server(folder: Path, database: Path) -> Iterator[PlainServer]:
+    """Starts one in `folder`, on a copy of a migrated database."""
+    shutil.copy(database, folder / "mlflow.db")
+    server = PlainServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

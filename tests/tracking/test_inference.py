@@ -36,7 +36,7 @@ def test_it_is_logged_on_a_server(
     record.keep(paths, 0, found)
     lines: list[str] = []
     for usd in (0.5, math.nan):  # not a number: a later measurement had no price
-        record.log(paths, config, 0, {"inference/best_batch": 4.0, "inference/usd_per_1000": usd}, lines.append)
+        record.log(paths, config, 0, 32, {"inference/best_batch": 4.0, "inference/usd_per_1000": usd}, lines.append)
     assert lines == []
 
     member = server.client(*MEMBER)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from sweeper.errors import TrackingError
 from sweeper.paths import Home
 from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -92,6 +93,7 @@ def files_of(tracker: Tracker, key: RunKey, home: Home) -> dict[str, list[str]]:
 
 def mlflow_run(tracker: Tracker, key: RunKey) -> tuple[MlflowClient, Any]:
     assert isinstance(tracker, MlflowTracker)
+    tracker.flush()
     client = tracker._client
     [run] = client.search_runs([tracker._experiment], f"tags.`sweeper.kind` = '{key.kind.value}'")
     return client, run
@@ -151,8 +153,9 @@ def test_what_an_interruption_left_out_comes_later(home: Home, migrated: Path, m
     tracker.start(STUDY, "study", {}, {})
     with monkeypatch.context() as patched:
         patched.setattr(MlflowTracker, "_log_params", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            tracker.start(TRIAL, "t03", {"rank": 8}, {})
+        tracker.start(TRIAL, "t03", {"rank": 8}, {})
+        with pytest.raises(TrackingError, match="division by zero"):
+            tracker.flush()
     again = MlflowTracker(home, "study")
     again.start(TRIAL, "t03", {"rank": 8}, {})
     again.start(TRIAL, "t03", {"rank": 8}, {})

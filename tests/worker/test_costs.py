@@ -72,7 +72,7 @@ def test_without_a_price_there_are_seconds_alone_and_a_tag_says_so(paths: StudyP
 
 def test_the_study_has_its_split_as_numbers_table_and_picture(paths: StudyPaths) -> None:
     made, found = tracker(), account(PRICE)
-    costs.log_study(made, paths, found)
+    costs.log_study(made, paths, found, 64)
     metrics = last(made, STUDY)
     labels = {name: metrics[f"cost/usd_{name}"] for name in ("winner", "completed", "pruned", "infeasible", "failed")}
     assert labels == pytest.approx(
