@@ -19,6 +19,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ COMMANDS = (
     ["list"],
     ["best", NAME],
     ["cost", NAME],
-    ["report", NAME, "--to", os.devnull],
+    ["report", NAME, "--to", "FOLDER"],
 )
 
 
@@ -412,21 +413,26 @@ def build(home: Home, trials: int) -> None:
 def measure(home: Home) -> dict[str, dict[str, float]]:
     """Wall and processor seconds of each command, as a person runs it: with the start of Python."""
     found = {}
-    for command in COMMANDS:
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        ended = subprocess.run(
-            [sys.executable, "-m", "sweeper", *command],
-            env={**os.environ, "SWEEPER_HOME": str(home.root)},
-            capture_output=True,
-            text=True,
-        )
-        wall_s, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        if ended.returncode == 0:
-            found[" ".join(command)] = {"wall_s": round(wall_s, 2), "cpu_s": round(cpu_s, 2)}
-        else:
-            print(f"sweeper {' '.join(command)}: {ended.stderr.strip()}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        for command in COMMANDS:
+            before, started = _children_cpu_s(), time.monotonic()
+            ended = subprocess.run(
+                [sys.executable, "-m", "sweeper", *(folder if word == "FOLDER" else word for word in command)],
+                env={**os.environ, "SWEEPER_HOME": str(home.root)},
+                capture_output=True,
+                text=True,
+            )
+            wall_s, cpu_s = time.monotonic() - started, _children_cpu_s() - before
+            if ended.returncode == 0:
+                found[" ".join(command)] = {"wall_s": round(wall_s, 2), "cpu_s": round(cpu_s, 2)}
+            else:
+                print(f"sweeper {' '.join(command)}: {ended.stderr.strip()}", file=sys.stderr)
     return found
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:

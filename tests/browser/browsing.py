@@ -93,11 +93,11 @@ def opened(browser: Browser, origin: str, width: int = 1600, height: int = 900, 
     assert not watch.problems, watch.problems
 
 
-def shoot(page: Page, folder: Path, name: str) -> None:
-    """Saves a picture of the page; in SWEEPER_SCREENSHOTS where that is set."""
+def shoot(page: Page, folder: Path, name: str, is_whole: bool = False) -> None:
+    """Saves a picture of the window, or of the whole page; in SWEEPER_SCREENSHOTS where that is set."""
     where = Path(os.environ.get("SWEEPER_SCREENSHOTS", folder))
     where.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=where / f"{name}.png")
+    page.screenshot(path=where / f"{name}.png", full_page=is_whole)
 
 
 def free_port() -> int:

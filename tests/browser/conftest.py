@@ -55,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, few_tickets: Path) -> Hom
     return home
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A store with the study `many`, of twelve trials that end in every way; nothing was trained."""
     return built(tmp_path_factory.mktemp("made_up"), 12)
