@@ -1,23 +1,15 @@
-"""A Chromium that is installed already, a page whose errors are collected, and `sweeper ui` beside it."""
+"""A Chromium that is installed already, and a page whose errors are collected."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, Response, sync_playwright
-
-from sweeper.paths import Home
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
@@ -98,43 +90,3 @@ def shoot(page: Page, folder: Path, name: str, is_whole: bool = False) -> None:
     where = Path(os.environ.get("SWEEPER_SCREENSHOTS", folder))
     where.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=where / f"{name}.png", full_page=is_whole)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serving(home: Home, study: str, *arguments: str) -> Iterator[str]:
-    """The link that `sweeper ui` prints for a study, while it runs; Ctrl-C ends it and all that it started."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sweeper", "ui", study, "--port", str(free_port()), *arguments],
-        env={**os.environ, "SWEEPER_HOME": str(home.root)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    started = []
-    try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if link := re.match(rf"{re.escape(study)}: (http\S+)", line):
-                started = psutil.Process(process.pid).children(recursive=True)
-                assert started
-                yield link[1]
-                break
-        else:
-            raise AssertionError(f"no link was printed, but {said}")
-    finally:
-        process.send_signal(signal.SIGINT)
-        code = process.wait(30)
-        process.stdout.close()
-    assert code == 0
-    assert not [one for one in started if one.is_running()]
-
-
-def origin_of(link: str) -> str:
-    return re.match(r"http://[^/]+", link)[0]  # type: ignore[index]

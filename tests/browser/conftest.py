@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Browser
 
 from sweeper.paths import Home
-from tests.bench import many_trials
 from tests.browser.browsing import CURE, browsing, chromium
 from tests.conftest import SHORT
 
@@ -52,19 +51,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory, few_tickets: Path) -> Hom
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return home
-
-
-@pytest.fixture(scope="session")
-def made_up(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A store with the study `many`, of twelve trials that end in every way; nothing was trained."""
-    return built(tmp_path_factory.mktemp("made_up"), 12)
-
-
-def built(folder: Path, trials: int) -> Home:
-    """A store with the study `many`."""
-    home = Home(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SWEEPER_HOME", str(folder))
-        many_trials.build(home, trials)
     return home

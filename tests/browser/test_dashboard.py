@@ -11,7 +11,8 @@ from playwright.sync_api import Browser
 
 from sweeper.paths import Home
 from tests.bench.many_trials import NAME
-from tests.browser.browsing import opened, origin_of, serving, shoot
+from tests.browser.browsing import opened, shoot
+from tests.cli.serving import origin_of, serving
 
 pytest.importorskip(
     "optuna_dashboard", reason="optuna-dashboard is not installed: pip install 'sweeper[optuna-dashboard]'"

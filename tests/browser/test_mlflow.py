@@ -17,8 +17,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from sweeper.paths import Home
 from tests.bench.many_trials import NAME
-from tests.browser.browsing import WAIT_MS, opened, origin_of, serving, shoot
-from tests.browser.conftest import FULL, built
+from tests.browser.browsing import WAIT_MS, opened, shoot
+from tests.browser.conftest import FULL
+from tests.cli.serving import origin_of, serving
+from tests.conftest import made_up_study
 
 MODEL_TRAINING = "workflowType=machine_learning"
 FIRST_ROWS_S = 5.0  # what the first hundred rows may take; a busy machine has four times as long
@@ -138,7 +140,7 @@ def test_the_first_hundred_rows_of_many_come_at_once(
     """A thousand trials with SWEEPER_TESTS=all; a store with them in SWEEPER_MANY need not be built."""
     given = os.environ.get("SWEEPER_MANY")
     trials = 1000 if FULL or given else 120
-    home = Home(Path(given)) if given else built(tmp_path / "store", trials)
+    home = Home(Path(given)) if given else made_up_study(tmp_path / "store", trials)
     with serving(home, NAME) as link, opened(browser, origin_of(link)) as page:
         started = time.monotonic()
         page.goto(link)
