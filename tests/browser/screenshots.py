@@ -36,7 +36,9 @@ def runs(browser: Browser, home: Home, study: str, file: Path) -> None:
     with serving(home, study) as link, opened(browser, origin_of(link), width=1500, height=620) as page:
         page.goto(link)
         page.locator(".ag-center-cols-container .ag-row").first.wait_for()
-        page.get_by_role("button", name="Close").first.click()  # the word that a view is shared
+        page.locator(
+            "//button[contains(., 'Exit shared view')]/following::button[1]"
+        ).click()  # the word that a view is shared
         page.wait_for_timeout(1000)  # until the rows have moved up
         keep(page, file)
 

@@ -40,10 +40,8 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file to which a browser of a test writes what it is to open."""
     file = tmp_path / "opened"
     script = tmp_path / "browser.py"
-    script.write_text(  # at once whole
-        f"import os, sys\nopen({str(file)!r} + '.part', 'w').write(sys.argv[1])\nos.replace({str(file)!r} + '.part', {str(file)!r})\n",
-        encoding="utf-8",
-    )
+    lines = ["import os, sys", f"file = {str(file)!r}", "open(file + '.part', 'w').write(sys.argv[1])"]
+    script.write_text("\n".join([*lines, "os.replace(file + '.part', file)"]), encoding="utf-8")
     monkeypatch.setenv("BROWSER", f"{sys.executable} {script} %s")
     return file
 
