@@ -33,7 +33,7 @@ def keep(page: Page, file: Path) -> None:
 
 def runs(browser: Browser, home: Home, study: str, file: Path) -> None:
     """The table of runs, best first."""
-    with serving(home, study) as link, opened(browser, origin_of(link), width=1500, height=620) as page:
+    with serving(home, study) as link, opened(browser, origin_of(link), width=1700, height=560) as page:
         page.goto(link)
         page.locator(".ag-center-cols-container .ag-row").first.wait_for()
         page.locator(
