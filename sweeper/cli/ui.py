@@ -93,7 +93,7 @@ def _links(server: LocalServer, home: Home, study: str | None) -> Iterator[tuple
         if name in known and study in (None, name):
             tags = {tag["key"] for tag in experiment.get("tags", [])}
             if VIEW_TAG in tags or _arrange(server, home, name, number):
-                yield name, f"{address(server.url, number)}&workflowType=machine_learning"
+                yield name, address(server.url, number)
             else:
                 yield name, f"{server.url}/#/experiments/{number}/runs?workflowType=machine_learning"
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from sweeper.config.schema import Config
 
-EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  # opens on runs, not on traces
+# Which pages an experiment opens on: MLflow 3.17 goes by the address instead, earlier ones by this.
+EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 VIEW_KEY = "sweeper"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
@@ -36,8 +37,8 @@ class RunsView:
         names = ["best_value", metric, "cost/usd", "duration_s", "vram/peak_gib_max", "throughput/tokens_per_s_mean"]
         params = list(config.search.space)
         tags = ["sweeper.state", "sweeper.reason", "sweeper.pack_size"]
-        columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in names)]
-        columns += [*(f"params.`{name}`" for name in params), *(f"tags.`{name}`" for name in tags)]
+        columns = [f"metrics.`{name}`" for name in names] + [f"params.`{name}`" for name in params]
+        columns += [f"tags.`{name}`" for name in tags]
         return cls(columns, "metrics.`best_value`", config.objective.is_minimized)
 
     def as_json(self) -> str:
@@ -48,5 +49,5 @@ class RunsView:
 
 
 def address(server: str, experiment_id: str) -> str:
-    """Where MLflow shows that view of an experiment."""
-    return f"{server}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
+    """Where MLflow shows that view of an experiment, among its pages on training and not on agents."""
+    return f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
