@@ -196,7 +196,9 @@ class Writer:
         }
         for name, value in values.items():
             self._search.remember(name, value)
-        self._recorder.open(versions.installed(), None)
+        tags = {"mlflow.note.content": self._config.study.description, **costs.tags(self._config)}
+        self._tracker.start(STUDY, NAME, {}, tags)
+        self._tracker.log_file(STUDY, self._paths.config)
         self._book(WHOLE_STUDY, {Activity.LOAD: (30.0, 8), Activity.BASELINE: (SCORING_S, 240)})
         self._keep(None, VALIDATION, BASE_ACCURACY, 240)
         self._recorder.baseline(scores(BASE_ACCURACY, 240))

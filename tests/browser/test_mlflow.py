@@ -64,6 +64,7 @@ def page(served: Served, browser: Browser) -> Iterator[Page]:
 def rows_of(page: Page) -> dict[str, str]:
     """The text of each row of the table of runs, by its run's name."""
     page.get_by_text(re.compile(r"[1-9]\d* matching run")).wait_for()
+    page.locator(".ag-pinned-left-cols-container .ag-row").get_by_role("link").first.wait_for()
     names = page.locator(".ag-pinned-left-cols-container .ag-row").all()
     rest = page.locator(".ag-center-cols-container .ag-row").all()
     by_index = {row.get_attribute("row-index"): row.inner_text() for row in rest}
