@@ -46,7 +46,7 @@ from sweeper.tracking.place import identify
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState
 from sweeper.trial import Company, Reason, RunKind
 from sweeper.uncertainty import share_error
-from sweeper.worker import confirmation, costs
+from sweeper.worker import costs
 from sweeper.worker.recorder import Recorder, trial_key
 from sweeper.worker.side_records import SideRecords, SideRun
 from sweeper.worker.teller import finished
@@ -337,7 +337,9 @@ class Writer:
                 for t in finalists[1:]
             ],
         }
-        confirmation.log(self._tracker, outcome)
+        for one in records:
+            found = {f"confirmation/accuracy_{name}": one[name] for name in ("mean", "spread")}
+            self._tracker.log(trial_key(one["trial"]), found, step=1200)
         self._search.remember(CONFIRMATION, outcome)
 
     def _test(self) -> None:
