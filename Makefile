@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
+# make demo | test | test-all | browser | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check fmt gpu-check gpu-bundle clean
+.PHONY: demo test test-all browser check fmt gpu-check gpu-bundle clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,14 @@ GPU_PYTHON ?= 3.12
 GPU_CUDA ?= 130
 gpu-bundle: $(VENV)/installed
 	$(BIN)/python tests/gpu/bundle.py --python $(GPU_PYTHON) --cuda $(GPU_CUDA)
+
+# The browser that tests/browser/ drives, from the system's packages; without one those tests skip, and say so.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
+	if [ -n "$$SWEEPER_CHROMIUM" ]; then echo "$$SWEEPER_CHROMIUM"; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		{ apt-get -q update && apt-get -q install -y --no-install-recommends chromium; } || echo "no Chromium: apt-get failed"; \
+	else echo "no Chromium here: install one (Debian: sudo apt-get install chromium), or set SWEEPER_CHROMIUM=FILE"; fi
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check sweeper tests

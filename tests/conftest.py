@@ -145,6 +145,23 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home.mlflow_file
 
 
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A store with the study `many`, of twelve trials that end in every way; nothing was trained. Only to look at."""
+    return made_up_study(tmp_path_factory.mktemp("made_up"), 12)
+
+
+def made_up_study(folder: Path, trials: int) -> Home:
+    """A store with the study `many`, as `tests/bench/many_trials.py` makes it."""
+    from tests.bench import many_trials
+
+    home = Home(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEPER_HOME", str(folder))
+        many_trials.build(home, trials)
+    return home
+
+
 @pytest.fixture
 def ticket_files(tmp_path: Path) -> Path:
     """A folder with the three splits of a tiny task, valid as it is; tests break it."""

@@ -258,16 +258,25 @@ def data_check(as_json: bool, arguments: tuple[str, ...]) -> int:
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.argument("study", required=False)
+@click.option("--port", type=click.IntRange(1, 65535), help="Default: 5000, with --optuna 8080.")
+@click.option("--open", "is_opening", is_flag=True, help="Open it in a browser.")
+@click.option("--optuna", "is_optuna", is_flag=True, help="Open optuna-dashboard instead.")
 @_plainly
-def ui(port: int) -> None:
+def ui(study: str | None, port: int | None, is_opening: bool, is_optuna: bool) -> None:
     """Open the MLflow UI on the store, for this machine alone.
 
-    Studies whose runs are on a tracking server are listed with their address.
+    A link is printed for each study, or for STUDY alone. Studies whose runs are on a tracking server are listed with
+    their address.
     """
-    from sweeper.cli.ui import serve
+    from sweeper.cli import dashboard
+    from sweeper.cli import ui as mlflow_ui
 
-    serve(Home.from_environment(), port)
+    home = Home.from_environment()
+    if is_optuna:
+        dashboard.serve(home, port or 8080, study, is_opening)
+    else:
+        mlflow_ui.serve(home, port or 5000, study, is_opening)
 
 
 @main.command()
