@@ -30,6 +30,7 @@ FEWEST = 8  # complete trials
 MOST = 250  # complete trials, evenly among all: 1,000 take 8 s, and these 1.4 s
 MOST_GROUPS = 6  # values of a parameter that are compared one by one; of more, thirds
 SEED = 0
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # or it announces the study that importance is computed in
 
 
 @dataclass(frozen=True)
