@@ -1,6 +1,6 @@
 """What logging costs a trial: a study that is tracked by MLflow beside one that is tracked in memory, in one process.
 
-    python tests/bench/logging_cost.py [--server] [--pairs N] [--model smollm2-135m]
+    python tests/bench/logging_cost.py [--server] [--pairs N] [--examples N] [--model smollm2-135m]
 
 The same trials train in both, in turns, over one base. Beside the whole, the seconds that the worker's own thread spent
 in calls of the tracker, and the processor seconds of the thread that writes, are measured by themselves: on a machine
@@ -40,7 +40,7 @@ from tests.tracking.server import plain_server
 
 STUDY = [
     *("study=demo", "search.trials=4", "engine.slots=4", "confirmation.top=0", "pruner=none", "sampler=random"),
-    *("retention.choices=null", "retention.passages=null", "gpu=free", "data=files", "train.examples=640"),
+    *("retention.choices=null", "retention.passages=null", "gpu=free", "data=files"),
 ]
 ROWS = {"train": 640, "validation": 60, "test": 12}
 CALLS = ("start", "log", "log_datasets", "log_file", "drop_files", "end", "flush", "settle", "states", "arrange")
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--server", action="store_true")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--examples", type=int, default=640)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home, made = Home(Path(folder) / "store"), Home(Path(folder) / "migrated")
@@ -118,13 +119,23 @@ def main() -> None:
             lines = [json.dumps(row) for row in rows[: ROWS[split]]]
             (Path(folder) / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
         configs: list[Config] = []
-        compose.main([*STUDY, f"model={asked.model}", f"data.path={folder}", f"store.home={home.root}"], configs.append)
+        compose.main(
+            [
+                *STUDY,
+                f"model={asked.model}",
+                f"train.examples={asked.examples}",
+                f"data.path={folder}",
+                f"store.home={home.root}",
+            ],
+            configs.append,
+        )
         bench = set_up(configs[0], home)
         session.set_up = lambda *_: bench  # type: ignore[assignment]
         run = partial(one, home=home, config=configs[0], database=made.mlflow_file)
         in_memory = lambda _: MemoryTracker()  # noqa: E731
         in_store = lambda home: MlflowTracker(home, "demo", patience_s=300)  # noqa: E731
-        run(in_memory)  # what is slower for the first time
+        if asked.pairs > 1:
+            run(in_memory)  # what is slower for the first time
         if asked.server:
             (Path(folder) / "server").mkdir()
             with plain_server(Path(folder) / "server", made.mlflow_file) as server:
