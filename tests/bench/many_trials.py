@@ -172,8 +172,8 @@ class Writer:
         self._ledger.book(self._session, [], self._us, is_last=True)
         seen = self._search.seen()
         costs.log_all(self._tracker, self._paths, statement(self._search.engine, seen, self._price), seen.trials)
-        self._tracker.flush()
         self._tracker.end(STUDY, RunState.FINISHED, finished(self._search.attributes))
+        self._tracker.flush()
         self._events.close()
 
     def _open(self) -> None:
