@@ -68,12 +68,16 @@ COMMANDS = (
 
 
 def shares(trials: int) -> list[Reason | None]:
-    """How each trial ends, shuffled; of every end there is at least one."""
+    """How each trial ends, shuffled; of every end there is at least one, and the last one is complete.
+
+    A study has come to its total with that, whatever was rejected before.
+    """
     counts = {end: max(1, round(count * trials / 1000)) for end, count in ENDS.items()}
     counts[None] = trials - sum(count for end, count in counts.items() if end is not None)
     ends = [end for end, count in counts.items() for _ in range(count)]
     random.Random(0).shuffle(ends)
-    return ends
+    ends.remove(None)
+    return [*ends, None]
 
 
 def composed(trials: int, rejections: int) -> Config:
