@@ -115,6 +115,7 @@ class Confirmation:
                 rhythm=rhythm,
                 seed=seed,
                 tags={"sweeper.confirms": str(trial.number)},
+                searched=trial.params,
             )
             for place, seed in enumerate(seeds, start=1)
         ]

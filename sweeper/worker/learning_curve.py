@@ -138,6 +138,7 @@ class LearningCurves:
                 rhythm=rhythm,
                 seed=(self._config.train.seed + 1 + index) % MOST_SEED,
                 subset=subset if len(subset) < total else None,
+                searched=sampled,
             )
             for index in range(wanted.seeds)
             for subset in reversed(subsets)  # all rows first

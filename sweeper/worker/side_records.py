@@ -27,6 +27,7 @@ class SideRun:
         name: what persons see.
         subset: the training rows that it sees, as indices into the bench's; None: all of them.
         tags: of its run in MLflow.
+        searched: what its configuration has of the search space, as the run of its trial has it.
     """
 
     number: int
@@ -36,12 +37,13 @@ class SideRun:
     seed: int
     subset: tuple[int, ...] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    searched: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tracked_params(self) -> dict[str, Any]:
-        """The parameters of its run in MLflow."""
+        """The parameters of its run in MLflow: in one column with its trial's, and what it has beside them."""
         rows = {"train_rows": len(self.subset)} if self.subset is not None else {}
-        return {**self.params.model_dump(mode="json"), "seed": self.seed, **rows}
+        return {**self.searched, "seed": self.seed, **rows}
 
 
 class SideRecords:

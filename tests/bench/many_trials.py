@@ -299,7 +299,9 @@ class Writer:
             for place, (seed, value) in enumerate(zip(seeds, values, strict=True), start=1):
                 number, tags = trial.number * 100 + place, {"sweeper.confirms": str(trial.number)}
                 name = f"confirm t{trial.number:02d} seed {place}"
-                run = SideRun(number, name, params, self._config.rhythm(params, 2400), seed, tags=tags)
+                run = SideRun(
+                    number, name, params, self._config.rhythm(params, 2400), seed, tags=tags, searched=trial.params
+                )
                 side.names[number] = name
                 side.begin(run)
                 side.evaluation(number, 1, {"examples": 1200, **scores(value, 240)})

@@ -18,8 +18,6 @@ SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
 
 @pytest.fixture(scope="module")
 def report(made_up: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if "report" not in main.commands:
-        pytest.skip("there is no command `report`")
     file = tmp_path_factory.mktemp("report") / "report.html"
     done = CliRunner().invoke(main, ["report", NAME, "--to", str(file)], env={"SWEEPER_HOME": str(made_up.root)})
     assert done.exit_code == 0, done.output

@@ -53,7 +53,7 @@ class Side:
     def asked(self, number: int, seed: int = 0, subset: tuple[int, ...] | None = None) -> SideRun:
         params = self.config.trial_params(PARAMS)
         rhythm = self.config.rhythm(params, len(self.bench.pack.examples))
-        return SideRun(number, f"run {number}", params, rhythm, seed, subset)
+        return SideRun(number, f"run {number}", params, rhythm, seed, subset, searched=PARAMS)
 
     def train(self, runs: list[SideRun], stop: Callable[[], bool] = lambda: False) -> dict[int, SideResult] | None:
         return self.runs.train(runs, stop, ("test", self.bench.test))
@@ -265,6 +265,9 @@ def test_their_runs_are_made_whole_after_a_kill_and_go_along_where_the_study_goe
     for key, old in before.items():
         if key != lost:
             assert (tracker.runs[key].state, tracker.runs[key].tags) == (RunState.FINISHED, old.tags)
+            if key.kind is RunKind.CONFIRMATION:
+                trial = tracker.runs[trial_key(int(old.tags["sweeper.confirms"]))]
+                assert old.params == {**trial.params, "seed": old.params["seed"]}
             assert {name: values[-1] for name, values in tracker.runs[key].metrics.items()} == {
                 name: values[-1] for name, values in old.metrics.items()
             }
