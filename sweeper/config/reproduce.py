@@ -136,7 +136,7 @@ def spoken(value: Any) -> str:
     # Of Hydra: a backslash counts as one unless it stands before a quote; of OmegaConf: ${ would be an interpolation.
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
-    text = re.sub(r"(\\+)$", r"\1\1", text)
+    text = re.sub(r"(\\+)\Z", r"\1\1", text)
     return f'"{text}"'
 
 

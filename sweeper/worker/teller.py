@@ -202,7 +202,7 @@ class Teller:
         self._end(number)
 
     def fail(self, asked: Asked) -> None:
-        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.name}"
+        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.relative_to(self.paths.root)}"
         self.recorder.settle()
         self.search.fail(asked.number, detail, self._constraints(asked.number))
         self._end(asked.number)

@@ -50,7 +50,10 @@ def test_a_study_has_a_link_that_is_opened_if_that_is_asked_for(made_up: Home, o
     with serving(made_up, NAME, "--open", ends=signal.SIGTERM) as link:
         found = posted(f"{origin_of(link)}/api/2.0/mlflow/experiments/search", {"max_results": 10})["experiments"]
         [experiment] = [one for one in found if one["name"] == NAME]
-        assert f"/#/experiments/{experiment['experiment_id']}/runs?viewStateShareKey=" in link
+        assert (
+            f"/#/experiments/{experiment['experiment_id']}/runs?workflowType=machine_learning&viewStateShareKey="
+            in link
+        )
         [view] = [json.loads(tag["value"]) for tag in experiment["tags"] if tag["key"] == VIEW_TAG]
         assert {"params.`rank`", "metrics.`best_value`"} <= set(view["selectedColumns"])
         wait_for(opened.is_file)

@@ -160,7 +160,7 @@ def test_why_the_last_session_ended(facts: MakeFacts) -> None:
     assert "more" not in str(replace(found).last_error)
     found.paths.write_outcome({"status": "error", "kind": "RuntimeError", "message": "a row", "trace": "File /x.py"})
     text = page_of(replace(found)).text
-    assert "RuntimeError: message and trace are in the study's worker.log" in text
+    assert "RuntimeError: message and trace are in the study's logs/worker-0.log" in text
     assert "/x.py" not in text
 
 
