@@ -28,11 +28,11 @@ from sweeper.paths import Home
 from sweeper.redaction import redacted
 from sweeper.tracking.mlflow_tracker import STUDY_ID_TAG, MlflowTracker
 from sweeper.tracking.place import Place
-from sweeper.tracking.tracker import RunKey
+from sweeper.tracking.tracker import RunKey, Watcher
 
 logger = logging.getLogger(__name__)
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # MLflow's are for minutes
-_ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # for what is tried again here
+_ONE_TRY = {**_PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # for what is tried again here
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _ADDRESS = "see that it runs and that tracking.uri (or MLFLOW_TRACKING_URI) is its address"
@@ -45,9 +45,17 @@ class ServerTracker(MlflowTracker):
         TrackingError: as every method, where the server cannot be reached or refuses.
     """
 
-    def __init__(self, home: Home, study: str, place: Place, study_id: str, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        home: Home,
+        study: str,
+        place: Place,
+        study_id: str,
+        patience_s: float = 0.0,
+        watcher: Watcher | None = None,
+    ) -> None:
         self._place = place
-        super().__init__(home, study, study_id, patience_s)
+        super().__init__(home, study, study_id, patience_s, watcher)
 
     @property
     def place(self) -> str:

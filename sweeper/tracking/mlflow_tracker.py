@@ -39,7 +39,7 @@ from sweeper.paths import Home
 from sweeper.redaction import redacted
 from sweeper.tracking.mlflow_inputs import as_input
 from sweeper.tracking.mlflow_system import SystemMetrics
-from sweeper.tracking.tracker import NOTE_TAG, STUDY, DatasetUse, RunKey, RunState, Tracker
+from sweeper.tracking.tracker import NOTE_TAG, STUDY, DatasetUse, RunKey, RunState, Tracker, Watcher
 from sweeper.tracking.view import EXPERIMENT_KIND, MODEL_TRAINING, VIEW_TAG, RunsView
 from sweeper.tracking.writer import Point, Writer
 from sweeper.trial import RunKind
@@ -63,16 +63,26 @@ class MlflowTracker(Tracker):
     Args:
         study_id: what tells the study from another one of its name; a tag of each run.
         patience_s: how long a store that cannot be written is tried again.
+        watcher: who is told of that, and may end it.
 
     Raises:
         TrackingError: as every method, where what was given before could not be written.
     """
 
-    def __init__(self, home: Home, study: str, study_id: str | None = None, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        home: Home,
+        study: str,
+        study_id: str | None = None,
+        patience_s: float = 0.0,
+        watcher: Watcher | None = None,
+    ) -> None:
         self._home = home
         self._study = study
         self._study_id = study_id
         self._writer = Writer(self._write, self._is_passing, self._in_words, self._calling, patience_s)
+        if watcher is not None:
+            self._writer.announce, self._writer.is_stopping = watcher
         self._client: MlflowClient
         self._experiment: str
         self._runs: dict[RunKey, str] = {}  # those that the store has; changed by the writer's thread alone
@@ -83,9 +93,6 @@ class MlflowTracker(Tracker):
     @property
     def place(self) -> str:
         return "store"
-
-    def announce_to(self, listener: Callable[[str], None]) -> None:
-        self._writer.announce = listener
 
     def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
         self._known.add(key)
@@ -137,10 +144,11 @@ class MlflowTracker(Tracker):
                 lambda _: self._with_run(key, lambda run_id: self._client.log_inputs(run_id, datasets=inputs))
             )
 
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None, *, stays: bool = False) -> None:
         file.stat()  # what is not here is no failure of the store
         if self._is_there(key):
-            self._writer.ask(lambda _: self._with_run(key, lambda _: self._copy(key, file, folder)))
+            give = self._writer.then if stays else self._writer.ask
+            give(lambda _: self._with_run(key, lambda _: self._copy(key, file, folder)))
 
     def _copy(self, key: RunKey, file: Path, folder: str | None) -> None:
         if file.is_dir():
@@ -209,16 +217,25 @@ class MlflowTracker(Tracker):
     def settle(self) -> bool:
         return self._writer.settle()
 
+    def steps(self, key: RunKey, metric: str) -> set[int]:
+        def read(_: bool) -> set[int]:
+            points: list[Metric] = []
+            self._with_run(key, lambda run_id: points.extend(self._client.get_metric_history(run_id, metric)))
+            return {point.step for point in points}
+
+        return self._writer.ask(read)
+
     def states(self) -> dict[RunKey, RunState]:
         stored = self._writer.ask(lambda _: self._stored())
         return {key: RunState(status) for key, (_, status) in stored.items()}
 
     @contextmanager
     def watching_system(self) -> Iterator[None]:
-        def begin(_: bool) -> SystemMetrics:
-            return SystemMetrics(self, self._runs[STUDY], self._client.tracking_uri)
-
-        with self._writer.ask(begin).watching():
+        run_id = self._writer.ask(lambda _: self._runs.get(STUDY))
+        if run_id is None:  # a person has deleted it
+            yield
+            return
+        with SystemMetrics(self, run_id, self._client.tracking_uri).watching():
             yield
 
     def _open(self) -> tuple[MlflowClient, str]:

@@ -65,6 +65,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from sweeper.tracking.view import RunsView
 from sweeper.trial import RunKind
@@ -113,11 +114,20 @@ class DatasetUse:
     columns: tuple[str, ...]
 
 
+class Watcher(NamedTuple):
+    """Who follows what a store does; asked from any thread.
+
+    Attributes:
+        announce: told when the store goes away, and when it is back.
+        is_stopping: whether somebody wants to stop, and a store that is away is not waited for any longer.
+    """
+
+    announce: Callable[[str], None]
+    is_stopping: Callable[[], bool]
+
+
 class Tracker(ABC):
     """Records the runs of one study: one parent, and a child for each trial, each side run and the baseline."""
-
-    def announce_to(self, listener: Callable[[str], None]) -> None:  # noqa: B027 (most are never away)
-        """Has a listener told when the store goes away, and when it is back; from any thread."""
 
     @contextmanager
     def watching_system(self) -> Iterator[None]:
@@ -145,8 +155,12 @@ class Tracker(ABC):
         """Says which rows a run uses; the same again changes nothing."""
 
     @abstractmethod
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
-        """Copies a file, or a folder's files, to the run's artifacts."""
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None, *, stays: bool = False) -> None:
+        """Copies a file, or a folder's files, to the run's artifacts.
+
+        Args:
+            stays: it is there as long as the study, so the copy is not waited for.
+        """
 
     @abstractmethod
     def drop_files(self, key: RunKey, folder: str) -> None:
@@ -171,6 +185,10 @@ class Tracker(ABC):
         """As `flush`, but does not wait for a store that is away; whether all is written."""
         self.flush()
         return True
+
+    @abstractmethod
+    def steps(self, key: RunKey, metric: str) -> set[int]:
+        """Where a run has points of a metric, from the store."""
 
     @abstractmethod
     def states(self) -> dict[RunKey, RunState]:
@@ -214,7 +232,7 @@ class MemoryTracker(Tracker):
     def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
         self.runs[key].datasets = tuple(datasets)
 
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None, *, stays: bool = False) -> None:
         file.stat()  # raises as a store does where there is nothing to copy
         names = sorted(item.name for item in file.iterdir()) if file.is_dir() else [file.name]
         self.runs[key].files.setdefault(folder or "", []).extend(names)
@@ -232,6 +250,9 @@ class MemoryTracker(Tracker):
 
     def flush(self) -> None:
         """Nothing is kept back."""
+
+    def steps(self, key: RunKey, metric: str) -> set[int]:
+        return {step for step, _ in self.runs[key].metrics.get(metric, ())}
 
     def states(self) -> dict[RunKey, RunState]:
         return {key: run.state for key, run in self.runs.items()}

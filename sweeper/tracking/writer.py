@@ -24,6 +24,8 @@ EVERY_S = 5.0  # points wait for others for so long: a call with a thousand cost
 MANY_POINTS = 5_000  # are written at once
 MOST_POINTS = 200_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # between two tries
+STOPPING_S = 5.0  # how long a store has been away when somebody who wants to stop no longer waits for it
+_GLANCE_S = 0.2
 
 
 class Point(NamedTuple):
@@ -59,6 +61,7 @@ class Writer:
 
     Attributes:
         announce: told when the store goes away, and when it is back.
+        is_stopping: whether somebody wants to stop, and a store that is away is not waited for any longer.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Writer:
         self._write, self._is_passing, self._in_words = write, is_passing, in_words
         self._calling, self._patience_s = calling, patience_s
         self.announce: Callable[[str], None] = logger.warning
+        self.is_stopping: Callable[[], bool] = lambda: False
         self._tasks: deque[_Task] = deque()
         self._open: dict[RunKey, _Task] = {}  # to which further points of a run are added
         self._held = 0  # points
@@ -128,6 +132,8 @@ class Writer:
     def _wait(self, is_enough: Callable[[], bool]) -> bool:
         with self._changed:
             self._check()
+            if is_enough():  # what waits goes on being gathered: a call for each tick would be all that comes back
+                return not self._tasks
             last = self._tasks[-1] if self._tasks else _Task(is_done=True)
             self._open.clear()  # or others could make it longer for ever
             self._hurry()
@@ -148,8 +154,9 @@ class Writer:
     def _append(self, task: _Task) -> None:
         self._tasks.append(task)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+            thread.start()  # raises where there are too many; the next call tries again
+            self._thread = thread
 
     def _hurry(self) -> None:
         for task in self._tasks:
@@ -192,7 +199,7 @@ class Writer:
             except Exception as error:  # of whatever is between here and the store; what is passing is tried again
                 if not self._is_passing(error) or not self._may_wait(error):
                     raise
-            time.sleep(pause_s)
+            self._pause(pause_s)
             pause_s, is_again = min(2 * pause_s, LONGEST_PAUSE_S), True
         if self._away_since_s is not None:
             away_s = time.monotonic() - self._away_since_s
@@ -209,7 +216,14 @@ class Writer:
                 f"runs cannot be written now, and are held back for up to {self._patience_s:g} s "
                 f"(tracking.patience_s): {self._in_words(error)}"
             )
-        return self._away_since_s is not None and now_s - self._away_since_s < self._patience_s
+        patience_s = min(self._patience_s, STOPPING_S) if self.is_stopping() else self._patience_s
+        return self._away_since_s is not None and now_s - self._away_since_s < patience_s
+
+    def _pause(self, seconds: float) -> None:
+        """Between two tries; a stop ends it."""
+        was_stopping, until_s = self.is_stopping(), time.monotonic() + seconds
+        while (rest_s := until_s - time.monotonic()) > 0 and self.is_stopping() == was_stopping:
+            time.sleep(min(rest_s, _GLANCE_S))
 
     def _say(self, line: str) -> None:
         try:
@@ -218,10 +232,14 @@ class Writer:
             logger.warning("%s", line)
 
     def _fail(self, error: Exception) -> None:
-        words = self._in_words(error)
+        try:
+            words = self._in_words(error)
+        except Exception as another:  # whoever waits must hear of it, in whatever words
+            words = f"{type(error).__name__}, and {type(another).__name__} in saying so"
         logger.info("no more runs are written", exc_info=error)  # for the worker's log: it may be a defect
         if self._away_since_s is not None:
-            words = f"{words} (it was tried again for {self._patience_s:g} s; tracking.patience_s says for how long)"
+            tried_s = time.monotonic() - self._away_since_s
+            words = f"{words} (it was tried again for {tried_s:.1f} s; tracking.patience_s says for how long)"
         with self._changed:
             self._failure, self._away_since_s, self._thread = words, None, None
             self._changed.notify_all()

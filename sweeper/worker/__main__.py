@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -51,14 +51,18 @@ def main() -> None:
 
             note(paths.worker_holder)
             from sweeper.config import check
+            from sweeper.events import EventLog
             from sweeper.tracking.opened import opened
+            from sweeper.tracking.tracker import Watcher
             from sweeper.worker.session import Session
 
             curve = Request.from_json(options[1]) if options else None
             config = check.load(paths)
-            tracker = opened(paths, config, config.tracking.patience_s)
-            session = Session(paths, tracker, stopping.is_set, curve=curve, launched_s=launched_s)
-            outcome = session.run()
+            with closing(EventLog(paths.events)) as events:
+                watcher = Watcher(lambda line: events.write("note", message=line), stopping.is_set)
+                tracker = opened(paths, config, config.tracking.patience_s, watcher)
+                session = Session(paths, tracker, stopping.is_set, curve=curve, launched_s=launched_s)
+                outcome = session.run()
     except Timeout:
         outcome = {
             "status": "error",

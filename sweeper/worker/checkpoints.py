@@ -68,8 +68,6 @@ class Checkpoints:
         """Saves the trials whose last checkpoint is `checkpoint.every_s` old; returns their numbers."""
         now, every_s = time.monotonic(), self._config.checkpoint.every_s
         due = [slot for slot in pack.slots if now - self._saved_at[slot.number] >= every_s]
-        if due and not self._records.tracker.settle():  # they come when what they have behind them can be written
-            return []
         for slot in due:
             self.save(pack, slot)
         return [slot.number for slot in due]
@@ -88,7 +86,8 @@ class Checkpoints:
         except LeaseLostError:
             return False  # the checkpoint is another worker's; the trial is let go at its next evaluation
         try:
-            self._records.tracker.flush()  # what the checkpoint has behind it would not be logged again
+            # What it has behind it would not be logged again; but a store that is away is not waited for.
+            self._records.tracker.settle()
         except TrackingError as error:  # a trial's progress is worth more than its course in MLflow
             logger.warning(
                 "the metrics of %s are not written before its checkpoint: %s",

@@ -123,6 +123,8 @@ class Recorder:
             key = trial_key(trial.number)
             if key in states and states[key] is not RUN_STATES[trial.state]:
                 if trial.is_told:
+                    if trial.same_as is None:
+                        self._log_missing(trial.number, trial.curve)
                     self._end_run(trial)
                 else:
                     self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state))
@@ -136,7 +138,7 @@ class Recorder:
         file = self.paths.trial_config(asked.number)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, check.dump(self.config.for_trial(asked.params)))
-        self.tracker.log_file(trial_key(asked.number), file)
+        self.tracker.log_file(trial_key(asked.number), file, stays=True)
 
     def _open_run(self, trial: Asked | TrialView, more: Mapping[str, str]) -> None:
         tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(trial.is_informed), **more}
@@ -180,6 +182,8 @@ class Recorder:
 
     def train(self, asked: Asked, slot: Slot) -> None:
         """Says that a trial trains, from the beginning or from a checkpoint."""
+        if slot.evaluations:
+            self._log_missing(asked.number, curve(slot))
         self.events.write(
             "trial_started",
             number=asked.number,
@@ -208,6 +212,13 @@ class Recorder:
     def settle(self) -> None:
         """Before a trial is told: what is told is written, unless the store is away, which is not waited for."""
         self.tracker.settle()
+
+    def _log_missing(self, number: int, points: Sequence[dict[str, float]]) -> None:
+        """Logs what a worker measured that ended before the tracker, which was away, had it."""
+        there = self.tracker.steps(trial_key(number), self.config.objective.metric_name) if points else set()
+        for point in points:
+            if int(point["examples"]) not in there:
+                self._log_evaluation(number, point)
 
     def _log_evaluation(self, number: int, point: dict[str, float]) -> None:
         values = {name: value for name, value in point.items() if name != "examples"}

@@ -84,7 +84,6 @@ class Session:
         self.forecast = forecast
         self.curve = curve
         self.events = EventLog(paths.events)
-        tracker.announce_to(lambda line: self.events.write("note", message=line))
         self.recorder = Recorder(paths, self.config, tracker, self.events)
         keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
         keys += [CONSTRAINT] if self.config.retention.is_on else []
@@ -170,7 +169,7 @@ class Session:
         if not self.curves.measure(self.curve, bench, self._memory, self._must_stop):
             return self._cut()
         if self.curve is not None:
-            self.tracker.end(STUDY, *self._state())
+            self._end_run(*self._state())
             return {"status": "finished"}
         while not trials.train():
             pass
@@ -199,10 +198,17 @@ class Session:
             ended, limit = self.search.attributes.get(ENDED), self.spending.over()
             if ended is None or not holds(ended, self.config) or limit not in (None, ended["key"]):
                 self.spending.end(self.spending.reached())  # the limit that must be raised for what is left
-            self.spending.close()
-        if STUDY in self.tracker.states():
-            self.tracker.end(STUDY, *self._state())
+            self._end_run(RunState.FINISHED, finished(self.search.attributes))
+            self.spending.close()  # last: it is what makes the study finished for the launcher
+        else:
+            self._end_run(*self._state())
         return {"status": "finished"}
+
+    def _end_run(self, state: RunState, tags: dict[str, str]) -> None:
+        """Ends the study's run, where it has one, and waits until that is written."""
+        if STUDY in self.tracker.states():
+            self.tracker.end(STUDY, state, tags)
+            self.tracker.flush()
 
     def _with_memory(self, bench: Workbench, guard: Guard) -> Trials:
         """What the study will take, and, where that is much of what there is, its worst step first."""

@@ -202,7 +202,8 @@ class Teller:
         self._end(number)
 
     def fail(self, asked: Asked) -> None:
-        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {self.paths.worker_log.relative_to(self.paths.root)}"
+        log = self.paths.worker_log.relative_to(self.paths.root)
+        detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {log}"
         self.recorder.settle()
         self.search.fail(asked.number, detail, self._constraints(asked.number))
         self._end(asked.number)
@@ -264,8 +265,8 @@ class Teller:
             test = self._test(bench, best, seen.runner_up)
         if best is not None and self.config.tracking.log_text:
             self._log_wrong_rows(best)
-        tracker.flush()
         tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
+        tracker.flush()
         if test is not None:  # last: it is what makes the study finished for the launcher
             self.search.remember("test", test)
             self.keep_best_adapters()

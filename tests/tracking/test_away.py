@@ -20,13 +20,13 @@ import pytest
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import TrackingError
-from sweeper.events import EventReader
+from sweeper.events import EventLog, EventReader
 from sweeper.paths import Home
 from sweeper.search.views import view
 from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import Place, identify
-from sweeper.tracking.tracker import STUDY, RunKey, RunState
+from sweeper.tracking.tracker import STUDY, RunKey, RunState, Watcher
 from sweeper.trial import RunKind
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from sweeper.worker.session import Session
@@ -75,7 +75,9 @@ def test_a_server_that_is_away_for_a_while_loses_no_point(
     paths = home.study("demo")
     paths.create()
     check.save(config, paths)
-    tracker = Noting(home, "demo", Place.of(config), identify(paths), config.tracking.patience_s)
+    log = EventLog(paths.events)
+    watcher = Watcher(lambda line: log.write("note", message=line), lambda: False)
+    tracker = Noting(home, "demo", Place.of(config), identify(paths), config.tracking.patience_s, watcher)
     tracker.given = defaultdict(list)
     reader = EventReader(paths.events)
     events: list[dict[str, Any]] = []
@@ -92,6 +94,7 @@ def test_a_server_that_is_away_for_a_while_loses_no_point(
         return [event for event in events if event["event"] == kind]
 
     assert Session(paths, tracker, is_stopping).run() == {"status": "finished"}
+    log.close()
     back.join()
     events.extend(reader.new())
     notes = [event["message"] for event in sees("note") if event["message"].startswith("runs can")]
@@ -150,7 +153,9 @@ def test_one_that_stays_away_is_an_error_in_the_end(plain: PlainServer, home: Ho
     tracker.flush()
     plain.kill()
     tracker.log(STUDY, {"accuracy": 0.5}, 1)
-    with pytest.raises(TrackingError, match=r"must be reachable, but .* \(it was tried again for 1 s; tracking.pat"):
+    with pytest.raises(
+        TrackingError, match=r"must be reachable, but .* \(it was tried again for 1\.\d s; tracking.pat"
+    ):
         tracker.flush()
     with pytest.raises(TrackingError, match="must be reachable"):
         tracker.log(STUDY, {"accuracy": 0.5}, 2)

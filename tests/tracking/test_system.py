@@ -56,6 +56,16 @@ def test_system_metrics_end_with_the_session_and_go_on_with_the_next(tracker: Ml
         assert not [thread for thread in threading.enumerate() if thread.name == "system metrics"]
 
 
+def test_a_study_whose_run_a_person_has_deleted_goes_on(tracker: MlflowTracker, home: Home) -> None:
+    tracker.flush()
+    client = MlflowClient(tracking_uri=home.mlflow_url)
+    [run] = client.search_runs([client.get_experiment_by_name("study").experiment_id])
+    client.delete_run(run.info.run_id)
+    tracker.log(STUDY, {"accuracy": 0.5}, 1)
+    with tracker.watching_system():
+        tracker.flush()
+
+
 def test_an_experiment_opens_on_its_runs_with_columns_of_ours(
     tracker: MlflowTracker, home: Home, composed: Callable[..., Config]
 ) -> None:

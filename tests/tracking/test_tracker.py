@@ -111,6 +111,8 @@ def test_metrics_are_kept_in_order_and_past_a_batch(reopen: Callable[[], Tracker
     metrics = metrics_of(tracker, TRIAL)
     assert metrics["train/loss"] == [(step, 1.0 / (step + 1)) for step in range(2500)]
     assert metrics["accuracy"] == [(2500, 0.5)]
+    assert tracker.steps(TRIAL, "train/loss") == set(range(2500))
+    assert tracker.steps(TRIAL, "macro_f1") == set()
 
 
 def test_files_come_and_go(reopen: Callable[[], Tracker], home: Home, tmp_path: Path) -> None:

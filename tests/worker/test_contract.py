@@ -19,16 +19,17 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sweeper.config import compose
+from sweeper.config import check, compose
 from sweeper.config.schema import Config
+from sweeper.events import EventLog
 from sweeper.paths import Home
 from sweeper.search.views import ranked, view
 from sweeper.tasks.classification import Scores
 from sweeper.tracking.mlflow_tracker import MlflowTracker
-from sweeper.tracking.tracker import MemoryTracker
+from sweeper.tracking.tracker import MemoryTracker, RunState
 from sweeper.trial import Prediction, TrialParams
 from sweeper.worker import session
-from sweeper.worker.recorder import RUN_STATES, trial_key
+from sweeper.worker.recorder import RUN_STATES, Recorder, trial_key
 from sweeper.worker.session import Session
 from sweeper.worker.workbench import Scored, Split, Workbench, set_up
 from tests.conftest import SHORT
@@ -213,3 +214,20 @@ def test_a_deterministic_study_is_the_same_however_it_was_interrupted(
         return is_stopping
 
     assert results(interrupted) == whole
+
+
+def test_what_a_tracker_that_was_away_never_had_comes_later(prepared: Prepare, home: Home) -> None:
+    paths = prepared("sampler=random", "pruner=none", "search.trials=3")
+    tracker = MemoryTracker()
+    assert Session(paths, tracker, lambda: False).run() == {"status": "finished"}
+    trials = view(home, "demo").trials
+    run, names = tracker.runs[trial_key(1)], set(trials[1].curve[0]) - {"examples"}
+    whole = {name: list(run.metrics[name]) for name in names}
+    run.state = RunState.RUNNING  # as a worker leaves it that was killed behind the storage
+    for name in names:
+        del run.metrics[name][1:]
+    with contextlib.closing(EventLog(paths.events)) as events:
+        Recorder(paths, check.load(paths), tracker, events).reconcile(trials)
+    assert run.state is RunState.FINISHED
+    assert {name: run.metrics[name] for name in names} == whole
+    assert len(whole["accuracy"]) == len(trials[1].curve) > 1
