@@ -102,7 +102,8 @@ class Facts:
         if outcome.get("status") != "error" or self.is_running:
             return None
         if outcome.get("trace"):  # a defect's message may quote a row
-            return f"{outcome['kind']}: message and trace are in the study's {self.paths.worker_log.relative_to(self.paths.root)}"
+            log = self.paths.worker_log.relative_to(self.paths.root)
+            return f"{outcome['kind']}: message and trace are in the study's {log}"
         return f"{outcome['kind']}: {redacted(str(outcome['message'])).strip().partition(chr(10))[0]}"
 
 
