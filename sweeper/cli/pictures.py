@@ -29,18 +29,14 @@ def pictures(study: str, folder: Path | None, theme: str, form: Form, as_json: b
 
     It only reads, and may be asked while the study runs.
     """
-    from sweeper.config import check
     from sweeper.errors import StoreError
-    from sweeper.money.account import statement
-    from sweeper.money.price import Price
     from sweeper.plots.album import album
     from sweeper.plots.picture import THEMES, write
-    from sweeper.search.views import open_storage, view
+    from sweeper.report.reading import cost_of, studied
 
     home = Home.from_environment()
-    seen, paths = view(home, study), home.study(study)
-    config = check.load(paths)
-    found = album(paths, seen, config, statement(open_storage(home).engine, seen, Price.of(config.gpu)))
+    seen, config = studied(home, study)
+    found = album(home.study(study), seen, config, cost_of(home, seen, config))
     files: dict[str, str] = {}
     if folder is not None:
         folder = folder.expanduser().absolute()
