@@ -27,6 +27,7 @@ class Facts:
 
     Attributes:
         is_running: whether a launcher or a worker has it.
+        leaves_home: whether what is said of it goes to others at once, who need not know this machine's folders.
         now: when it was read.
     """
 
@@ -35,6 +36,7 @@ class Facts:
     config: Config
     cost: Statement
     is_running: bool
+    leaves_home: bool = False
     now: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property

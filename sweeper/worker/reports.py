@@ -71,7 +71,7 @@ class Reports:
 
     def _facts(self, cost: Statement | None, is_running: bool) -> Facts:
         cost = cost if cost is not None else self._spending.account()
-        return Facts(self._paths, self._search.seen(), self._config, cost, is_running)
+        return Facts(self._paths, self._search.seen(), self._config, cost, is_running, leaves_home=True)
 
     @contextmanager
     def logged(self, is_stopping: Callable[[], bool]) -> Iterator[None]:

@@ -210,6 +210,22 @@ def test_a_defect_in_a_sentence_stops_no_study(make: Make, opened: Open, monkeyp
         study.reports.describe()
 
 
+def test_what_goes_to_the_run_has_no_folders_of_this_machine(
+    make: Make, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    tracker = MemoryTracker()
+    study = opened(make("demo", (0.5,), f"data.path={tmp_path / 'ours' / 'rows.jsonl'}"), tracker)
+    monkeypatch.setattr(
+        tracker, "log_file", lambda key, file, folder="": texts.append(file.read_text(errors="replace"))
+    )
+    with study.reports.logged(lambda: False):
+        pass
+    texts.append(described(tracker))
+    assert any("…/ours/rows.jsonl" in text for text in texts)
+    assert not any(str(tmp_path) in text for text in texts)
+
+
 def test_in_mlflow_the_experiment_says_it_too(make: Make, opened: Open, home: Home, migrated: Path) -> None:
     shutil.copy(migrated, home.mlflow_file)
     tracker = MlflowTracker(home, "demo")
