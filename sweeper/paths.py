@@ -55,12 +55,18 @@ def is_valid_name(name: str) -> bool:
     return re.fullmatch(NAME_PATTERN, name) is not None
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes, is_for_all: bool = False) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part.
+
+    Args:
+        is_for_all: whoever may look into its folder can read it, as what is to be passed on.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        if is_for_all:
+            os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from sweeper.config import check
 from sweeper.errors import StoreError
 from sweeper.launch.screen import terminal
 from sweeper.paths import Home
-from sweeper.plots.interaction import Cell, Interaction, shown
+from sweeper.plots.interaction import Cell, Interaction
 from sweeper.plots.interaction_picture import draw
-from sweeper.report.sentences import score
+from sweeper.report.sentences import number_text, score
 from sweeper.search.views import view
 
 
@@ -52,7 +52,7 @@ def _table(found: Interaction) -> Table:
     )
     table.add_column(found.y, justify="right")
     for x in found.values(0):
-        table.add_column(shown(x), justify="right", no_wrap=True)
+        table.add_column(number_text(x), justify="right", no_wrap=True)
     for y in found.values(1):
         best = found.best(y)
         cells = [found.cells.get((x, y)) for x in found.values(0)]
@@ -61,7 +61,7 @@ def _table(found: Interaction) -> Table:
             f"[bold]{text}[/bold]" if best and cell is best[1] else text
             for cell, text in zip(cells, words, strict=True)
         ]
-        table.add_row(shown(y), *bold)
+        table.add_row(number_text(y), *bold)
     return table
 
 
@@ -77,7 +77,7 @@ def _lines(found: Interaction) -> list[str]:
     lines = []
     for y in found.values(1):
         if (best := found.best(y)) is not None:
-            lines.append(f"{found.y} {shown(y)}: best {_words(best[1])} at {found.x} {shown(best[0])}")
+            lines.append(f"{found.y} {number_text(y)}: best {_words(best[1])} at {found.x} {number_text(best[0])}")
     if found.others:
         lines.append(f"A cell is a mean over what else was searched: {', '.join(found.others)}")
     if found.unended:

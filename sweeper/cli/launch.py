@@ -12,19 +12,19 @@ from typing import Any
 import click
 import psutil
 
-from sweeper.cli.reading import cost_of, studied
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import HeldError, SweeperError
 from sweeper.launch.launcher import launch
 from sweeper.launch.on_finish import Outcome, ended_by, on_finish
 from sweeper.launch.question import Answer
-from sweeper.launch.screen import terminal
+from sweeper.launch.screen import say_next, terminal
 from sweeper.launch.tables import SHOWN, study_json, study_table
 from sweeper.paths import Home
 from sweeper.redaction import redacted
+from sweeper.report.reading import cost_of, studied
 from sweeper.report.sentences import cost_line
-from sweeper.report.verdict import advice, say_next
+from sweeper.report.verdict import advice
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.views import StudyView, begun, view
 

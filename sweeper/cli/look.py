@@ -10,8 +10,6 @@ import click
 from sweeper.cli.plainly import plainly
 from sweeper.paths import Home
 
-INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
-
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -48,14 +46,15 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
     With --follow the exit code is 0 where the study has come to its end, 1 where it was stopped, killed or ended with
     an error, and 130 after Ctrl-C, which leaves the study alone.
     """
-    from sweeper.cli.reading import cost_of, studied
     from sweeper.launch.screen import terminal
     from sweeper.launch.tables import SHOWN, study_json, study_table
+    from sweeper.report.reading import cost_of, studied
 
     home = Home.from_environment()
     code = 0
     if follows:
         from sweeper.cli.follow import follow
+        from sweeper.launch.question import INTERRUPTED
 
         code = follow(home, study, as_json)
         if as_json or code == INTERRUPTED:
@@ -80,10 +79,10 @@ def best(study: str, as_json: bool, force: bool) -> int:
     The exit code is 1 where there is nothing to use: no trial keeps to the constraints, or the winner cannot be told
     from the untuned base.
     """
-    from sweeper.cli.reading import cost_of, studied
-    from sweeper.launch.screen import terminal
+    from sweeper.launch.screen import say_next, terminal
     from sweeper.launch.tables import answer, trial_json
-    from sweeper.report.verdict import advice, say_next
+    from sweeper.report.reading import cost_of, studied
+    from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
     from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
@@ -126,8 +125,8 @@ def cost(study: str, file: Path | None, shows_all: bool, as_json: bool) -> None:
     It only reads, and may be asked while the study runs.
     """
     from sweeper.cli.cost import show
-    from sweeper.cli.reading import cost_of, studied
     from sweeper.launch.tables import SHOWN
+    from sweeper.report.reading import cost_of, studied
 
     home = Home.from_environment()
     seen, config = studied(home, study)

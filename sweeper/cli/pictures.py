@@ -29,18 +29,14 @@ def pictures(study: str, folder: Path | None, theme: str, form: Form, as_json: b
 
     It only reads, and may be asked while the study runs.
     """
-    from sweeper.config import check
     from sweeper.errors import StoreError
-    from sweeper.money.account import statement
-    from sweeper.money.price import Price
     from sweeper.plots.album import album
     from sweeper.plots.picture import THEMES, write
-    from sweeper.search.views import open_storage, view
+    from sweeper.report.reading import cost_of, studied
 
     home = Home.from_environment()
-    seen, paths = view(home, study), home.study(study)
-    config = check.load(paths)
-    found = album(paths, seen, config, statement(open_storage(home).engine, seen, Price.of(config.gpu)))
+    seen, config = studied(home, study)
+    found = album(home.study(study), seen, config, cost_of(home, seen, config))
     files: dict[str, str] = {}
     if folder is not None:
         folder = folder.expanduser().absolute()
@@ -49,17 +45,21 @@ def pictures(study: str, folder: Path | None, theme: str, form: Form, as_json: b
         except OSError as error:
             raise StoreError(f"--to must be a folder that can be made, but {folder}: {error.strerror}") from None
         for one in found.pictures:
-            write(one, THEMES[theme], folder / f"{one.name}.{form}", form)
-            files[one.name] = str(folder / f"{one.name}.{form}")
+            file = folder / f"{one.name}.{form}"
+            if (failed := write(one, THEMES[theme], file, form)) is None:
+                files[one.name] = str(file)
+            else:
+                found.left_out.append(failed)
+    absent = {one.name: one.reason for one in found.left_out}
+    made = [one for one in found.pictures if one.name not in absent]
     if as_json:
         shown = [
             {"name": one.name, "title": one.title, "sentence": one.sentence, "file": files.get(one.name)}
-            for one in found.pictures
+            for one in made
         ]
-        left_out = {one.name: one.reason for one in found.left_out}
-        click.echo(json.dumps({"study": study, "pictures": shown, "left_out": left_out}, indent=2))
+        click.echo(json.dumps({"study": study, "pictures": shown, "left_out": absent}, indent=2))
         return
-    for one in found.pictures:
+    for one in made:
         click.echo(f"{one.name}: {one.sentence}" + (f"\n  {files[one.name]}" if one.name in files else ""))
-    for absent in found.left_out:
-        click.echo(f"{absent.name}: left out: {absent.reason}")
+    for name, reason in absent.items():
+        click.echo(f"{name}: left out: {reason}")

@@ -140,6 +140,30 @@ def spoken(value: Any) -> str:
     return f'"{text}"'
 
 
+def without_places(text: str, config: Config) -> str:
+    """A text with each absolute path that a configuration names by its last two parts: `…/rows/train.jsonl`.
+
+    They are those that `check.with_absolute_paths` makes so; a launch has them as `launch_of` says them.
+    """
+    retention = config.retention
+    named = [config.study.folder, config.model.path, config.data.path, config.train.replay_text]
+    named += [retention.choices, retention.passages, *retention.lm_eval]
+    named.append((config.search.warm_start or "").removeprefix("sqlite:///"))
+    short: dict[str, str] = {}
+    for path in (Path(one) for one in named if one and Path(one).is_absolute()):
+        words = f"…/{'/'.join(path.parts[1:][-2:])}"
+        short |= {str(path): words, _within(str(path)): _within(words)}
+    if not short:
+        return text
+    longest_first = sorted(short, key=len, reverse=True)  # a path may begin with another one
+    return re.sub("|".join(map(re.escape, longest_first)), lambda found: short[found[0]], text)
+
+
+def _within(text: str) -> str:
+    """A text as it stands between quotes."""
+    return spoken(text).removeprefix('"').removesuffix('"')
+
+
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):

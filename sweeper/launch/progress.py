@@ -14,10 +14,12 @@ from sweeper.launch.remaining import Pace, Spent
 from sweeper.report.sentences import plus_minus, score
 from sweeper.retention.measure import PREFIX
 from sweeper.search.views import StudyView
+from sweeper.trial import RunKind
 
 DROP = f"{PREFIX}drop"
 _RECENT_TICKS = 50  # that a slot's speed is measured over
 Event = dict[str, Any]
+Key = tuple[str, int]  # of a training: its kind, and its number among those of its kind
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Progress:
     began_s: float = field(default_factory=time.time)
     phase: str = "starting the worker"
     baseline: float | None = None
-    in_flight: dict[int, InFlight] = field(default_factory=dict)
+    in_flight: dict[Key, InFlight] = field(default_factory=dict)  # the one begun last is the last
     states: dict[int, str] = field(default_factory=dict)  # of the trials that have ended, in whichever session
     rejected: set[int] = field(default_factory=set)  # of these, those that a forecast ended: they come on top
     best: tuple[float, int] | None = None
@@ -177,26 +179,32 @@ class Progress:
 
     def _started(self, event: Event) -> str:
         number, is_trial = event["number"], event["event"] == "trial_started"
-        self.in_flight.pop(number, None)
-        self.in_flight[number] = InFlight(event["name"], event["step"], event["steps"], self._free_slot(), is_trial)
+        key = (RunKind.TRIAL.value if is_trial else event["kind"], number)
+        self.in_flight.pop(key, None)
+        self.in_flight[key] = InFlight(event["name"], event["step"], event["steps"], self._free_slot(), is_trial)
         if is_trial:
             self.phase = "training"
             self.pace.begin(event["time"])
         return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
+
+    def _key(self, number: int, kind: str | None = None) -> Key | None:
+        """The training in flight of a number; where no kind is told, the one begun last, since the others wait."""
+        fits = (key for key in reversed(self.in_flight) if key[1] == number and kind in (None, key[0]))
+        return next(fits, None)
 
     def _free_slot(self) -> int:
         taken = {one.slot for one in self.in_flight.values()}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
     def _tick(self, event: Event) -> None:
-        ticks = {tick["number"]: tick for tick in event["slots"] if tick["number"] in self.in_flight}
-        if any(self.in_flight[number].is_trial for number in ticks):
+        ticks = {key: tick for tick in event["slots"] if (key := self._key(tick["number"])) is not None}
+        if any(self.in_flight[key].is_trial for key in ticks):
             self.phase = "training"
-        for number, one in self.in_flight.items():
-            if number not in ticks:
+        for key, one in self.in_flight.items():
+            if key not in ticks:
                 one.slot = None
-        for number, tick in ticks.items():
-            one = self.in_flight[number]
+        for key, tick in ticks.items():
+            one = self.in_flight[key]
             before = one.share
             one.move(event["time"], tick)
             if one.slot is None:
@@ -214,8 +222,10 @@ class Progress:
             one.recent.clear()
 
     def _evaluation(self, event: Event) -> str | None:
-        if (one := self.in_flight.get(event["number"])) is None:  # a late word of an earlier worker
+        key = self._key(event["number"], event.get("kind"))
+        if key is None:  # a late word of an earlier worker
             return None
+        one = self.in_flight[key]
         one.score = event[self.metric]
         lost = f", retention drop {event[DROP]:+.3f}" if DROP in event else ""
         scores = plus_minus(event, self.metric)
@@ -223,7 +233,7 @@ class Progress:
 
     def _trial_ended(self, event: Event) -> str:
         number, state, value = event["number"], event["state"], event["value"]
-        trial = self.in_flight.pop(number, None)
+        trial = self.in_flight.pop((RunKind.TRIAL.value, number), None)
         self.states[number] = state
         if event["is_rejected"]:
             self.rejected.add(number)
@@ -254,7 +264,7 @@ class Progress:
         return f"confirmed: trial {event['number']}{ties}"
 
     def _side_ended(self, event: Event) -> str:
-        self.in_flight.pop(event["number"], None)
+        self.in_flight.pop((event["kind"], event["number"]), None)
         return f"{event['name']}: {event['failure'] or 'done'}"
 
     def _retention_full(self, event: Event) -> str:

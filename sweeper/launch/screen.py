@@ -40,6 +40,12 @@ def terminal(is_stderr: bool = False) -> Console:
     return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", stderr=is_stderr)
 
 
+def say_next(console: Console, steps: list[str]) -> None:
+    """Prints what to try next, where there is anything."""
+    if steps:
+        console.print("What to try next:", *(f"- {step}" for step in steps), sep="\n", highlight=False, markup=False)
+
+
 class View:
     """A study at this moment, as wide as the terminal is and with the characters that it has."""
 

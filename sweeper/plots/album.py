@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sweeper.config.schema import Config
@@ -23,21 +24,22 @@ from sweeper.paths import StudyPaths
 from sweeper.plots.confusion import confusion
 from sweeper.plots.cost import dollars
 from sweeper.plots.cost_front import cost_front
+from sweeper.plots.importance import NAME as IMPORTANCE
 from sweeper.plots.importance import Importance, importance, importances
 from sweeper.plots.interaction_picture import interaction
 from sweeper.plots.learning_curve import learning_curve
 from sweeper.plots.learning_curves import learning_curves
 from sweeper.plots.memory import memory
-from sweeper.plots.picture import LeftOut, Picture
+from sweeper.plots.picture import LeftOut, Picture, attempted
 from sweeper.plots.retention import retention
 from sweeper.search.views import StudyView
 
-__all__ = ["Album", "Picture", "album", "pictures"]
+__all__ = ["Album", "Picture", "album"]
 
 
 @dataclass(frozen=True)
 class Album:
-    """The pictures of a study, and those that would show nothing."""
+    """The pictures of a study, and those that would show nothing or cannot be composed."""
 
     pictures: list[Picture]
     left_out: list[LeftOut]
@@ -49,22 +51,20 @@ def album(paths: StudyPaths, seen: StudyView, config: Config, cost: Statement | 
     Args:
         cost: where its dollars went; None where that is not known.
     """
-    found = importances(seen, config)
+    found = attempted(IMPORTANCE, lambda: importances(seen, config))
     baseline = seen.attributes.get("baseline", {}).get(config.objective.metric_name)
-    made = [
-        interaction(seen, config, list(found.shares) if isinstance(found, Importance) else []),
-        cost_front(seen, config, cost),
-        learning_curves(seen, config),
-        confusion(seen, paths),
-        retention(seen, config),
-        memory(seen),
-        dollars(cost),
-        importance(seen, config, found),
-        learning_curve(seen.attributes.get("learning_curve"), seen.name, baseline),
-    ]
+    important = list(found.shares) if isinstance(found, Importance) else []
+    kept = seen.attributes.get("learning_curve")
+    each: dict[str, Callable[[], Picture | LeftOut]] = {
+        "interaction": lambda: interaction(seen, config, important),
+        "cost_front": lambda: cost_front(seen, config, cost),
+        "learning_curves": lambda: learning_curves(seen, config),
+        "confusion": lambda: confusion(seen, paths),
+        "retention": lambda: retention(seen, config),
+        "memory": lambda: memory(seen),
+        "dollars": lambda: dollars(cost),
+        IMPORTANCE: lambda: importance(seen, config, found),
+        "learning_curve": lambda: learning_curve(kept, seen.name, baseline),
+    }
+    made = [attempted(name, compose) for name, compose in each.items()]
     return Album([one for one in made if isinstance(one, Picture)], [one for one in made if isinstance(one, LeftOut)])
-
-
-def pictures(paths: StudyPaths, seen: StudyView, config: Config, cost: Statement | None) -> list[Picture]:
-    """The pictures alone."""
-    return album(paths, seen, config, cost).pictures

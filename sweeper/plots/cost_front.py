@@ -121,5 +121,5 @@ def _fill(
         axes.set_ylim(*shown)
     scaled(axes.xaxis, list(at.values()))
     axes.set_xlabel("dollars, alone on the device" if is_in_dollars else "device seconds, alone on the device")
-    axes.set_ylabel(axis_words(config.objective))
+    axes.set_ylabel(axis_words(config.objective.metric_name, config.objective.is_minimized))
     legend(figure, axes, columns=2)

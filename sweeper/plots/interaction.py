@@ -16,7 +16,6 @@ from sweeper.trial import Reason
 
 MOST_VALUES = 12  # of a parameter that is told apart by colour, or has a row of cells
 FULL = 0.5  # of a table's cells; where more have trials, values recur
-MOST_NAMED = 8  # trials and parameters in a message
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,3 @@ def _order(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_order, value))
     return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
-
-
-def shown(value: Any) -> str:
-    """A parameter's value."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,19 @@ from matplotlib.patheffects import withStroke
 from sweeper.config.schema import Config
 from sweeper.errors import StoreError
 from sweeper.plots.interaction import MOST_VALUES, Cell, Interaction
-from sweeper.plots.marks import FATES, MOST_DRAWN, circled, clipped, fate, finite, legend, scaled, scored, short
+from sweeper.plots.marks import (
+    FATES,
+    MOST_DRAWN,
+    axis_words,
+    circled,
+    clipped,
+    fate,
+    finite,
+    legend,
+    scaled,
+    scored,
+    short,
+)
 from sweeper.plots.picture import HEIGHT_IN, LIGHT, LeftOut, Picture, Theme, picture, write
 from sweeper.search.views import StudyView, TrialView
 
@@ -62,11 +74,12 @@ def draw(found: Interaction, studies: str, file: Path) -> None:
     """Draws an interaction of one or several studies.
 
     Raises:
-        StoreError: if the file cannot be written.
+        StoreError: if it cannot be drawn, or the file cannot be written.
     """
     title = f"{studies}: {found.metric} by {found.x} and {found.y}"
     made = picture(NAME, title, _sentence(found, None), partial(_fill, found, None), _height_in(found))
-    write(made, LIGHT, file)
+    if (failed := write(made, LIGHT, file)) is not None:
+        raise StoreError(f"there is no picture {file}: {failed.reason}")
 
 
 def _height_in(found: Interaction) -> float:
@@ -126,7 +139,7 @@ def _lines(found: Interaction, axes: Axes, theme: Theme) -> None:
         )
     _axis(axes.xaxis, xs)
     axes.set_xlabel(found.x)
-    axes.set_ylabel(_metric(found))
+    axes.set_ylabel(axis_words(found.metric, found.is_minimized))
     axes.legend(title=clipped(found.y), loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
@@ -198,12 +211,10 @@ def _scatter(found: Interaction, winner: TrialView | None, figure: Figure, theme
     axes.margins(0.09, 0.14)
     axes.set_xlabel(found.x)
     axes.set_ylabel(found.y)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, label=_metric(found))
+    figure.colorbar(
+        ScalarMappable(norm, colours), ax=axes, pad=0.02, label=axis_words(found.metric, found.is_minimized)
+    )
     legend(figure, axes)
-
-
-def _metric(found: Interaction) -> str:
-    return f"{found.metric}, validation" + (" (less is better)" if found.is_minimized else "")
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sweeper.learning.curve import LearningCurve
-from sweeper.plots.marks import base_line, legend
+from sweeper.plots.marks import axis_words, base_line, legend
 from sweeper.plots.picture import LeftOut, Picture, Theme, picture
 
 NAME = "learning_curve"
@@ -51,5 +51,5 @@ def _fill(curve: LearningCurve, baseline: float | None, figure: Figure, theme: T
     axes.set_xticks(sorted(ticks), [f"{rows:,}" for rows in sorted(ticks)])
     axes.minorticks_off()
     axes.set_xlabel("training rows" + (" seen" if curve.examples < curve.rows else ""))
-    axes.set_ylabel(f"{curve.metric}, validation" + (" (less is better)" if curve.is_minimized else ""))
+    axes.set_ylabel(axis_words(curve.metric, curve.is_minimized))
     legend(figure, axes)

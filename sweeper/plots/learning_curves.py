@@ -100,7 +100,7 @@ def _fill(
         axes.set_ylim(*shown)
     axes.set_xlim(left=0)
     axes.set_xlabel("training examples seen")
-    axes.set_ylabel(axis_words(config.objective))
+    axes.set_ylabel(axis_words(config.objective.metric_name, config.objective.is_minimized))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     legend(figure, axes)
 

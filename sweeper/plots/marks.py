@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sweeper.config.teaching import ObjectiveSection
 from sweeper.plots.picture import Theme
 from sweeper.search.views import TrialView
 from sweeper.trial import Reason
@@ -151,9 +150,9 @@ def scored(trial: TrialView, metric: str) -> str:
     return short(float(trial.value or 0.0)) + (f" ± {error:.2g}" if error else "")
 
 
-def axis_words(objective: ObjectiveSection) -> str:
+def axis_words(metric: str, is_minimized: bool) -> str:
     """The label of an axis that is the study's metric."""
-    return f"{objective.metric_name}, validation" + (" (less is better)" if objective.is_minimized else "")
+    return f"{metric}, validation" + (" (less is better)" if is_minimized else "")
 
 
 def finite(value: float | None) -> TypeGuard[float]:

@@ -9,9 +9,8 @@ the only sign of anything: markers, hatches, styles of lines and words say it to
 from __future__ import annotations
 
 import io
-import os
+import logging
 import re
-import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,22 +18,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib
 from matplotlib import colormaps, font_manager
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from sweeper.errors import StoreError
+from sweeper.errors import StoreError, SweeperError
+from sweeper.paths import write_atomically
 
 DPI = 150
 WIDTH_IN, HEIGHT_IN = 5.4, 3.9  # narrow: a page may show it on a telephone
 FONT_PT = 10.0
 LINE = 80  # characters of a heading
 Form = Literal["png", "svg"]
+Made = TypeVar("Made")
 _HEADING = "heading"
 _WIDE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "Noto Sans")
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -167,10 +169,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that would show nothing, and why."""
+    """A picture that there is not, and why.
+
+    Attributes:
+        has_failed: whether it would show something, and cannot be drawn.
+    """
 
     name: str
     reason: str
+    has_failed: bool = False
 
 
 def picture(
@@ -225,24 +232,35 @@ def _with_ids_of(name: str, tag: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
 
 
-def write(made: Picture, theme: Theme, file: Path, form: Form = "png") -> None:
+def attempted(name: str, make: Callable[[], Made]) -> Made | LeftOut:
+    """What is made of a picture, or that it is left out: one that fails must not cost the others.
+
+    The log has the trace.
+    """
+    try:
+        return make()
+    except Exception as error:  # drawing libraries raise anything, with values that nobody has thought of
+        logger.warning("the picture %s is left out", name, exc_info=error)
+        words = str(error) if isinstance(error, SweeperError | OSError) else type(error).__name__
+        return LeftOut(name, f"it cannot be drawn: {words}", has_failed=True)
+
+
+def write(made: Picture, theme: Theme, file: Path, form: Form = "png") -> LeftOut | None:
     """Writes a picture; a reader sees the old file or the new one.
+
+    Returns:
+        Why there is none, where it cannot be drawn.
 
     Raises:
         StoreError: if the file cannot be written.
     """
-    content = rendered(made.draw(theme), theme, form)
+    content = attempted(made.name, lambda: rendered(made.draw(theme), theme, form))
+    if isinstance(content, LeftOut):
+        return content
     try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        write_atomically(file, content, is_for_all=True)
     except OSError as error:
         raise StoreError(
             f"the picture must go to a folder that can be written, but {file}: {error.strerror}"
         ) from error
-    try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    return None

@@ -97,6 +97,6 @@ def _fill(
         axes.axhline(of_sample, color=theme.text, linewidth=1.1, linestyle="--", label=words)
     axes.axhline(0, color=theme.muted, linewidth=0.8, linestyle=(0, (1, 1.5)))
     axes.margins(0.08, 0.1)
-    axes.set_xlabel(axis_words(config.objective))
+    axes.set_xlabel(axis_words(config.objective.metric_name, config.objective.is_minimized))
     axes.set_ylabel(LOSS[str(known["constrains"])])
     legend(figure, axes, columns=2)

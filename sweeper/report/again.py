@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
-from sweeper.config.reproduce import Launch, launch_of
+from sweeper.config.reproduce import launch_of, without_places
 from sweeper.report.content import Block, Bullets, Code, Section, bullets, paragraphs
 from sweeper.report.facts import Facts
 from sweeper.report.verdict import advice
@@ -39,11 +40,19 @@ def export_section(facts: Facts) -> Section:
 def reproduce_section(facts: Facts) -> Section:
     """The launch that composes the study's settings, in a store of its own; and how to train one trial again."""
     launch = launch_of(facts.config)
-    blocks: tuple[Block, ...] = (*paragraphs(["The same search, in another store:"]), Code(command(launch)))
-    if launch.missed:
+    arguments, missed = launch.arguments, tuple(map(str, launch.missed))
+    if facts.leaves_home:
+        arguments, missed = (
+            tuple(without_places(text, facts.config) for text in texts) for texts in (arguments, missed)
+        )
+    blocks: tuple[Block, ...] = (*paragraphs(["The same search, in another store:"]), Code(command(arguments)))
+    if arguments != launch.arguments:
+        words = f"`…/` stands for folders of the machine that it ran on; `sweeper report {facts.name}` there has them."
+        blocks += paragraphs([words])
+    if missed:
         blocks += (
             *paragraphs(["It is not quite the same, since these cannot be said on a command line:"]),
-            _missed(launch),
+            Bullets(missed),
         )
     rerun = [f"sweeper rerun {facts.name} --trial {facts.best.number}"] if facts.best is not None else []
     if rerun:
@@ -52,9 +61,9 @@ def reproduce_section(facts: Facts) -> Section:
     return Section("reproduce", "Do it again", (*blocks, *paragraphs([words])))
 
 
-def command(launch: Launch) -> str:
+def command(arguments: Sequence[str]) -> str:
     """The launch as a shell takes it, a line for each argument where it is long."""
-    words = ["SWEEPER_HOME=another-store", "sweeper", "launch", *map(quoted, launch.arguments)]
+    words = ["SWEEPER_HOME=another-store", "sweeper", "launch", *map(quoted, arguments)]
     line = " ".join(words)
     return line if len(line) <= LINE else " ".join(words[:3]) + "".join(f" \\\n  {word}" for word in words[3:])
 
@@ -70,7 +79,3 @@ def _escape(letter: str) -> str:
     if letter in "\\'":
         return f"\\{letter}"
     return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
-
-
-def _missed(launch: Launch) -> Bullets:
-    return Bullets(tuple(map(str, launch.missed)))

@@ -10,17 +10,15 @@ from typing import Any
 
 import yaml
 
-from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import StoreError
-from sweeper.money.account import statement
-from sweeper.money.price import Price
 from sweeper.money.statement import Statement
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
+from sweeper.report.reading import cost_of, studied
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.running import running
-from sweeper.search.views import StudyView, TrialView, is_finished, open_storage, view
+from sweeper.search.views import StudyView, TrialView, is_finished
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Facts:
 
     Attributes:
         is_running: whether a launcher or a worker has it.
+        leaves_home: whether what is said of it goes to others at once, who need not know this machine's folders.
         now: when it was read.
     """
 
@@ -37,6 +36,7 @@ class Facts:
     config: Config
     cost: Statement
     is_running: bool
+    leaves_home: bool = False
     now: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property
@@ -123,8 +123,8 @@ def read(home: Home, name: str) -> Facts:
 
     Raises:
         StoreError: if there is none of that name, or a file of it cannot be read.
+        ConfigError: if its settings cannot be read.
     """
-    seen, paths = view(home, name), home.study(name)
-    config = check.load(paths)
-    cost = statement(open_storage(home).engine, seen, Price.of(config.gpu))
-    return Facts(paths, seen, config, cost, running(paths) is not None)
+    seen, config = studied(home, name)
+    paths = home.study(name)
+    return Facts(paths, seen, config, cost_of(home, seen, config), running(paths) is not None)

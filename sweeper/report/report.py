@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sweeper.learning.curve import LearningCurve
 from sweeper.report import again, dropped, history, searched, spent
 from sweeper.report.answer import answer, trial_table
-from sweeper.report.content import Block, Content, Figure, Folded, Section, Table, bullets, paragraphs
+from sweeper.report.content import Block, Content, Figure, Folded, Paragraph, Section, Table, bullets, paragraphs
 from sweeper.report.facts import Facts
 from sweeper.report.sentences import plus_minus, score, sentences
 
@@ -15,11 +15,11 @@ BEST = 10  # trials that a report shows at once
 MOST_TRIALS = 1000  # that it has at all
 
 
-def content(facts: Facts, figures: Sequence[Figure] = ()) -> Content:
+def content(facts: Facts, figures: Sequence[Figure | Paragraph] = ()) -> Content:
     """What a report says.
 
     Args:
-        figures: in their order; none: a report without pictures.
+        figures: in their order, with words for those that are missed; none: a report without pictures.
     """
     sections = (
         searched.section(facts),

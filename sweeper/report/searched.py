@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from sweeper.config.space import Parameter, Range, condition_of, values_of
 from sweeper.money.statement import started
@@ -28,7 +29,7 @@ def _settings(facts: Facts) -> Table:
         {
             "base": _base(facts),
             "task": f"{config.task.name}; {objective.direction} {facts.metric}, a trial's {objective.value}",
-            "data": f"{config.data.source}" + (f", {config.data.path}" if config.data.path else ""),
+            "data": f"{config.data.source}" + (f", {_last(config.data.path)}" if config.data.path else ""),
             "rows": _rows(facts),
             "sha256 of the rows": of_data,
             "each trial": _trial_words(facts),
@@ -44,9 +45,15 @@ def _base(facts: Facts) -> str:
     model = facts.config.model
     known = facts.seen.attributes.get("model") or {}
     revision = known.get("commit") or model.revision
-    words = [f"{model.name} ({model.path})", f"quantisation {model.quant}"]
+    where = f" ({_last(model.path)})" if model.path is not None else ""
+    words = [f"{model.name}{where}", f"quantisation {model.quant}"]
     words.append(f"computes in {facts.seen.attributes.get('dtype', model.dtype)}")
     return ", ".join(words) + (f", at {revision}" if revision else "")
+
+
+def _last(path: str) -> str:
+    """The name of a file or folder: where on this machine it is tells whoever gets the report nothing."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def _rows(facts: Facts) -> str | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rich.console import Console
-
 from sweeper.config.schema import Config
 from sweeper.errors import StoreError
 from sweeper.mistakes import kept
@@ -17,12 +15,6 @@ from sweeper.search.views import StudyView, is_finished
 def advice(study: StudyView, config: Config, paths: StudyPaths) -> list[str]:
     """The next steps for a study that has come to its end, a sentence each; none before."""
     return next_steps(study, config, _confused(study, paths)) if is_finished(study, config) else []
-
-
-def say_next(console: Console, steps: list[str]) -> None:
-    """Prints the next steps, where there are any."""
-    if steps:
-        console.print("What to try next:", *(f"- {step}" for step in steps), sep="\n", highlight=False, markup=False)
 
 
 def _confused(study: StudyView, paths: StudyPaths) -> list[Confused]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sweeper.errors import StoreError
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.report.facts import Facts
-from sweeper.report.figures import album, figures, png
+from sweeper.report.figures import figures
 from sweeper.report.html import html
 from sweeper.report.markdown import markdown
 from sweeper.report.report import content
@@ -72,24 +72,18 @@ def write(facts: Facts, place: Place) -> list[Path]:
 
 
 def _write(facts: Facts, place: Place) -> list[Path]:
-    shown = album(facts)
-    made = content(facts, tuple(figures(shown, are_drawn=place.html is not None)))
+    found = figures(facts, on_page=place.html is not None, as_files=place.pictures is not None)
+    made = content(facts, found.blocks)
     for file in (place.html, place.markdown):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
     if place.html is not None:
-        _write_for_all(place.html, html(made))
+        write_atomically(place.html, html(made), is_for_all=True)
     if place.pictures is not None:
         place.pictures.mkdir(parents=True, exist_ok=True)
-        for one in shown:
-            _write_for_all(place.pictures / f"{one.name}.png", png(one))
+        for name, drawn in found.files.items():
+            write_atomically(place.pictures / f"{name}.png", drawn, is_for_all=True)
     if place.markdown is not None:
         beside = place.pictures.name if place.pictures is not None else None
-        _write_for_all(place.markdown, markdown(made, beside))
+        write_atomically(place.markdown, markdown(made, beside), is_for_all=True)
     return [file for file in (place.html, place.markdown) if file is not None]
-
-
-def _write_for_all(file: Path, content: str | bytes) -> None:
-    """Writes a file that whoever may look into its folder can read: reports are to be passed on."""
-    write_atomically(file, content)
-    file.chmod(0o644)

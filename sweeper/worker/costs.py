@@ -17,8 +17,9 @@ from sweeper.money.bill import Label
 from sweeper.money.price import Price, missing
 from sweeper.money.statement import Statement, TrialCost
 from sweeper.paths import StudyPaths, write_atomically
+from sweeper.plots.cost import NAME as DOLLARS
 from sweeper.plots.cost import dollars
-from sweeper.plots.picture import LIGHT, Picture, write
+from sweeper.plots.picture import LIGHT, Picture, attempted, write
 from sweeper.search.study import Search
 from sweeper.search.views import TrialView, examples_of
 from sweeper.tracking.tracker import STUDY, RunKey, Tracker
@@ -59,7 +60,7 @@ def log_study(tracker: Tracker, paths: StudyPaths, found: Statement, examples: i
     tracker.log(STUDY, metrics, step=examples)
     write_atomically(paths.cost, json.dumps(found.as_dict(), indent=1))
     write_atomically(paths.cost_table, found.csv())
-    if isinstance(made := dollars(found), Picture):
+    if isinstance(made := attempted(DOLLARS, lambda: dollars(found)), Picture):
         write(made, LIGHT, paths.cost_picture)
     for file in (paths.cost, paths.cost_table, paths.cost_picture):
         if file.is_file():

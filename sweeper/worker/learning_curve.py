@@ -15,8 +15,8 @@ from sweeper.learning.curve import LearningCurve, Point, counts
 from sweeper.learning.request import Request, side_number
 from sweeper.learning.subsets import nested
 from sweeper.paths import StudyPaths, write_atomically
-from sweeper.plots.learning_curve import of_curve
-from sweeper.plots.picture import LIGHT, write
+from sweeper.plots.learning_curve import NAME, of_curve
+from sweeper.plots.picture import LIGHT, Picture, attempted, write
 from sweeper.search.study import Search
 from sweeper.search.views import TrialView, examples_of
 from sweeper.tracking.tracker import STUDY, Tracker
@@ -177,10 +177,13 @@ class LearningCurves:
         )
 
     def _keep(self, curve: LearningCurve, baseline: float) -> None:
-        """In the study's folder, with its picture; on its run in MLflow; and last in its storage."""
+        """In the study's folder, with its picture, which may fail; on its run in MLflow; and last in its storage."""
         kept = curve.as_dict()
         write_atomically(self._paths.learning_curve, json.dumps(kept, indent=1))
-        write(of_curve(curve, baseline), LIGHT, self._paths.learning_curve_picture)
+        made = attempted(NAME, lambda: of_curve(curve, baseline))
+        failed = write(made, LIGHT, self._paths.learning_curve_picture) if isinstance(made, Picture) else made
+        if failed is not None:
+            self._events.write("note", message=f"the picture of the learning curve is left out: {failed.reason}")
         log(self._tracker, self._paths, kept, self._search.views())
         self._search.remember(ATTRIBUTE, kept)
 

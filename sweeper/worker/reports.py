@@ -15,9 +15,8 @@ from sweeper.events import EventLog
 from sweeper.money.bill import Label
 from sweeper.money.statement import Statement
 from sweeper.paths import StudyPaths
-from sweeper.plots.album import Picture
 from sweeper.report.facts import Facts
-from sweeper.report.figures import album, figures, png
+from sweeper.report.figures import figures
 from sweeper.report.html import html
 from sweeper.report.markdown import markdown
 from sweeper.report.note import note
@@ -46,12 +45,23 @@ class Reports:
         self._events = events
         self._best: int | None = None
         self._said_s = -EVERY_S
+        self._failed: set[str] = set()  # what has been said of it
 
     def describe(self, cost: Statement | None = None, is_running: bool = True) -> None:
-        """Writes the run's description, as the study stands."""
-        facts = self._facts(cost, is_running)
-        self._best, self._said_s = facts.best.number if facts.best is not None else None, time.monotonic()
-        self._tracker.describe(note(facts, MOST))
+        """Writes the run's description, as the study stands; one that cannot be composed is left as it was.
+
+        Raises:
+            TrackingError: if the tracking server does not take it.
+        """
+        self._said_s = time.monotonic()
+        try:
+            facts = self._facts(cost, is_running)
+            self._best = facts.best.number if facts.best is not None else None
+            words = note(facts, MOST)
+        except Exception as error:  # a defect in a sentence must not stop the trainings that it is about
+            self._say("the description is", error)
+            return
+        self._tracker.describe(words)
 
     def trial_ended(self, cost: Statement) -> None:
         """Writes the run's description again where another trial is the best, or the last one is a minute old."""
@@ -61,7 +71,7 @@ class Reports:
 
     def _facts(self, cost: Statement | None, is_running: bool) -> Facts:
         cost = cost if cost is not None else self._spending.account()
-        return Facts(self._paths, self._search.seen(), self._config, cost, is_running)
+        return Facts(self._paths, self._search.seen(), self._config, cost, is_running, leaves_home=True)
 
     @contextmanager
     def logged(self, is_stopping: Callable[[], bool]) -> Iterator[None]:
@@ -81,25 +91,23 @@ class Reports:
 
     def _log(self, facts: Facts) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            shown = [one for one in album(facts) if self._draw(one, Path(folder))]
-            for file in sorted(Path(folder).iterdir()):
+            found = figures(facts)
+            for one in found.failed:
+                self._events.write("note", message=f"the picture {one.name} is left out: {one.reason}")
+            for name, drawn in sorted(found.files.items()):
+                file = Path(folder) / f"{name}.png"
+                file.write_bytes(drawn)
                 self._tracker.log_file(STUDY, file, PICTURES)
-            made = content(facts, tuple(figures(shown)))
+            made = content(facts, found.blocks)
             for name, text in (("report.html", html(made)), ("report.md", markdown(made, f"../{PICTURES}"))):
                 file = Path(folder) / name
                 file.write_text(text, encoding="utf-8")
                 self._tracker.log_file(STUDY, file, REPORT)
 
-    def _draw(self, shown: Picture, folder: Path) -> bool:
-        """Draws a picture; False where that fails, and the others are still to be had."""
-        try:
-            (folder / f"{shown.name}.png").write_bytes(png(shown))
-        except Exception as error:  # of drawing libraries, with values that nobody has thought of
-            self._say(f"the picture {shown.name} is", error)
-            return False
-        return True
-
     def _say(self, what: str, error: Exception) -> None:
         words = str(error) if isinstance(error, SweeperError | OSError) else type(error).__name__
-        logger.warning("%s not logged", what, exc_info=error)
-        self._events.write("note", message=f"{what} not logged: {words}")
+        said = f"{what} not logged: {words}"
+        if said not in self._failed:  # a defect would be met at the end of each trial
+            self._failed.add(said)
+            logger.warning("%s not logged", what, exc_info=error)
+            self._events.write("note", message=said)

@@ -79,7 +79,7 @@ class SideRecords:
 
     def evaluation(self, number: int, index: int, point: dict[str, float]) -> None:
         _log_evaluation(self.tracker, self._key(number), point)
-        self.events.write("evaluation", number=number, index=index, **point)
+        self.events.write("evaluation", number=number, kind=self._kind.value, index=index, **point)
 
     def wait(self, number: int) -> None:
         _wait(self.tracker, self._key(number))

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from sweeper.config import check
 from sweeper.config.edits import edits
-from sweeper.config.reproduce import launch_of, spoken
+from sweeper.config.reproduce import launch_of, spoken, without_places
 from sweeper.config.schema import Config
 
 LAUNCHES = [
@@ -93,3 +93,20 @@ def test_every_text_can_be_said(text: str) -> None:
     for value in (text, [text, 1], {"rank": text, "is": True}):
         [override] = OverridesParser.create().parse_overrides([f"key={spoken(value)}"])
         assert OmegaConf.to_container(OmegaConf.create({"key": override.value()}), resolve=True) == {"key": value}
+
+
+ODD = '/z/"o"/f'
+
+
+def test_paths_are_told_by_their_last_two_parts(composed_once: Callable[..., Config]) -> None:
+    config = composed_once(
+        "study=demo", "data.path=/a/b/rows", "model.path=/a/b/rows/base", f"train.replay_text={spoken(ODD)}"
+    )
+    config = config.model_copy(
+        update={"search": config.search.model_copy(update={"warm_start": "sqlite:////x/y/old/optuna.db#other"})}
+    )
+    said = f"data.path=/a/b/rows model.path=/a/b/rows/base train.replay_text={spoken(ODD)}"
+    short = r'data.path=…/b/rows model.path=…/rows/base train.replay_text="…/\"o\"/f"'
+    assert without_places(said, config) == short
+    assert without_places("sqlite:////x/y/old/optuna.db#other", config) == "sqlite:///…/old/optuna.db#other"
+    assert without_places("study=demo task=summary", config) == "study=demo task=summary"

@@ -135,25 +135,44 @@ def test_slots_are_stable_and_taken_again() -> None:
     for number in (0, 1, 2):
         progress.apply({**STARTED, "number": number})
     progress.apply(ended("PRUNED", None, number=1))
-    assert {number: one.slot for number, one in progress.in_flight.items()} == {0: 0, 2: 2}
+    assert {number: one.slot for (_, number), one in progress.in_flight.items()} == {0: 0, 2: 2}
     progress.apply({**STARTED, "number": 3})
-    assert progress.in_flight[3].slot == 1
+    assert progress.in_flight["trial", 3].slot == 1
     progress.apply(tick(101.0, (2, 1), (3, 1)))  # trial 0 waits for memory, or to be told
-    assert {number: one.slot for number, one in progress.in_flight.items()} == {0: None, 2: 2, 3: 1}
+    assert {number: one.slot for (_, number), one in progress.in_flight.items()} == {0: None, 2: 2, 3: 1}
     progress.apply(tick(102.0, (0, 1), (2, 2), (3, 2)))
-    assert progress.in_flight[0].slot == 0
+    assert progress.in_flight["trial", 0].slot == 0
+
+
+@pytest.mark.parametrize("kind", [{"kind": "confirmation"}, {}])  # which has not always been told
+def test_a_side_run_and_a_trial_of_one_number_are_two(kind: dict[str, str]) -> None:
+    progress = Progress("demo", "accuracy", 16)
+    side = {"number": 3, "kind": "confirmation", "name": "confirm t01 seed 3"}
+    for event in (STARTED, tick(101.0, (3, 4)), {**STARTED, **side, "event": "side_started"}, tick(102.0, (3, 1))):
+        progress.apply(event)
+    said = progress.apply({**EVALUATED, **kind})
+    assert said is not None
+    assert said.startswith("confirm t01 seed 3: validation accuracy 0.250")
+    trial, other = progress.in_flight["trial", 3], progress.in_flight["confirmation", 3]
+    assert (trial.step, trial.slot, trial.score) == (4, None, None)
+    assert (other.step, other.score) == (1, 0.25)
+    assert progress.apply({**side, "event": "side_ended", "failure": None}) == "confirm t01 seed 3: done"
+    progress.apply(tick(103.0, (3, 5)))
+    assert (trial.step, trial.slot) == (5, 0)
+    progress.apply(ended("COMPLETE", 0.5))
+    assert progress.in_flight == {}
 
 
 def test_a_slots_speed_is_that_of_its_training_alone() -> None:
     progress = Progress("demo", "accuracy", 16)
     for event in (STARTED, tick(101.0, (3, 1)), tick(103.0, (3, 5))):
         progress.apply(event)
-    assert progress.in_flight[3].tokens_per_s == 2000
+    assert progress.in_flight["trial", 3].tokens_per_s == 2000
     for event in ({"event": "evaluating"}, tick(203.0, (3, 6))):
         progress.apply(event)
-    assert progress.in_flight[3].tokens_per_s == 2000  # the evaluation took no part
+    assert progress.in_flight["trial", 3].tokens_per_s == 2000  # the evaluation took no part
     progress.apply(tick(204.0, (3, 7)))
-    assert progress.in_flight[3].tokens_per_s == 1000
+    assert progress.in_flight["trial", 3].tokens_per_s == 1000
 
 
 def test_memory_is_shown_as_it_is_and_at_its_highest() -> None:

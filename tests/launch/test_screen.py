@@ -76,7 +76,7 @@ def test_sixty_columns_have_room_for_what_matters() -> None:
         "   2  t07 r64 a/r2 lr2e-4  ━━━━━━━─  1.500     0.250",
     ]
     long = told()
-    long.in_flight[7].name = NAME + " d0.05 wd0.01 bs16 ep3 warmup0.03"
+    long.in_flight["trial", 7].name = NAME + " d0.05 wd0.01 bs16 ep3 warmup0.03"
     lines = frame(long, 60)
     assert max(map(len, lines)) <= 60
     assert lines[-1] == "   2  t07 r64 a/r2 lr2e-4 d0.0…  ━━━━━━━─  1.500     0.250"

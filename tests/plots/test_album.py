@@ -19,7 +19,7 @@ from sweeper.config.schema import Config
 from sweeper.money.account import statement
 from sweeper.paths import Home
 from sweeper.plots import album as album_module
-from sweeper.plots.album import album, pictures
+from sweeper.plots.album import album
 from sweeper.plots.picture import DARK, LIGHT, rendered
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason
@@ -82,7 +82,7 @@ def test_every_picture_is_there_in_its_order(config: Config, home: Home) -> None
     assert seen.best is not None
     keep(home.study("demo"), PAIRS, number=seen.best.number)
     engine, _ = ledger_of(PRICE, "demo")
-    found = pictures(home.study("demo"), seen, config, statement(engine, seen, PRICE))
+    found = album(home.study("demo"), seen, config, statement(engine, seen, PRICE)).pictures
     assert [one.name for one in found] == ORDER
     assert all(one.sentence.endswith(".") and one.title for one in found)
     for theme in (LIGHT, DARK):
@@ -134,11 +134,25 @@ def test_a_thousand_trials_in_seconds(config: Config, home: Home) -> None:
     engine, _ = ledger_of(PRICE, "demo")
     cost = statement(engine, seen, PRICE)
     started = time.process_time()
-    found = pictures(home.study("demo"), seen, config, cost)
+    found = album(home.study("demo"), seen, config, cost).pictures
     for one in found:
         rendered(one.draw(LIGHT), LIGHT, "svg")
     assert len(found) == len(ORDER) - 1  # nothing is predicted here
     assert time.process_time() - started < 12.0  # 3 s on a machine that does nothing else
+
+
+def test_one_that_cannot_be_composed_costs_no_other(
+    config: Config, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a row of the data")
+
+    for name in ("memory", "importances"):
+        monkeypatch.setattr(album_module, name, broken)
+    found = album(home.study("demo"), some(40), config, None)
+    failed = {one.name: one.reason for one in found.left_out if one.has_failed}
+    assert failed == dict.fromkeys(("memory", "importance"), "it cannot be drawn: ZeroDivisionError")
+    assert {"interaction", "cost_front", "retention"} <= {one.name for one in found.pictures}
 
 
 def test_the_command(composed: Any, home: Home, tmp_path: Path) -> None:
@@ -161,3 +175,16 @@ def test_the_command(composed: Any, home: Home, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "--to must be a folder that can be made" in run("--to", str(tmp_path / "file" / "x"), code=2)
     check.load(home.study("demo"))  # nothing was changed
+
+
+def test_the_command_draws_those_that_can_be_drawn(
+    composed: Any, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(home, composed("study=demo", *PRICED))
+    monkeypatch.setattr("sweeper.plots.cost_front._fill", lambda *_: 1 / 0)
+    done = CliRunner().invoke(main, ["pictures", "demo", "--to", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "cost_front: left out: it cannot be drawn: ZeroDivisionError" in done.output
+    assert "cost_front: The winner" not in done.output
+    assert not (tmp_path / "cost_front.png").exists()
+    assert (tmp_path / "dollars.png").is_file()

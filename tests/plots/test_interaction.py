@@ -133,6 +133,12 @@ def test_words_may_be_an_axis(tmp_path: Path) -> None:
     assert (tmp_path / "words.png").stat().st_size > 1000
 
 
+def test_one_that_cannot_be_drawn_is_no_file_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.plots.interaction_picture._fill", lambda *_: 1 / 0)
+    with pytest.raises(StoreError, match=r"there is no picture .*it cannot be drawn: ZeroDivisionError"):
+        draw(of(SEED_0), "seed 0", tmp_path / "grid.png")
+
+
 def test_the_command(composed: Any, home: Home, tmp_path: Path) -> None:
     few = ("search.space.rank=[8,64]", "search.trials=10")
     for seed in (0, 1):

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from sweeper.plots.album import Album
 from sweeper.plots.picture import Picture, picture
-from sweeper.report.figures import figures
+from sweeper.report.figures import drawn
 from sweeper.report.html import html
 from sweeper.report.report import content
 from tests.launch.test_tables import trial
@@ -79,7 +80,7 @@ def test_no_overflow_and_all_pictures_in_both_themes(facts: MakeFacts, tmp_path:
     found = facts(f"study.description={long}", trials=trials)
     found = replace(found, seen=replace(found.seen, name=long[:64]))
     shown: list[Picture] = [picture(name, name.title(), f"{name} says {long}", _fill) for name in ("one", "two")]
-    source = html(content(found, tuple(figures(shown))))
+    source = html(content(found, drawn(Album(shown, [])).blocks))
 
     light, said = probe(tmp_path, source)
     dark, also_said = probe(tmp_path, source, "--blink-settings=preferredColorScheme=0")

@@ -90,3 +90,17 @@ def test_while_a_launcher_holds_the_study(make: Make, tmp_path: Path, monkeypatc
     with FileLock(paths.launcher_lock):
         assert "The study is running" in json.loads(report("demo", "--to", "x.md", "--json").output)["state"]
     assert "The study is not finished" in json.loads(report("demo", "--to", "x.md", "--json").output)["state"]
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_costs_no_other(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = make()
+    monkeypatch.setattr("sweeper.plots.interaction_picture._fill", lambda *_: 1 / 0)
+    result = report("demo")
+    assert result.exit_code == 0, result.output
+    page, text = Page(paths.report_page.read_text()), paths.report_text.read_text()
+    assert "The picture interaction is left out: it cannot be drawn: ZeroDivisionError." in page.text
+    assert "The picture `interaction` is left out: it cannot be drawn: ZeroDivisionError." in text
+    names = {file.stem for file in paths.pictures.iterdir()}
+    assert names
+    assert "interaction" not in names
+    assert len(page.all("img")) == len(names)

@@ -6,10 +6,12 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sweeper.config.reproduce import spoken
 from sweeper.report.answer import answer
 from sweeper.report.content import Figure, Image
 from sweeper.report.facts import Facts
@@ -222,3 +224,22 @@ def test_many_trials_are_bounded(facts: MakeFacts) -> None:
     source = html(content(facts(trials=many)))
     assert "The best 1000 of 1500 trials" in source
     assert len(source) < 2_000_000
+
+
+def test_a_report_that_leaves_home_has_no_folders_of_this_machine(facts: MakeFacts, tmp_path: Path) -> None:
+    """In its tables none has; the launch that does it again needs them, as long as it stays where they are."""
+    rows, base = tmp_path / "our own rows" / "tickets.jsonl", tmp_path / "our own rows" / "bases" / "small"
+    found = facts(f"data.path={spoken(str(rows))}", f"model.path={spoken(str(base))}")
+    for made, is_told in ((found, True), (replace(found, leaves_home=True), False)):
+        text = page_of(made).text
+        assert " (small), quantisation" in text
+        assert ", tickets.jsonl " in text
+        told = ("our own rows" in text, "…/" not in text, str(tmp_path) in text)
+        assert told == (True, is_told, is_told)
+        assert str(tmp_path) not in text.partition("Do it again")[0]
+    for said in (
+        'data.path="…/our own rows/tickets.jsonl"',
+        'model.path="…/bases/small"',
+        "`sweeper report demo` there",
+    ):
+        assert said.replace("`", "") in text

@@ -87,6 +87,14 @@ def test_the_study_has_its_split_as_numbers_table_and_picture(paths: StudyPaths)
     assert set(FILES) <= paths.known
 
 
+def test_a_picture_that_cannot_be_drawn_costs_no_number(paths: StudyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    for broken in ("sweeper.plots.cost._fill", "sweeper.worker.costs.dollars"):
+        made = tracker()
+        monkeypatch.setattr(broken, lambda *_: 1 / 0)
+        costs.log_study(made, paths, account(PRICE), 64)
+        assert made.runs[STUDY].files[""] == ["cost.json", "cost.csv"]
+
+
 def test_all_that_have_ended_are_logged_those_too_that_a_killed_worker_had_not(paths: StudyPaths) -> None:
     made = tracker()
     costs.log_all(made, paths, account(PRICE), seen().trials)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from sweeper.config import check
 from sweeper.engine.pack import Tick
+from sweeper.events import EventLog
 from sweeper.launch.learning_curve import learning_curve
 from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
 from sweeper.paths import Home, StudyPaths
+from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
 from sweeper.trial import RunKind
-from sweeper.worker.learning_curve import start_of
+from sweeper.worker.learning_curve import LearningCurves, start_of
 from sweeper.worker.session import Session
+from tests.housekeeping.conftest import Make
+from tests.housekeeping.conftest import make as make
+from tests.learning.test_curve import curve
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import StopAfter, run
 
@@ -113,6 +120,20 @@ def test_a_training_that_diverges_leaves_no_curve(
     assert "needs each training to come to its end, but not: curve start 96 rows (diverged), curve start 48" in note
     assert "learning_curve" not in view(home, "demo").attributes
     assert len(view(home, "demo").trials) == 1
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_curve(make: Make, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, tracker, found = make(), MemoryTracker(), curve()
+    config, log, spending = check.load(paths), EventLog(paths.events), SimpleNamespace()
+    tracker.start(STUDY, paths.name, {}, {})
+    monkeypatch.setattr("sweeper.plots.learning_curve._fill", lambda *_: 1 / 0)
+    curves = LearningCurves(paths, config, Search(home, config), tracker, log, cast(Any, spending))
+    curves._keep(found, 0.1)
+    log.close()
+    assert view(home, paths.name).attributes["learning_curve"] == found.as_dict()
+    assert tracker.runs[STUDY].files[""] == ["learning_curve.json"]
+    why = "the picture of the learning curve is left out: it cannot be drawn: ZeroDivisionError"
+    assert events(paths)[-1]["message"] == why
 
 
 def test_the_start_is_what_is_queued_or_the_middle_of_the_space(composed: Any) -> None:

@@ -14,12 +14,14 @@ import pytest
 from mlflow import MlflowClient
 
 from sweeper.config import check
-from sweeper.errors import StoreError
+from sweeper.errors import StoreError, TrackingError
 from sweeper.events import EventLog
 from sweeper.money.account import statement
 from sweeper.money.statement import Statement
 from sweeper.paths import Home, StudyPaths
-from sweeper.plots.picture import Picture, Theme
+from sweeper.plots.album import Album
+from sweeper.plots.picture import LIGHT, Theme, picture
+from sweeper.report import figures
 from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -135,29 +137,93 @@ def test_who_wants_none_or_waits_has_the_description_alone(make: Make, opened: O
         assert "So far the best is trial 0" in described(tracker)
 
 
-def test_what_fails_is_said_and_harms_nothing(make: Make, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(theme: Theme) -> Any:
+def test_a_picture_that_fails_is_said_and_costs_no_other(
+    make: Make, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is broken in the light, one only on a dark page, and one before it is drawn."""
+
+    def dark_only(_figure: Any, theme: Theme) -> None:
+        assert theme is LIGHT
+
+    def broken(*_: Any) -> Any:
         raise ZeroDivisionError("a row of the data")
 
-    real = reports.album
+    real = figures.album
+    odd = [picture("odd", "Odd", "It is.", broken), picture("night", "Night", "It is.", dark_only)]
+
+    def with_odd_ones(*arguments: Any) -> Album:
+        found = real(*arguments)
+        return Album([*odd, *found.pictures], found.left_out)
+
     tracker = MemoryTracker()
     study = opened(make(), tracker)
-    monkeypatch.setattr(reports, "album", lambda facts: [Picture("odd", "Odd", "It is.", broken), *real(facts)])
+    monkeypatch.setattr(figures, "album", with_odd_ones)
+    monkeypatch.setattr("sweeper.plots.album.learning_curves", broken)
     with study.reports.logged(lambda: False):
         pass
-    assert study.notes() == ["the picture odd is not logged: ZeroDivisionError"]
-    assert "odd.png" not in tracker.runs[STUDY].files["pictures"]
+    why = {"learning_curves": "ZeroDivisionError", "odd": "ZeroDivisionError", "night": "AssertionError"}
+    assert study.notes() == [
+        f"the picture {name} is left out: it cannot be drawn: {error}" for name, error in why.items()
+    ]
+    assert "interaction.png" in tracker.runs[STUDY].files["pictures"]
+    assert not {f"{name}.png" for name in why} & set(tracker.runs[STUDY].files["pictures"])
     assert "report.html" in tracker.runs[STUDY].files["report"]
 
-    def full(facts: Any) -> Any:
+
+def test_what_fails_is_said_and_harms_nothing(make: Make, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
         raise StoreError("no space left")
 
-    monkeypatch.setattr(reports, "album", full)
+    study = opened(make(), MemoryTracker())
+    monkeypatch.setattr(reports, "figures", full)
     with study.reports.logged(lambda: False):
         pass
-    assert study.notes()[-1] == "the report is not logged: no space left"
+    assert study.notes() == ["the report is not logged: no space left"]
     with pytest.raises(KeyError), study.reports.logged(lambda: False):  # after an error nothing is logged
         raise KeyError
+
+
+def test_a_defect_in_a_sentence_stops_no_study(make: Make, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = MemoryTracker()
+    study = opened(make("demo", (0.5,), "search.trials=16"), tracker)
+    study.reports.describe()
+    first = described(tracker)
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("a row of the data")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reports, "note", broken)
+        study.reports.describe()
+        study.end_trial(0.8)
+        study.end_trial(0.9)
+    assert study.notes() == ["the description is not logged: ValueError"]
+    assert described(tracker) == first
+    study.end_trial(0.95)
+    assert "4 of 16 trials have ended" in described(tracker)
+
+    def refused(*_: Any) -> Any:
+        raise TrackingError("the server is away")
+
+    monkeypatch.setattr(tracker, "describe", refused)
+    with pytest.raises(TrackingError):
+        study.reports.describe()
+
+
+def test_what_goes_to_the_run_has_no_folders_of_this_machine(
+    make: Make, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    tracker = MemoryTracker()
+    study = opened(make("demo", (0.5,), f"data.path={tmp_path / 'ours' / 'rows.jsonl'}"), tracker)
+    monkeypatch.setattr(
+        tracker, "log_file", lambda key, file, folder="": texts.append(file.read_text(errors="replace"))
+    )
+    with study.reports.logged(lambda: False):
+        pass
+    texts.append(described(tracker))
+    assert any("…/ours/rows.jsonl" in text for text in texts)
+    assert not any(str(tmp_path) in text for text in texts)
 
 
 def test_in_mlflow_the_experiment_says_it_too(make: Make, opened: Open, home: Home, migrated: Path) -> None:

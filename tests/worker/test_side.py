@@ -164,6 +164,7 @@ def test_one_that_diverges_has_no_scores_and_its_neighbour_does(
         found = made.train(asked)
         assert found is not None
         assert [event["number"] for event in made.events("side_started")] == [0, 1, 0]
+        assert {event["kind"] for event in made.events("evaluation")} == {"confirmation"}
         assert [one.failure for one in found.values()] == [None, "diverged"]
         assert (found[0].scores is None, found[1].scores) == (False, None)
         assert tracker.runs[RunKey(KIND, 1)].tags["sweeper.reason"] == "diverged"

@@ -1,4 +1,4 @@
-"""What the commands that look read of a study."""
+"""What a report and the commands that look read of a study."""
 
 from __future__ import annotations
 
