@@ -308,18 +308,19 @@ def test_a_process_that_is_killed_is_settled_by_another(ledger: Ledger, database
 def test_settlers_and_the_living_do_not_disturb_each_other(ledger: Ledger) -> None:
     """A worker that writes while two others settle it as silent is settled or alive, and never both."""
     meter = Meter(ledger, "s", "d", None, time.time())
-    until = time.monotonic() + 0.6
+    begun, is_over = time.monotonic(), threading.Event()
 
     def settle() -> None:
-        while time.monotonic() < until:
+        while not is_over.is_set():
             ledger.settle(-1.0)  # everybody is silent
 
-    threads = [threading.Thread(target=settle) for _ in range(2)]
+    threads = [threading.Thread(target=settle, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while time.monotonic() < until:
+    while time.monotonic() < begun + 0.6 or (len(ledger.sessions("s")) == 1 and time.monotonic() < begun + 30):
         meter.book(Activity.TRAIN, {ONE: 1})
         meter.flush()
+    is_over.set()
     for thread in threads:
         thread.join()
     meter.close()
