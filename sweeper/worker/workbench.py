@@ -285,8 +285,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     tokenizer = base.load_tokenizer(section, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
-    hashes = {row.place: row.sha256 for row in (*data.validation, *data.test)}
-    hashes |= {row.place: row.sha256 for row in data.train}
+    hashes = {row.place: row.sha256 for row in (*data.train, *data.validation, *data.test)}
     data_sha256, data = data.sha256, fitted.data
     examples = rendered.examples(data.train)
     if config.data.class_weight == "balanced":
@@ -295,14 +294,12 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     validation, held, test = (
         Split.of(rendered, chosen, hashes) for chosen in (parts.scored, parts.held_back, data.test)
     )
-    datasets = tuple(
-        _used(config, context, chosen, hashes)
-        for context, chosen in (
-            *(("training", data.train), ("validation", parts.scored)),
-            *(("confirmation", parts.held_back), ("test", data.test)),
-        )
-        if chosen
-    )
+    uses = {
+        "training": data.train,
+        "validation": parts.scored,
+        "confirmation": parts.held_back,
+        "test": data.test,
+    }
     retention = Watch(config.retention, tokenizer) if config.retention.is_on else None
     replay = Replay.of(config, tokenizer, examples) if has_replay(config) else None
 
@@ -336,7 +333,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         data_sha256=data_sha256,
         own=brought,
         long_rows=fitted.counts,
-        datasets=datasets,
+        datasets=tuple(_used(config, context, chosen, hashes) for context, chosen in uses.items() if chosen),
         notes=[
             *fitted.notes(config.data.long, config.prompt.max_tokens),
             *(replay.notes(config) if replay is not None else ()),
