@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.server import free_port
-
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 
 
@@ -23,6 +21,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("psycopg", reason="the driver of PostgreSQL is missing: pip install -e '.[dev]'")
     if not (POSTGRESQL / "initdb").is_file():
         pytest.skip(f"no PostgreSQL server at {POSTGRESQL}")
+    from tests.tracking.server import free_port  # it asks for MLflow, which a bundle for a CUDA machine has not
+
     folder, port = Path("/tmp") / f"sweeper-postgresql-{os.getpid()}", free_port()
     folder.mkdir()
     as_user: dict[str, Any] = {"cwd": "/", "check": True, "capture_output": True}

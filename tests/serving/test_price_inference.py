@@ -176,10 +176,10 @@ def test_runs_that_are_elsewhere_are_not_logged_to_the_store(study: StudyPaths) 
     place.keep(study, Place("http://127.0.0.1:9", "theirs"))
     try:
         lines: list[str] = []
-        record.log(study, check.load(study), 0, {"inference/best_batch": 64.0}, lines.append)
+        record.log(study, check.load(study), 0, 32, {"inference/best_batch": 64.0}, lines.append)
     finally:
         study.tracking.write_text(kept)
     assert "the study's runs are in experiment 'theirs' at http://127.0.0.1:9, where this is not logged" in lines[0]
     assert logged(study).get("inference/best_batch") != 64
-    record.log(study, check.load(study), 5, {"inference/best_batch": 64.0}, lines.append)
+    record.log(study, check.load(study), 5, 32, {"inference/best_batch": 64.0}, lines.append)
     assert "MLflow has no run of trial 5 any more" in lines[1]

@@ -11,7 +11,7 @@ from sweeper.data.row import Row
 from sweeper.engine.bucket import AdapterState
 from sweeper.mistakes import kept
 from sweeper.paths import Home, StudyPaths
-from sweeper.search.views import view
+from sweeper.search.views import examples_of, view
 from sweeper.tasks.classification import Classification
 from sweeper.tasks.resampled import Resampler
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
@@ -79,7 +79,7 @@ def test_the_winner_is_confirmed_before_the_test_split_is_scored(prepare: Prepar
     assert {run.params["seed"] for run in runs.values()} == set(found["seeds"]) == set(fresh_seeds(0, 2))
     best = next(one for one in found["candidates"] if one["trial"] == found["chosen"])
     metrics = tracker.runs[STUDY].metrics
-    assert metrics["confirmation/accuracy_mean"] == [(found["chosen"], best["mean"])]
+    assert metrics["confirmation/accuracy_mean"] == [(examples_of(seen.trials), best["mean"])]
     assert tracker.runs[trial_key(found["chosen"])].metrics["confirmation/accuracy_original"]
     assert best["values"] == [
         run.metrics["confirmation/accuracy"][-1][1]
