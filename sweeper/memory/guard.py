@@ -79,8 +79,12 @@ class Guard:
         return self.runtime_bytes + self.backend.workspace_bytes
 
     def measure_runtime(self) -> None:
-        """Takes the runtime again once there has been work: a driver loads a kernel's code when it is first used."""
-        if not self.backend.counts_runtime:
+        """Takes the runtime again once there has been work: a driver loads a kernel's code when it is first used.
+
+        It stays as it was where a neighbour is there whose memory the driver does not say: that would count as ours.
+        """
+        is_known = all(holder.used_bytes is not None for holder in self.backend.holders())
+        if is_known and not self.backend.counts_runtime:
             self.runtime_bytes = max(self.runtime_bytes, self.backend.runtime_bytes())
 
     def _beside(self) -> int:

@@ -395,7 +395,9 @@ def test_each_attempt_finds_the_memory_of_the_one_before_free(monkeypatch: pytes
         oom.patiently(attempt)
 
 
-def test_the_runtime_is_measured_again_once_there_has_been_work(tensors: Tensors) -> None:
+def test_the_runtime_is_measured_again_once_there_has_been_work(
+    tensors: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card = Card(tensors, TOTAL, 100 * MIB)
     card.workspace_bytes = 64 * MIB
     guard = Guard(card)
@@ -405,6 +407,10 @@ def test_the_runtime_is_measured_again_once_there_has_been_work(tensors: Tensors
     guard.measure_runtime()
     assert (guard.base_bytes, guard.own_bytes(), guard.room_bytes()) == (414 * MIB, 414 * MIB, 586 * MIB)
     card.beside_bytes = 0  # what a neighbour that left had seemed to be
+    guard.measure_runtime()
+    assert guard.base_bytes == 414 * MIB
+    card.beside_bytes = 500 * MIB  # it may be a neighbour's
+    monkeypatch.setattr(card, "holders", lambda: [Holder(7, "python", None)])
     guard.measure_runtime()
     assert guard.base_bytes == 414 * MIB
     host = Guard(Host(tensors, TOTAL))
