@@ -13,11 +13,12 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── data.json             what the data doctor found in the rows, without their text
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
-    ├── launcher.lock, worker.lock
-    ├── launcher.json, worker.json    which process holds the lock, or held it last
-    ├── logs/worker-0.log     what the worker said, and what it said before: worker-0.log.1 and so on
+    ├── launcher.lock, launcher.json   which process holds the lock, or held it last
+    ├── worker.lock           which every worker shares, to keep out what needs the study for itself
+    ├── workers/              for each: 0.lock, 0.json, which process it is, or was last; 0.outcome.json, how it ended,
+    │                         written once, always
+    ├── logs/worker-0.log     what a worker said, and what it said before: worker-0.log.1 and so on
     ├── events.jsonl          what happened, a line each, for progress display
-    ├── outcome.json          how the last worker ended; written once, always
     ├── on_finish.log         what the command of `on_finish` wrote
     ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
     ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
@@ -46,6 +47,7 @@ from sweeper.errors import StoreError
 from sweeper.redaction import redacted
 
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
+HOME_VARIABLE = "SWEEPER_HOME"
 LAUNCHED_S = "SWEEPER_LAUNCHED_S"  # in a worker's environment: when its launcher began, in seconds since 1970
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -93,7 +95,7 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        return cls(Path(os.environ.get("SWEEPER_HOME", "sweeps")).absolute())
+        return cls(Path(os.environ.get(HOME_VARIABLE, "sweeps")).absolute())
 
     @property
     def optuna_url(self) -> str:
@@ -195,7 +197,8 @@ class StudyPaths:
         return self.root / "launcher.lock"
 
     @property
-    def worker_lock(self) -> Path:
+    def work_lock(self) -> Path:
+        """Shared by every worker; whoever holds it alone keeps them out."""
         return self.root / "worker.lock"
 
     @property
@@ -203,8 +206,28 @@ class StudyPaths:
         return self.root / "launcher.json"
 
     @property
-    def worker_holder(self) -> Path:
-        return self.root / "worker.json"
+    def workers(self) -> Path:
+        """Which processes the workers are, and how they ended."""
+        return self.root / "workers"
+
+    def worker_lock(self, index: int) -> Path:
+        return self.workers / f"{index}.lock"
+
+    def worker_holder(self, index: int) -> Path:
+        return self.workers / f"{index}.json"
+
+    def outcome(self, index: int) -> Path:
+        return self.workers / f"{index}.outcome.json"
+
+    def worker_indices(self) -> list[int]:
+        """Of every worker that the study has had here."""
+        return sorted(int(file.stem) for file in self.workers.glob("*.lock") if file.stem.isdecimal())
+
+    @property
+    def outcomes(self) -> list[Path]:
+        """How its workers ended, the last one first."""
+        found = [self.root / "outcome.json", *self.workers.glob("*.outcome.json")]  # and of a study from before
+        return sorted((file for file in found if file.is_file()), key=lambda file: -file.stat().st_mtime_ns)
 
     @property
     def deleting(self) -> Path:
@@ -216,22 +239,17 @@ class StudyPaths:
         """What workers said, a file for each."""
         return self.root / "logs"
 
-    @property
-    def worker_log(self) -> Path:
-        return self.logs / "worker-0.log"
+    def worker_log(self, index: int) -> Path:
+        return self.logs / f"worker-{index}.log"
 
     @property
-    def old_worker_log(self) -> Path:
-        """The worker's log in a study from before there were several."""
-        return self.root / "worker.log"
+    def of_one_worker(self) -> list[Path]:
+        """The files of the worker in a study from before there were several."""
+        return [self.root / name for name in ("worker.log", "worker.json", "outcome.json")]
 
     @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
-
-    @property
-    def outcome(self) -> Path:
-        return self.root / "outcome.json"
 
     @property
     def on_finish_log(self) -> Path:
@@ -288,9 +306,9 @@ class StudyPaths:
     @property
     def known(self) -> set[str]:
         """Every name that a study's folder may have; what else lies there is not sweeper's."""
-        files = (self.config, self.launcher_lock, self.worker_lock, self.holder, self.worker_holder, self.logs)
+        files = (self.config, self.launcher_lock, self.work_lock, self.holder, self.workers, self.logs)
         others = (
-            self.old_worker_log,
+            *self.of_one_worker,
             self.changes,
             self.model,
             self.splits,
@@ -298,7 +316,6 @@ class StudyPaths:
             self.code,
             self.tracking,
             self.events,
-            self.outcome,
             self.on_finish_log,
             self.learning_curve,
             self.learning_curve_picture,
@@ -325,6 +342,8 @@ class StudyPaths:
             self.readings(0),
             self.inference(0),
             self.side_result("", 0),
+            self.worker_holder(0),
+            self.outcome(0),
         )
         return {name for name in self.known if Path(name).suffix} | {file.name for file in files}
 
@@ -394,7 +413,7 @@ class StudyPaths:
         """What it predicted for the rows that it was scored on at its end, where there were any."""
         return self.side_run(kind, number) / "predictions.jsonl"
 
-    def write_outcome(self, outcome: dict[str, Any]) -> None:
+    def write_outcome(self, index: int, outcome: dict[str, Any]) -> None:
         """Writes how a worker ended, what is said of that without secrets."""
         said = {name: redacted(outcome[name]) for name in ("message", "trace") if outcome.get(name) is not None}
-        write_atomically(self.outcome, json.dumps({**outcome, **said}, indent=2))
+        write_atomically(self.outcome(index), json.dumps({**outcome, **said}, indent=2))

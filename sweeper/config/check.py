@@ -197,7 +197,7 @@ def _readable(path: list[str]) -> list[str]:
     kept = [part for part in path if not part.startswith(("list[", "function-", "constrained-"))]
     if len(kept) > 3 and kept[:2] == ["search", "space"]:
         return kept[:3] + [part for part in kept[3:] if part in {"low", "high", "log", "step"}]
-    if len(kept) > 1 and kept[0] in {"sampler", "pruner", "stop", "task"}:
+    if len(kept) > 1 and kept[0] in {"sampler", "pruner", "stop", "task", "cluster"}:
         return [kept[0], *kept[2:]]
     return kept
 

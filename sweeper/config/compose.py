@@ -34,7 +34,7 @@ from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
 from sweeper.redaction import secret_keys
 
-GROUPS = ("study", "model", "data", "task", "gpu", "sampler", "pruner", "stop")
+GROUPS = ("study", "model", "data", "task", "gpu", "cluster", "sampler", "pruner", "stop")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
 # What has the keys that a model's architecture, a chat template, a person or the user's own code takes.
 OPEN = ("model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.", "objective.metric.", "task.arguments.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sweeper.config.cluster import ClusterSection
 from sweeper.config.marks import Frozen, Live, Mark
 from sweeper.config.space import Parameter, Range, Scalar, Space, values_of
 from sweeper.config.teaching import DataSection, ObjectiveSection, PromptSection, Section, TaskSection
@@ -332,6 +333,7 @@ class Config(Section):
     preflight: PreflightSection
     confirm: Live[bool]
     gpu: GpuSection
+    cluster: ClusterSection
     budget: BudgetSection
     stop: StopSection
     on_finish: Live[Annotated[str, Field(min_length=1)] | None]

@@ -155,6 +155,40 @@ class NvmlDevice:
         raise NvmlUnavailable(f"it knows no device of the UUID {' or '.join(names)}")
 
 
+@dataclass(frozen=True)
+class Card:
+    """A device as NVML lists it."""
+
+    index: int
+    uuid: str
+    name: str
+    total_bytes: int
+
+
+def cards(load: Callable[[], Any] = _import_pynvml) -> list[Card]:
+    """Every device of this machine, without CUDA.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used.
+    """
+    try:
+        api = load()
+    except ImportError as error:
+        raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
+    with _explained(api):
+        api.nvmlInit()
+        handles = [api.nvmlDeviceGetHandleByIndex(index) for index in range(api.nvmlDeviceGetCount())]
+        return [
+            Card(
+                index,
+                str(api.nvmlDeviceGetUUID(handle)),
+                str(api.nvmlDeviceGetName(handle)),
+                int(api.nvmlDeviceGetMemoryInfo(handle).total),
+            )
+            for index, handle in enumerate(handles)
+        ]
+
+
 def card_at(index: int, load: Callable[[], Any] = _import_pynvml) -> tuple[str, int]:
     """The name and the total bytes of the device that CUDA calls `cuda:index`, without CUDA.
 

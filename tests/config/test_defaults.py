@@ -20,7 +20,7 @@ from tests.config.test_edits import BEGUN_WITH, edited
 # What a study must say for itself: without it there is no valid default.
 NO_DEFAULT = {"study.name": "study.name: is required", "search.space": "search.space: .*at least 1"}
 # And what has another value where the study is a folder, or is only there with a value.
-NOT_LACKED = {"sampler.name", "pruner.name", "stop.name", "task.name", "study.folder", "task._target_"}
+NOT_LACKED = {"sampler.name", "cluster.name", "pruner.name", "stop.name", "task.name", "study.folder", "task._target_"}
 OPTIONS = {
     "task.arguments": BEGUN_WITH["task.arguments"],
     "task.max_new_tokens": ["task=generation", "data.columns.prompt=prompt", "data.columns.answer=answer"],

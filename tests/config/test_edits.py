@@ -18,7 +18,7 @@ FROZEN_SECTIONS = {
     *("model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"),
     *("retention", "confirmation"),
 }
-LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "budget", "stop", "engine", "checkpoint"}
+LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "budget", "stop", "engine", "checkpoint", "cluster"}
 FROZEN_KEYS = {
     "study.name",
     *("search.space", "search.seed", "search.enqueue", "search.deterministic"),
@@ -161,6 +161,10 @@ OTHER: dict[str, Any] = {
     "budget.usd": 1.0,
     "budget.hours": 2.0,
     "budget.trials": 3,
+    "cluster.name": "local",
+    "cluster.workers": 2,
+    "cluster.grace_s": 9.0,
+    "cluster.restarts": 1,
     "stop.name": "never",
     "stop.trials": 5,
     "stop.usd": 0.5,

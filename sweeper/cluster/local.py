@@ -1,0 +1,114 @@
+"""Workers on this machine, one for each device, each a process group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+from sweeper.cluster.cluster import Cluster, Worker, command, environment
+from sweeper.cluster.devices import Device, visible
+from sweeper.config.schema import Config
+from sweeper.errors import ConfigError, OutOfRoomError
+from sweeper.paths import StudyPaths
+
+FREED_S = 30.0  # how long the memory of a process that has ended may take to be free
+_LOOK_S = 0.5
+
+
+class LocalWorker(Worker):
+    """A process that is a child of this one."""
+
+    def __init__(self, index: int, process: subprocess.Popen[bytes]) -> None:
+        self.index, self._process = index, process
+        self.where = f"process {process.pid}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class LocalCluster(Cluster):
+    """The devices of this machine.
+
+    Args:
+        launched_s: when the launcher began, in seconds since 1970.
+
+    Raises:
+        ConfigError: if there are fewer devices than workers.
+    """
+
+    def __init__(self, paths: StudyPaths, config: Config, launched_s: float) -> None:
+        self._paths, self._launched_s = paths, launched_s
+        self._devices = visible(config.engine.device)
+        wanted = config.cluster.workers
+        if self._devices and wanted is not None and wanted > len(self._devices):
+            raise ConfigError(
+                f"cluster.workers: a device has one worker, but got {wanted} for {len(self._devices)} "
+                f"({', '.join(map(str, self._devices))}); more trials at a time are engine.slots"
+            )
+        self.count = wanted or max(1, len(self._devices))
+        if config.search.deterministic:
+            self.count = 1  # more than that is refused where it is asked for
+        self._before: dict[int, int] = {}  # the process group of each worker that was started
+
+    def start(self, index: int, options: Sequence[str] = ()) -> LocalWorker:
+        device = self._devices[index % len(self._devices)] if self._devices else None
+        self._clear(index, device)
+        self._paths.logs.mkdir(exist_ok=True)
+        with self._paths.worker_log(index).open("ab") as log:  # what the worker says before it writes there itself
+            process = subprocess.Popen(
+                command(self._paths.name, index, options),
+                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**environment(self._paths, self._launched_s), **self._own(device)},
+            )
+        self._before[index] = process.pid
+        return LocalWorker(index, process)
+
+    def _own(self, device: Device | None) -> dict[str, str]:
+        """What a worker's environment says of its share of the machine."""
+        if device is not None:
+            return {"CUDA_VISIBLE_DEVICES": device.name}
+        if self.count == 1 or "OMP_NUM_THREADS" in os.environ:
+            return {}
+        return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // self.count))}
+
+    def _clear(self, index: int, device: Device | None) -> None:
+        """Sees that nothing of an earlier worker is left, and that the device has its memory back.
+
+        Raises:
+            OutOfRoomError: if what it started still holds memory there.
+        """
+        group = self._before.get(index)
+        if group is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)  # what it may have left behind
+        deadline = time.monotonic() + FREED_S
+        while device is not None and (held := device.held_by({group})):
+            if time.monotonic() > deadline:
+                raise OutOfRoomError(
+                    f"a worker begins when the memory of the one before is free, but {', '.join(held)} of it still hold "
+                    f"some of {device} {FREED_S:g} s after its end; launch again when they do not, or set "
+                    "CUDA_VISIBLE_DEVICES to others"
+                )
+            time.sleep(_LOOK_S)
+
+    def close(self) -> None:
+        """Nothing was taken but processes, which have ended."""
