@@ -16,7 +16,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── launcher.lock, launcher.json   which process holds the lock, or held it last
     ├── worker.lock           which every worker shares, to keep out what needs the study for itself
     ├── workers/              for each: 0.lock, 0.json, which process it is, or was last; 0.outcome.json, how it ended,
-    │                         written once, always
+    │                         written once, always; token, by which a node tells that it sees this very folder;
+    │                         jobs.json and submitit/, of workers that are jobs of SLURM
     ├── logs/worker-0.log     what a worker said, and what it said before: worker-0.log.1 and so on
     ├── events.jsonl          what happened, a line each, for progress display
     ├── on_finish.log         what the command of `on_finish` wrote
@@ -219,6 +220,21 @@ class StudyPaths:
     def outcome(self, index: int) -> Path:
         return self.workers / f"{index}.outcome.json"
 
+    @property
+    def token(self) -> Path:
+        """A word that nobody else writes: a node that reads it there shares this folder."""
+        return self.workers / "token"
+
+    @property
+    def jobs(self) -> Path:
+        """Which jobs of SLURM the workers are."""
+        return self.workers / "jobs.json"
+
+    @property
+    def submissions(self) -> Path:
+        """What submitit keeps of each job: what is run, what it printed, what came of it."""
+        return self.workers / "submitit"
+
     def worker_indices(self) -> list[int]:
         """Of every worker that the study has had here."""
         return sorted(int(file.stem) for file in self.workers.glob("*.lock") if file.stem.isdecimal())
@@ -344,6 +360,8 @@ class StudyPaths:
             self.side_result("", 0),
             self.worker_holder(0),
             self.outcome(0),
+            self.token,
+            self.jobs,
         )
         return {name for name in self.known if Path(name).suffix} | {file.name for file in files}
 
