@@ -23,20 +23,24 @@ def _short(value: Any) -> Any:
 
 
 class EventLog:
-    """Appends events to a file, and the rarer ones to the worker's log; one process writes."""
+    """Appends events to a file, and the rarer ones to the worker's log; several processes may write.
 
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("a", encoding="utf-8")
+    Args:
+        worker: which of the study's workers says it; None: its launcher.
+    """
+
+    def __init__(self, file: Path, worker: int | None = 0) -> None:
+        self._file = file.open("ab", buffering=0)
+        self._worker = worker
         self._writing = threading.Lock()  # the thread that tracks has its own to say
 
     def write(self, event: str, /, **fields: Any) -> None:
         if isinstance(message := fields.get("message"), str):  # for persons; a program reads the rest
             fields["message"] = redacted(message)
-        own = {"event": event, "time": time.time()}  # first, and whatever a field is called
+        own = {"event": event, "time": time.time(), "worker": self._worker}  # first, and whatever a field is called
         line = json.dumps({**own, **fields, **own}) + "\n"
         with self._writing:
-            self._file.write(line)
-            self._file.flush()
+            self._file.write(line.encode())  # at once, or others would come in between
         if event not in _FREQUENT:
             words = ", ".join(f"{name} {_short(value)}" for name, value in fields.items() if value is not None)
             logger.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s: %s", event, words)

@@ -241,9 +241,13 @@ class StudyPaths:
 
     @property
     def outcomes(self) -> list[Path]:
-        """How its workers ended, the last one first."""
-        found = [self.root / "outcome.json", *self.workers.glob("*.outcome.json")]  # and of a study from before
-        return sorted((file for file in found if file.is_file()), key=lambda file: -file.stat().st_mtime_ns)
+        """How the workers of the last session ended."""
+        return sorted(self.workers.glob("*.outcome.json"))
+
+    @property
+    def old_outcome(self) -> Path:
+        """How the worker ended in a study from before there were several."""
+        return self.root / "outcome.json"
 
     @property
     def deleting(self) -> Path:
@@ -259,9 +263,14 @@ class StudyPaths:
         return self.logs / f"worker-{index}.log"
 
     @property
+    def launcher_log(self) -> Path:
+        """What a launcher said since its terminal was gone."""
+        return self.logs / "launcher.log"
+
+    @property
     def of_one_worker(self) -> list[Path]:
         """The files of the worker in a study from before there were several."""
-        return [self.root / name for name in ("worker.log", "worker.json", "outcome.json")]
+        return [self.root / "worker.log", self.root / "worker.json", self.old_outcome]
 
     @property
     def events(self) -> Path:
@@ -401,10 +410,11 @@ class StudyPaths:
         files = [*self._checkpoints("checkpoint.safetensors"), *self._checkpoints(".checkpoint.safetensors.tmp/*")]
         return sum(file.stat().st_size for file in files)
 
-    def drop_half_checkpoints(self) -> None:
-        """Deletes what killed writers left; only while nobody writes."""
-        for folder in self._checkpoints(".checkpoint.safetensors.tmp"):
-            shutil.rmtree(folder)
+    def drop_checkpoint(self, number: int) -> None:
+        """Deletes the checkpoint of a trial that has ended, and what a killed writer left of one."""
+        file = self.checkpoint(number)
+        file.unlink(missing_ok=True)
+        shutil.rmtree(file.with_name(f".{file.name}.tmp"), ignore_errors=True)
 
     def _checkpoints(self, pattern: str) -> list[Path]:
         """Files of that name in the folders of trials and side runs."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable
 from functools import partial
 
 import click
 
+from sweeper import outcome
 from sweeper.config import check
 from sweeper.errors import ERRORS
 from sweeper.events import EventReader
@@ -18,7 +17,7 @@ from sweeper.launch.question import INTERRUPTED
 from sweeper.launch.screen import Output, show
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
-from sweeper.search.running import Running, is_held, running
+from sweeper.search.running import Running, running, working
 from sweeper.search.views import begun, is_finished, view
 
 _POLL_S = 0.5
@@ -54,12 +53,12 @@ def follow(home: Home, name: str, as_json: bool) -> int:
 def _watch(paths: StudyPaths, found: Running, began_s: float, as_json: bool, say: Callable[[str], None]) -> None:
     """Shows what happens until nothing of the study runs."""
     now: Running | None = found
-    while now is not None and not is_held(paths.worker_lock):  # the launch may still ask, or change the settings
+    while now is not None and not working(paths):  # the launch may still ask, or change the settings
         time.sleep(_POLL_S)
         now = running(paths)
     if now is None:
         return
-    reader = EventReader.of_session(paths.events, "loading", began_s)  # first, so that nothing falls in between
+    reader = EventReader.of_session(paths.events, "launched", began_s)  # first, so that nothing falls in between
     progress = Progress.of(check.load(paths), begun(paths.home, paths.name), began_s)
     looked_s = time.monotonic()
     with show(progress, Output.JSON if as_json else Output.PERSON) as screen:
@@ -76,20 +75,16 @@ def _watch(paths: StudyPaths, found: Running, began_s: float, as_json: bool, say
 def ending(paths: StudyPaths, since_s: float) -> tuple[bool, str]:
     """Whether the study has come to its end, and how its worker says that it ended."""
     name, again = paths.name, "the same launch command goes on"
-    outcome = {}
-    with contextlib.suppress(FileNotFoundError):
-        if paths.outcome.stat().st_mtime >= since_s:  # or it is an earlier worker's
-            outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
-    match outcome.get("status"):
-        case "finished":
+    found = outcome.last(paths, since_s)
+    match found.status if found is not None else None:
+        case outcome.FINISHED:
             return True, f"{name} has come to its end"
-        case "stopped":
+        case outcome.STOPPED:
             return False, f"{name} was stopped; {again}"
-        case "error":
+        case outcome.ERROR:
+            assert found is not None
             # The message of a defect may quote a row.
-            is_ours = outcome["kind"] in ERRORS
-            why = (
-                redacted(outcome["message"]) if is_ours else f"{outcome['kind']}, whose trace is in {paths.worker_log}"
-            )
+            is_ours = found.kind in ERRORS
+            why = redacted(str(found.message)) if is_ours else f"{found.kind}, whose trace is in {found.log}"
             return False, f"{name} ended with an error: {why}; {again}"
-    return False, f"{name} runs no more, and its worker said nothing of its end (see {paths.worker_log}); {again}"
+    return False, f"{name} runs no more, and its workers said nothing of their end (see {paths.logs}); {again}"

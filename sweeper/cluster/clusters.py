@@ -36,6 +36,4 @@ def cluster_of(paths: StudyPaths, config: Config, launched_s: float) -> Cluster:
 
 def _needs(name: str, package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"cluster: {name} needs the package {package}, which is missing: pip install 'sweeper[{name}]'"
-        )
+        raise ConfigError(f"cluster: {name} needs {package}, which is not installed: pip install 'sweeper[{name}]'")

@@ -35,7 +35,10 @@ class Device:
             held = [one for one in NvmlDevice(self.card.uuid, self.card.total_bytes).holders() if one.pid in pids]
         except NvmlUnavailable:
             return []
-        return [f"process {one.pid} ({one.used_bytes / GIB:.1f} GiB)" if one.used_bytes else f"process {one.pid}" for one in held]
+        return [
+            f"process {one.pid} ({one.used_bytes / GIB:.1f} GiB)" if one.used_bytes else f"process {one.pid}"
+            for one in held
+        ]
 
 
 def visible(device: str) -> list[Device]:

@@ -104,8 +104,8 @@ class LocalCluster(Cluster):
         while device is not None and (held := device.held_by({group})):
             if time.monotonic() > deadline:
                 raise OutOfRoomError(
-                    f"a worker begins when the memory of the one before is free, but {', '.join(held)} of it still hold "
-                    f"some of {device} {FREED_S:g} s after its end; launch again when they do not, or set "
+                    f"a worker begins when the memory of the one before is free, but {FREED_S:g} s after its end "
+                    f"{', '.join(held)} still hold some of {device}; launch again when they do not, or set "
                     "CUDA_VISIBLE_DEVICES to others"
                 )
             time.sleep(_LOOK_S)

@@ -1,7 +1,7 @@
 """Workers on a Ray cluster: an actor for each, which Ray places on a node with a GPU that is free.
 
-Ray places, and says when a node is lost; restarting is the launcher's, as everywhere. A worker that cannot be placed yet
-waits. Where the nodes do not see this store (see `ray_host.py`), what a worker writes is appended to the files here.
+Ray places, and says when a node is lost; restarting is the launcher's, as everywhere. A worker that cannot be placed
+yet waits. Where the nodes do not see this store (`ray_host.py`), what a worker writes is appended to the files here.
 """
 
 from __future__ import annotations
@@ -179,9 +179,8 @@ class RayCluster(Cluster):
         types = {name.removeprefix(_TYPE) for name in has if name.startswith(_TYPE)}
         device = self._config.engine.device
         if section.accelerator is not None and section.accelerator not in types:
-            raise ConfigError(
-                f"cluster.accelerator: {unknown('type of GPU', section.accelerator, types)} in this cluster"
-            )
+            known = unknown("type of GPU", section.accelerator, types)
+            raise ConfigError(f"cluster.accelerator: {known} in this cluster")
         if section.accelerator is not None and device == "cpu":
             raise ConfigError("cluster.accelerator: must be null where engine.device is cpu")
         if device.startswith("cuda:"):
@@ -237,18 +236,19 @@ class RayCluster(Cluster):
         added = {VARIABLE: place.uri} if place.uri is not None else {}
         if seat.is_shared:
             return added, None
-        missing = [] if place.uri else ["tracking.uri: the address of an MLflow server"]
         store = self._config.store.model_dump()
-        missing += (
-            [] if store.get("mirror") else ["store.mirror: a URL that all of them reach, for checkpoints and adapters"]
-        )
-        missing += [] if store.get("optuna") else ["store.optuna: a database of PostgreSQL, for the trials"]
+        needed = {
+            "store.optuna: a database of PostgreSQL, for the trials": store.get("optuna"),
+            "store.mirror: a URL that all nodes reach, for checkpoints and adapters": store.get("mirror"),
+            "tracking.uri: the address of an MLflow server": place.uri,
+        }
+        missing = [f"{key}; it is null" for key, value in needed.items() if value is None]
         if missing:
             raise ConfigError(
                 [
                     f"cluster: {seat.host} does not see {self._paths.home.root}, so that a worker there needs all of "
                     "store.optuna, tracking.uri and store.mirror, or SWEEPER_HOME on a filesystem that the nodes share",
-                    *sorted(missing),
+                    *missing,
                 ]
             )
         paths = self._paths
@@ -269,7 +269,7 @@ class RayCluster(Cluster):
 
     def say(self, message: str) -> None:
         """Tells whoever follows the study."""
-        events = EventLog(self._paths.events)
+        events = EventLog(self._paths.events, worker=None)
         events.write("note", message=message)
         events.close()
 

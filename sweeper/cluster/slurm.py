@@ -26,7 +26,7 @@ from sweeper.cluster.slurm_job import WorkerJob
 from sweeper.cluster.slurm_record import Record
 from sweeper.config.cluster import SlurmClusterSection
 from sweeper.config.schema import Config
-from sweeper.errors import ConfigError, SweeperError
+from sweeper.errors import ConfigError
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths
 
@@ -59,7 +59,7 @@ class SlurmWorker(Worker):
     def _result(self, job: submitit.Job[int]) -> int | None:
         if job.paths.result_pickle.exists():
             try:
-                return job.result()
+                return int(job.result())
             except UncompletedJobError:
                 self._cluster.say(f"{self.where} ended with an error: {job.paths.stdout} has what it said")
                 return 1
@@ -139,9 +139,7 @@ class SlurmCluster(Cluster):
             for worker, options in self._waiting.items()
         ]
         try:
-            with _ignored(
-                signal.SIGINT, signal.SIGHUP
-            ):  # which are the launcher's alone, where a job is a process here
+            with _ignored(signal.SIGINT, signal.SIGHUP):  # of the launcher's terminal, where a job is a process here
                 jobs = self._executor.submit_array(works)
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(f"cluster: sbatch must take the workers' jobs, but it says: {error}") from error
@@ -195,7 +193,7 @@ class SlurmCluster(Cluster):
 
     def say(self, message: str) -> None:
         """Tells whoever follows the study."""
-        events = EventLog(self._paths.events)
+        events = EventLog(self._paths.events, worker=None)
         events.write("note", message=message)
         events.close()
 

@@ -8,7 +8,6 @@ the launcher has noted that it was to stop.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -21,9 +20,10 @@ from typing import Any
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission
 
+from sweeper import outcome
 from sweeper.cluster.cluster import command, environment
 from sweeper.cluster.slurm_record import Record
-from sweeper.paths import Home
+from sweeper.paths import Home, StudyPaths
 
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _POLL_S = 0.2
@@ -67,7 +67,7 @@ class WorkerJob:
         finally:
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.killpg(process.pid, signal.SIGKILL)
-        if self.is_leaving and self._has_more_to_do(paths.outcome(self.index), process.pid) and not self._is_to_stop():
+        if self.is_leaving and self._has_more_to_do(paths, process.pid) and not self._is_to_stop():
             requeue: Any = before[signal.SIGUSR2]  # submitit's own, which ends this process
             requeue(signal.SIGUSR2, None)
         return code
@@ -91,13 +91,10 @@ class WorkerJob:
             time.sleep(_POLL_S)
         return code
 
-    def _has_more_to_do(self, outcome: Path, pid: int) -> bool:
+    def _has_more_to_do(self, paths: StudyPaths, pid: int) -> bool:
         """Whether the worker was stopped or killed, and did not come to an end by itself."""
-        try:
-            said = json.loads(outcome.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return True
-        return bool(said["pid"] != pid or said["status"] == "stopped")
+        found = outcome.read(paths, self.index)
+        return found is None or found.pid != pid or found.status == outcome.STOPPED
 
     def _is_to_stop(self) -> bool:
         record = Record.read(Home(Path(self.home)).study(self.name))

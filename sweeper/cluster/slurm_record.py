@@ -1,4 +1,4 @@
-"""Which jobs a study's workers are, kept in its folder: for a launcher that comes later, and for the jobs themselves."""
+"""Which jobs a study's workers are, kept in its folder for a launcher that comes later, and for the jobs."""
 
 from __future__ import annotations
 

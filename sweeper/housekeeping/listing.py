@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper import outcome
 from sweeper.config import check
 from sweeper.errors import ERRORS, StoreError, SweeperError
 from sweeper.money.account import sums
@@ -149,15 +149,12 @@ def _reason(error: BaseException) -> str:
 
 def _ended_with(paths: StudyPaths) -> str | None:
     """The error that ended the last worker, if one did."""
-    try:
-        outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
-        if outcome["status"] != "error":
-            return None
-        if outcome["kind"] not in ERRORS:  # its message may quote a row
-            return f"a defect stopped the worker: {outcome['kind']}; message and trace are in {paths.worker_log}"
-        return " ".join(outcome["message"].split())
-    except READING:
+    found = outcome.last(paths)
+    if found is None or found.status != outcome.ERROR:
         return None
+    if found.kind not in ERRORS:  # its message may quote a row
+        return f"a defect stopped the worker: {found.kind}; message and trace are in {found.log}"
+    return " ".join(str(found.message).split())
 
 
 def _files(folder: Path) -> Iterator[os.stat_result]:

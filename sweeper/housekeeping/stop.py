@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -12,14 +11,16 @@ from pathlib import Path
 
 import psutil
 
+from sweeper import outcome
 from sweeper.errors import StoreError, unknown
 from sweeper.housekeeping.listing import READING, names
 from sweeper.paths import Home, StudyPaths
-from sweeper.search.running import Note, Running, running
+from sweeper.search.running import Note, Running, living, running, working
 from sweeper.search.views import view
 
 LAUNCHERS = ("launch", "learning-curve")  # the commands that start a worker
 _POLL_S = 0.2
+_COARSE_S = 0.1  # a file's time may be so much before the clock's
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,11 @@ def stop(home: Home, name: str, timeout_s: float, announce: Callable[[str], None
     if found is None:
         return Stop(True, f"nothing of {name} runs ({_trials(paths)})")
     note = _certain(paths, found)
-    before = _written(paths.outcome)
-    try:
-        # Not SIGINT, which a launcher in the background may have been started to ignore.
-        os.kill(note.holder.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass  # it has just ended
-    except PermissionError:
-        raise StoreError(f"{name!r} is run by another user, as {note}; nothing was stopped") from None
+    asked_s = time.time() - _COARSE_S
+    _ask(name, note)
     announce(f"asked the {found.role} of {name} ({note}) to stop; its trials in flight are checkpointed")
+    for other in _others(paths, found):  # those that have joined, or that a launcher left behind
+        _ask(name, other)
     deadline = time.monotonic() + timeout_s
     while _still(paths, note):
         if time.monotonic() > deadline:
@@ -65,7 +62,23 @@ def stop(home: Home, name: str, timeout_s: float, announce: Callable[[str], None
                 f"`sweeper stop {name}` waits for that again. Nothing was killed",
             )
         time.sleep(_POLL_S)
-    return Stop(True, f"{_end(paths, before)} ({_trials(paths)})")
+    return Stop(True, f"{_end(paths, asked_s)} ({_trials(paths)})")
+
+
+def _ask(name: str, note: Note) -> None:
+    try:
+        # Not SIGINT, which a launcher in the background may have been started to ignore.
+        os.kill(note.holder.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended
+    except PermissionError:
+        raise StoreError(f"{name!r} is run by another user, as {note}; nothing was stopped") from None
+
+
+def _others(paths: StudyPaths, asked: Running) -> list[Note]:
+    """The other workers of the study that run on this machine."""
+    found = [note for index in working(paths) if (note := living(paths.worker_holder(index))) is not None]
+    return [note for note in found if note != asked.note and note.holder.is_here and _is(note, "worker", paths.name)]
 
 
 def _certain(paths: StudyPaths, found: Running) -> Note:
@@ -81,19 +94,29 @@ def _certain(paths: StudyPaths, found: Running) -> Note:
             f"{paths.name!r} runs on {holder.host} (or in a container there), as {found}; nothing was stopped. "
             f"Run `sweeper stop {paths.name}` there"
         )
-    try:
-        process = psutil.Process(holder.pid)
-        command = process.cmdline()
-        # The number may have been given to another process since: that one started at another time.
-        is_it = abs(process.create_time() - holder.started_s) <= 1 and _is_ours(command, found.role, paths.name)
-    except psutil.Error:
-        is_it, command = False, []
-    if not is_it:
+    if not _is(found.note, found.role, paths.name):
+        command = _command(holder.pid)
         raise StoreError(
             f"{paths.name!r} notes process {holder.pid} as its {found.role}, but that is none of sweeper's now "
             f"({' '.join(command[:4]) or 'it cannot be looked at'}); nothing was stopped"
         )
     return found.note
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return []
+
+
+def _is(note: Note, role: str, name: str) -> bool:
+    """Whether a process is what it notes itself as: its number may have been given to another one since."""
+    try:
+        started_s = psutil.Process(note.holder.pid).create_time()
+    except psutil.Error:
+        return False
+    return abs(started_s - note.holder.started_s) <= 1 and _is_ours(_command(note.holder.pid), role, name)
 
 
 def _is_ours(command: list[str], role: str, name: str) -> bool:
@@ -111,24 +134,19 @@ def _still(paths: StudyPaths, asked: Note) -> bool:
     return now is not None and (now.role == "worker" or now.note is None or now.note.holder == asked.holder)
 
 
-def _written(file: Path) -> int | None:
-    return file.stat().st_mtime_ns if file.is_file() else None
-
-
-def _end(paths: StudyPaths, before: int | None) -> str:
-    """What the worker says of its end; `before` is when an outcome had been written earlier."""
+def _end(paths: StudyPaths, asked_s: float) -> str:
+    """What the workers say of their end, since they were asked at `asked_s`, in seconds since 1970."""
     again = "the same launch command goes on"
-    outcome = {}
-    if _written(paths.outcome) not in (None, before):
-        outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
-    match outcome.get("status"):
-        case "stopped":
+    found = outcome.last(paths, asked_s)
+    match found.status if found is not None else None:
+        case outcome.STOPPED:
             return f"{paths.name} has stopped; {again}"
-        case "finished":
+        case outcome.FINISHED:
             return f"{paths.name} finished before it could stop"
-        case "error":
-            return f"{paths.name} ended with an error: {outcome['message']}; {again}"
-    return f"{paths.name} has stopped, and its worker said nothing more; {again} from the last checkpoints"
+        case outcome.ERROR:
+            assert found is not None
+            return f"{paths.name} ended with an error: {found.message}; {again}"
+    return f"{paths.name} has stopped, and its workers said nothing more; {again} from the last checkpoints"
 
 
 def _trials(paths: StudyPaths) -> str:

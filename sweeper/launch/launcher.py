@@ -1,25 +1,17 @@
-"""`sweeper launch`: checks, starts the worker, shows its progress, and stops it cleanly.
+"""`sweeper launch`: what is checked before anything is spent, and then the workers, under a supervisor.
 
-One launcher per study, by a file lock that the operating system drops with the process. The worker is
-a process group of its own, so that Ctrl-C reaches the launcher alone: the first lets the worker
-checkpoint and end, the second kills it at once.
+One launcher per study, by a file lock that the operating system drops with the process. A worker is
+a process group of its own, so that Ctrl-C reaches the launcher alone: the first lets the workers
+checkpoint and end, the second kills them at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -27,14 +19,13 @@ from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
-from sweeper.errors import ERRORS, ConfigError, DataError, HeldError, StoreError, WorkerError
-from sweeper.events import EventReader
-from sweeper.launch.progress import Progress
-from sweeper.launch.question import INTERRUPTED, Answer, answer
+from sweeper.errors import ConfigError, DataError, HeldError, StoreError
+from sweeper.launch.question import Answer, answer
 from sweeper.launch.resume import Resumption, as_begun, resume
-from sweeper.launch.screen import Output, show
+from sweeper.launch.screen import Output
+from sweeper.launch.supervisor import Supervisor
 from sweeper.money.price import required
-from sweeper.paths import LAUNCHED_S, Home, StudyPaths
+from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
@@ -44,7 +35,6 @@ from sweeper.search.views import StudyView, begun, is_finished, study_names, vie
 from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep, record
 
-_POLL_S = 0.2
 _UNBEGUN = {
     Answer.NO: "nothing was begun",
     Answer.INTERRUPTED: "nothing was begun",
@@ -237,120 +227,3 @@ def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], 
 def _holder(paths: StudyPaths) -> str:
     holder = noted(paths.holder)
     return str(holder) if holder else "another process"
-
-
-class Supervisor:
-    """Starts one worker, follows it, and passes interruptions on."""
-
-    def __init__(
-        self,
-        paths: StudyPaths,
-        config: Config,
-        before: StudyView | None = None,
-        options: Sequence[str] = (),
-        since_s: float | None = None,
-        output: Output = Output.PERSON,
-    ) -> None:
-        """Of one launch.
-
-        Args:
-            before: the study as earlier sessions left it.
-            options: go to the worker.
-            since_s: when it began, in seconds since 1970: the device costs from then on; None: now.
-            output: where its progress is shown.
-        """
-        self._options = options
-        self._output = output
-        self._before = before
-        self._paths = paths
-        self._config = config
-        self._interruptions = 0
-        self._launched_s = time.time() if since_s is None else since_s
-        self._worker: subprocess.Popen[bytes] | None = None
-
-    def run(self) -> int:
-        self._paths.outcome.unlink(missing_ok=True)
-        reader = EventReader(self._paths.events)
-        progress = Progress.of(self._config, self._before, self._launched_s)
-        previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            self._paths.worker_log.parent.mkdir(exist_ok=True)
-            with self._paths.worker_log.open("ab") as log:  # what the worker says before it writes there itself
-                worker = self._worker = subprocess.Popen(
-                    # -P: a datasets.py in the folder that one launches from must not be imported as the library.
-                    [sys.executable, "-P", "-m", "sweeper.worker", *self._options, self._paths.name],
-                    stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env={**worker_environment(self._paths.home), LAUNCHED_S: str(self._launched_s)},
-                )
-                with show(progress, self._output) as screen:
-                    if self._interruptions:  # while the worker was starting
-                        worker.terminate()
-                    while worker.poll() is None:
-                        screen.update(reader.new())
-                        time.sleep(_POLL_S)
-                    screen.update(reader.new())
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        return self._conclude(worker)
-
-    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and self._interruptions:
-            return  # `sweeper stop`, again: only a person's second Ctrl-C ends at once
-        self._interruptions += 1
-        if self._interruptions == 1:
-            print("\nstopping: the trials in flight are checkpointed; Ctrl-C again ends at once", file=sys.stderr)
-            if self._worker is not None:
-                self._worker.terminate()
-        elif self._worker is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                os.killpg(self._worker.pid, signal.SIGKILL)
-
-    def _conclude(self, worker: subprocess.Popen[bytes]) -> int:
-        outcome = self._outcome(worker.pid)
-        if outcome is None:
-            if self._interruptions:
-                return INTERRUPTED
-            raise WorkerError(
-                f"the worker must end with an outcome, but it ended with code {worker.returncode} and none; "
-                f"the last lines of {self._paths.worker_log}:\n{self._log_tail()}\n"
-                "Its trials resume when the same command is run again"
-            )
-        if outcome["status"] == "error":
-            if outcome["kind"] in ERRORS:
-                kind = ERRORS[outcome["kind"]]
-                error = kind.__new__(kind)  # the message is whole already
-                Exception.__init__(error, outcome["message"])
-                raise error
-            raise WorkerError(
-                # Its message may quote a row, and a terminal may be the log of a cluster.
-                f"a defect stopped the worker: {outcome['kind']}; message and trace are in {self._paths.worker_log}. "
-                "Its trials resume when the same command is run again"
-            )
-        return INTERRUPTED if outcome["status"] == "stopped" else 0
-
-    def _outcome(self, pid: int) -> dict[str, Any] | None:
-        """What the worker `pid` left; None where there is nothing, or an earlier worker's."""
-        try:
-            outcome: dict[str, Any] = json.loads(self._paths.outcome.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return outcome if outcome["pid"] == pid else None
-
-    def _log_tail(self) -> str:
-        lines = self._paths.worker_log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-15:])
-
-
-def worker_environment(home: Home) -> dict[str, str]:
-    """The environment of a worker: the launcher's, with the store's place and telemetry off."""
-    return {
-        **os.environ,
-        "SWEEPER_HOME": str(home.root),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-    }

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from sweeper.config import check
 from sweeper.errors import StoreError
-from sweeper.launch.launcher import Supervisor, held, prepare_tracking
+from sweeper.launch.launcher import held, prepare_tracking
 from sweeper.launch.resume import resume
 from sweeper.launch.screen import Output
+from sweeper.launch.supervisor import Supervisor
 from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
 from sweeper.paths import Home

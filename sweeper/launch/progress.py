@@ -36,6 +36,7 @@ class InFlight:
     steps: int
     slot: int | None
     is_trial: bool = True
+    worker: int = 0
     loss: float | None = None
     score: float | None = None
     tokens_per_s: float | None = None
@@ -76,14 +77,14 @@ class Progress:
     limit_s: float | None = None  # of device seconds
     limit_trials: int | None = None  # that are trained
     began_s: float = field(default_factory=time.time)
-    phase: str = "starting the worker"
+    phases: dict[int, str] = field(default_factory=dict)  # of each worker
     baseline: float | None = None
     in_flight: dict[Key, InFlight] = field(default_factory=dict)  # the one begun last is the last
     states: dict[int, str] = field(default_factory=dict)  # of the trials that have ended, in whichever session
     rejected: set[int] = field(default_factory=set)  # of these, those that a forecast ended: they come on top
     best: tuple[float, int] | None = None
     spent: Spent | None = None
-    memory: Memory | None = None
+    memory: dict[int, Memory] = field(default_factory=dict)  # of each worker's device
     pace: Pace = field(default_factory=Pace)
 
     @classmethod
@@ -124,6 +125,14 @@ class Progress:
                 self.pace.shares[trial.number] = min(len(trial.curve) / whole, 1.0)
 
     @property
+    def phase(self) -> str:
+        """What the workers are at."""
+        words = list(dict.fromkeys(self.phases.values()))
+        if len(words) < 2:
+            return words[0] if words else "starting"
+        return ", ".join(f"{worker}: {phase}" for worker, phase in sorted(self.phases.items()))
+
+    @property
     def counts(self) -> dict[str, int]:
         """The trials that have ended, by state; those that a forecast ended apart."""
         trained = Counter(state.lower() for number, state in self.states.items() if number not in self.rejected)
@@ -157,22 +166,34 @@ class Progress:
         handle = _HANDLERS.get(event["event"])
         return handle(self, event) if handle is not None else None
 
-    def _loading(self, event: Event) -> str:
-        """A worker begins: whatever another one had in flight waits now."""
-        self.in_flight.clear()
-        self.memory, self.pace = None, Pace(self.pace.shares)
-        self.phase = f"loading {event['model']}"
-        return self.phase
+    def _enter(self, event: Event, phase: str) -> str:
+        """A worker begins with something else."""
+        self.phases[event["worker"]] = phase
+        return phase
 
-    def _baseline_started(self, _event: Event) -> None:
-        self.phase = "scoring the untuned base"
+    def _launched(self, _event: Event) -> None:
+        """Workers begin: whatever earlier ones had in flight waits now."""
+        self.in_flight.clear()
+        self.phases.clear()
+        self.memory.clear()
+        self.pace = Pace(self.pace.shares)
+
+    def _loading(self, event: Event) -> str:
+        """A worker begins: whatever one in its place had in flight waits now."""
+        worker = event["worker"]
+        self.in_flight = {key: one for key, one in self.in_flight.items() if one.worker != worker}
+        self.memory.pop(worker, None)
+        return self._enter(event, f"loading {event['model']}")
+
+    def _baseline_started(self, event: Event) -> None:
+        self._enter(event, "scoring the untuned base")
 
     def _baseline(self, event: Event) -> str:
         self.baseline = event[self.metric]
         return f"untuned base: validation {self.metric} {plus_minus(event, self.metric)}"
 
-    def _retention_started(self, _event: Event) -> None:
-        self.phase = "scoring the untuned base on the retention suite"
+    def _retention_started(self, event: Event) -> None:
+        self._enter(event, "scoring the untuned base on the retention suite")
 
     def _retention(self, event: Event) -> str:
         return f"untuned base, retention: {event['message']}"
@@ -181,9 +202,10 @@ class Progress:
         number, is_trial = event["number"], event["event"] == "trial_started"
         key = (RunKind.TRIAL.value if is_trial else event["kind"], number)
         self.in_flight.pop(key, None)
-        self.in_flight[key] = InFlight(event["name"], event["step"], event["steps"], self._free_slot(), is_trial)
+        one = InFlight(event["name"], event["step"], event["steps"], self._free_slot(), is_trial, event["worker"])
+        self.in_flight[key] = one
         if is_trial:
-            self.phase = "training"
+            self._enter(event, "training")
             self.pace.begin(event["time"])
         return f"{event['name']}: started" + (f" at step {event['step']}" if event["step"] else "")
 
@@ -198,14 +220,16 @@ class Progress:
 
     def _tick(self, event: Event) -> None:
         ticks = {key: tick for tick in event["slots"] if (key := self._key(tick["number"])) is not None}
+        worker = event["worker"]
         if any(self.in_flight[key].is_trial for key in ticks):
-            self.phase = "training"
+            self._enter(event, "training")
         for key, one in self.in_flight.items():
-            if key not in ticks:
+            if key not in ticks and one.worker == worker:
                 one.slot = None
         for key, tick in ticks.items():
             one = self.in_flight[key]
             before = one.share
+            one.worker = worker
             one.move(event["time"], tick)
             if one.slot is None:
                 one.slot = self._free_slot()
@@ -213,13 +237,15 @@ class Progress:
                 self.pace.work(one.share - before, event["time"])
         memory = event["memory"]
         if memory["budget_gib"]:
-            highest = max(memory["peak_gib"], self.memory.highest_gib if self.memory is not None else 0.0)
-            self.memory = Memory(memory["peak_gib"], highest, memory["budget_gib"])
+            known = self.memory.get(worker)
+            highest = max(memory["peak_gib"], known.highest_gib if known is not None else 0.0)
+            self.memory[worker] = Memory(memory["peak_gib"], highest, memory["budget_gib"])
 
-    def _evaluating(self, _event: Event) -> None:
-        self.phase = "evaluating"
+    def _evaluating(self, event: Event) -> None:
+        self._enter(event, "evaluating")
         for one in self.in_flight.values():
-            one.recent.clear()
+            if one.worker == event["worker"]:
+                one.recent.clear()
 
     def _evaluation(self, event: Event) -> str | None:
         key = self._key(event["number"], event.get("kind"))
@@ -256,8 +282,7 @@ class Progress:
     def _confirming(self, event: Event) -> str:
         named = ", ".join(map(str, event["numbers"]))
         seeds = event["seeds"]
-        self.phase = f"confirming trials {named} on {seeds} fresh seed{'s' * (seeds != 1)}"
-        return self.phase
+        return self._enter(event, f"confirming trials {named} on {seeds} fresh seed{'s' * (seeds != 1)}")
 
     def _confirmed(self, event: Event) -> str:
         ties = f", tied with {', '.join(map(str, event['tied']))}" if event["tied"] else ""
@@ -268,12 +293,10 @@ class Progress:
         return f"{event['name']}: {event['failure'] or 'done'}"
 
     def _retention_full(self, event: Event) -> str:
-        self.phase = f"scoring trial {event['number']} on the whole retention suite"
-        return self.phase
+        return self._enter(event, f"scoring trial {event['number']} on the whole retention suite")
 
     def _testing(self, event: Event) -> str:
-        self.phase = f"scoring the winner, trial {event['number']}, and the base on the test split"
-        return self.phase
+        return self._enter(event, f"scoring the winner, trial {event['number']}, and the base on the test split")
 
     def _spent(self, event: Event) -> None:
         self.spent = Spent(event["time"], event["usd"], event["device_s"], event["usd_per_s"])
@@ -285,15 +308,21 @@ class Progress:
         return f"warning: {event['message']}"
 
     def _ended(self, event: Event) -> str:
-        self.phase = "ending before its total"
+        self._enter(event, "ending before its total")
         return f"the search ends: {event['message']}"
 
-    def _suspended(self, _event: Event) -> str:
-        self.phase = "interrupted"
+    def _left(self, event: Event) -> None:
+        """A worker has nothing more to do."""
+        self.phases.pop(event["worker"], None)
+        self.memory.pop(event["worker"], None)
+
+    def _suspended(self, event: Event) -> str:
+        self._enter(event, "interrupted")
         return "interrupted: run the same command again to go on"
 
 
 _HANDLERS: dict[str, Callable[[Progress, Event], str | None]] = {
+    "launched": Progress._launched,
     "loading": Progress._loading,
     "baseline_started": Progress._baseline_started,
     "baseline": Progress._baseline,
@@ -314,5 +343,6 @@ _HANDLERS: dict[str, Callable[[Progress, Event], str | None]] = {
     "note": Progress._note,
     **dict.fromkeys(WARNINGS, Progress._warning),
     "ended": Progress._ended,
+    "left": Progress._left,
     "suspended": Progress._suspended,
 }

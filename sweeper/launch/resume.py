@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from sweeper import versions
+from sweeper import outcome, versions
 from sweeper.config import check, defaults
 from sweeper.config.edits import Edit, edits, marks
 from sweeper.config.schema import Config
@@ -108,11 +107,8 @@ def _short(sha256: str | None) -> str | None:
 
 def _has_code_failed(paths: StudyPaths) -> bool:
     """Whether an exception of the study's own code ended its last session."""
-    try:
-        outcome = json.loads(paths.outcome.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(outcome.get("kind") == CustomCodeError.__name__)
+    found = outcome.last(paths)
+    return found is not None and found.kind == CustomCodeError.__name__
 
 
 def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView, brought: own.Own | None) -> None:

@@ -58,7 +58,7 @@ class View:
         parts: list[RenderableType] = [Text(self._head(), style="bold"), Text(self._counts()), Text(self._scores())]
         if means := self._means():
             parts.append(Text(means))
-        if self._progress.memory is not None:
+        if self._progress.memory:
             parts.append(self._memory(width, is_ascii))
         if self._progress.in_flight:
             parts += [Text(), self._slots(width, is_ascii)]
@@ -103,13 +103,12 @@ class View:
         return "   ".join(words)
 
     def _memory(self, width: int, is_ascii: bool) -> RenderableType:
-        memory = self._progress.memory
-        assert memory is not None
-        line = Table.grid(padding=(0, 1, 0, 0))
-        bar = _bar(memory.now_gib / memory.budget_gib, width, is_ascii)
-        words = f"{memory.now_gib:.3g} of {memory.budget_gib:.3g} GiB, highest {memory.highest_gib:.3g}"
-        line.add_row("memory", bar, words)
-        return line
+        lines = Table.grid(padding=(0, 1, 0, 0))
+        for worker, memory in sorted(self._progress.memory.items()):
+            bar = _bar(memory.now_gib / memory.budget_gib, width, is_ascii)
+            words = f"{memory.now_gib:.3g} of {memory.budget_gib:.3g} GiB, highest {memory.highest_gib:.3g}"
+            lines.add_row("memory" if len(self._progress.memory) == 1 else f"memory {worker}", bar, words)
+        return lines
 
     def _slots(self, width: int, is_ascii: bool) -> RenderableType:
         """The trainings in flight by slot; what waits comes last. The names get what room the figures leave."""

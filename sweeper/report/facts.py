@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from sweeper import outcome
 from sweeper.config.schema import Config
 from sweeper.errors import StoreError
 from sweeper.money.statement import Statement
@@ -95,16 +96,12 @@ class Facts:
     @cached_property
     def last_error(self) -> str | None:
         """What stopped the last session, in a line: no trace, no secret; None where it did not end by an error."""
-        try:
-            outcome = json.loads(self.paths.outcome.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        found = outcome.last(self.paths)
+        if found is None or found.status != outcome.ERROR or self.is_running:
             return None
-        if outcome.get("status") != "error" or self.is_running:
-            return None
-        if outcome.get("trace"):  # a defect's message may quote a row
-            log = self.paths.worker_log.relative_to(self.paths.root)
-            return f"{outcome['kind']}: message and trace are in the study's {log}"
-        return f"{outcome['kind']}: {redacted(str(outcome['message'])).strip().partition(chr(10))[0]}"
+        if found.trace:  # a defect's message may quote a row
+            return f"{found.kind}: message and trace are in the study's {found.log.relative_to(self.paths.root)}"
+        return f"{found.kind}: {redacted(str(found.message)).strip().partition(chr(10))[0]}"
 
 
 def _json(facts: Facts) -> Any:

@@ -158,6 +158,12 @@ class Leases:
         """Prolongs every lease that this worker has."""
         self._update(_LEASES.c.holder == self._holder)
 
+    def seen(self, trial_id: int) -> tuple[Holder, int] | None:
+        """Who has a lease, and how often it was prolonged; None where nobody has."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(_LEASES).where(_LEASES.c.trial_id == trial_id)).first()
+        return (Holder.parse(row.holder), row.renewals) if row is not None else None
+
     def release(self, trial_id: int) -> None:
         """Gives a lease back."""
         with self._engine.begin() as connection:

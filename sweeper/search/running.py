@@ -1,7 +1,8 @@
-"""Who runs a study: the locks that its launcher and its worker hold, and what they note of themselves.
+"""Who runs a study: the locks that its launcher and its workers hold, and what they note of themselves.
 
 A lock says whether something runs, since the operating system drops it with the process. The note beside
 it says which process that is; alone it says nothing, since a process that is killed leaves it behind.
+Each worker has a lock of its own, and all share another one, which keeps out whoever needs the study for itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sweeper.errors import StoreError
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.search.leases import Holder
 
+_POLL_S = 0.05
 LOOK_S = 0.5  # how long one who takes a lock waits for those who only look whether it is held
 
 
@@ -40,12 +42,13 @@ class Running:
     """What holds a study.
 
     Attributes:
-        role: launcher; or worker, where that has no launcher any more.
+        role: launcher; or worker, where that has no launcher here, or none any more.
         note: None where the holder left none: it is of an older version, or no launcher and no worker.
     """
 
     role: str
     note: Note | None
+    index: int | None = None  # of a worker
 
     def __str__(self) -> str:
         return f"its {self.role}, {self.note}" if self.note else "a process that left no note of itself"
@@ -84,15 +87,46 @@ def is_held(lock: Path) -> bool:
 
 def running(paths: StudyPaths) -> Running | None:
     """What holds a study; None where nothing does."""
-    for role, lock, file in (
-        ("launcher", paths.launcher_lock, paths.holder),
-        ("worker", paths.worker_lock, paths.worker_holder),
-    ):
-        if is_held(lock):
-            found = noted(file)
-            # `sweeper rerun` holds the worker's lock beside the note of a worker that has ended.
-            return Running(role, None if found is None or found.holder.is_gone else found)
+    if is_held(paths.launcher_lock):
+        return Running("launcher", living(paths.holder))
+    for index in working(paths):
+        return Running("worker", living(paths.worker_holder(index)), index)
+    if is_held(paths.work_lock):  # `sweeper rerun` and the like
+        return Running("worker", None)
     return None
+
+
+def working(paths: StudyPaths) -> list[int]:
+    """The workers of a study that run here."""
+    return [index for index in paths.worker_indices() if is_held(paths.worker_lock(index))]
+
+
+def living(file: Path) -> Note | None:
+    """The note of whoever holds the lock beside it; None where it is of an earlier holder."""
+    found = noted(file)
+    return None if found is None or found.holder.is_gone else found
+
+
+@contextmanager
+def sharing(paths: StudyPaths, timeout_s: float) -> Iterator[None]:
+    """Works on a study beside its other workers while the block runs.
+
+    Raises:
+        Timeout: if something has the study for itself for longer.
+    """
+    descriptor = os.open(paths.work_lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    deadline = time.monotonic() + timeout_s
+    try:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:
+                raise Timeout(str(paths.work_lock))
+            time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -103,7 +137,7 @@ def idle(paths: StudyPaths) -> Iterator[None]:
         StoreError: if one of them runs, or the study's folder cannot be written.
     """
     with ExitStack() as held:
-        for file in (paths.launcher_lock, paths.worker_lock):
+        for file in (paths.launcher_lock, paths.work_lock):
             try:
                 held.enter_context(FileLock(file).acquire(timeout=LOOK_S))
             except Timeout:

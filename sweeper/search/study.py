@@ -36,7 +36,8 @@ from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-RESERVING = -(10**9)  # keys of leases that are no trial's id: whoever reserves a part of the budget of each study
+# Keys of leases that are no trial's id, less the study's: who reserves a part of its budget, and who leads its workers.
+RESERVING, LEADING = -(10**9), -(2 * 10**9)
 _ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
 
@@ -117,6 +118,22 @@ class Search:
     def is_reserving(self) -> AbstractContextManager[None]:
         """Of several workers one reserves a part of the budget at a time."""
         return self._leases.exclusively(RESERVING - self._study._study_id)
+
+    def lead(self) -> bool:
+        """Whether this worker is the one that opens and ends the study; it becomes that where no other one is."""
+        return self._leases.acquire(self._leading)
+
+    def resign(self) -> None:
+        """Leaves the lead to another worker, where this one has it."""
+        self._leases.release(self._leading)
+
+    def leader(self) -> tuple[Holder, int] | None:
+        """Who leads, and how often it has said that it still does."""
+        return self._leases.seen(self._leading)
+
+    @property
+    def _leading(self) -> int:
+        return LEADING - int(self._study._study_id)
 
     def renewing(self) -> AbstractContextManager[None]:
         """Keeps the leases of the trials in flight while the block runs."""

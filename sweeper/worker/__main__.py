@@ -1,11 +1,12 @@
-"""`python -m sweeper.worker [--learning-curve REQUEST] STUDY`: the process that holds the device, for the launcher.
+"""`python -m sweeper.worker [--index N] [--detached] [--learning-curve REQUEST] STUDY`: what holds a device.
 
 It stops, with its trials checkpointed, on SIGTERM, or when its standard input closes: that is how it
-learns that the launcher is gone, however that ended. It always writes an outcome.
+learns that the launcher is gone, however that ended; one that is detached goes on then. It always writes an outcome.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -17,13 +18,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
-from sweeper import __version__
+from sweeper import __version__, outcome
 from sweeper.learning.request import Request
-from sweeper.paths import LAUNCHED_S, Home
+from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.worker import log
 
 logger = logging.getLogger("sweeper.worker")
@@ -31,62 +33,80 @@ HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to 
 
 
 def main() -> None:
-    *options, name = sys.argv[1:]
-    paths = Home.from_environment().study(name)
-    log.begin(paths.worker_log)
-    logger.info("the worker of %s begins: process %d, sweeper %s", name, os.getpid(), __version__)
-    launched_s = float(os.environ.get(LAUNCHED_S) or psutil.Process().create_time())
+    given = _parser().parse_args()
+    paths = Home.from_environment().study(given.study)
+    log.begin(paths.worker_log(given.index))
+    logger.info("worker %d of %s begins: process %d, sweeper %s", given.index, given.study, os.getpid(), __version__)
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopping.set()
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to pass on
-    threading.Thread(target=_watch_launcher, args=(stopping,), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C is the launcher's to pass on; a terminal may go
+        signal.signal(number, signal.SIG_IGN)
+    if not given.detached:
+        threading.Thread(target=_watch_launcher, args=(stopping,), daemon=True).start()
     try:
-        with _lock(paths.worker_lock, stopping):
-            # Imported here, so that the signal handlers stand before the seconds that this takes.
-            from sweeper.search.running import note
-
-            note(paths.worker_holder)
-            from sweeper.config import check
-            from sweeper.events import EventLog
-            from sweeper.tracking.opened import opened
-            from sweeper.tracking.tracker import Watcher
-            from sweeper.worker.session import Session
-
-            curve = Request.from_json(options[1]) if options else None
-            config = check.load(paths)
-            with closing(EventLog(paths.events)) as events:
-                watcher = Watcher(lambda line: events.write("note", message=line), stopping.is_set)
-                tracker = opened(paths, config, config.tracking.patience_s, watcher)
-                session = Session(paths, tracker, stopping.is_set, curve=curve, launched_s=launched_s)
-                outcome = session.run()
+        ended = _run(paths, given, stopping)
     except Timeout:
-        outcome = {
-            "status": "error",
+        ended = {
+            "status": outcome.ERROR,
             "kind": "HeldError",
-            "message": f"another worker of {paths.name!r} still runs; stop it, then launch again",
+            "message": f"another worker of {given.study!r} still runs in its place; stop it, then launch again",
             "trace": None,
         }
     except Exception as error:  # the outcome must be written whatever happened
-        outcome = {
-            "status": "error",
+        ended = {
+            "status": outcome.ERROR,
             "kind": type(error).__name__,
             "message": str(error),
             "trace": traceback.format_exc(),
         }
-    paths.write_outcome({"pid": os.getpid(), **outcome})
-    if outcome["status"] == "error":
-        logger.error("%s: %s\n%s", outcome["kind"], outcome["message"], outcome["trace"] or "")
-    logger.info("the worker of %s ends: %s", name, outcome["status"])
-    sys.exit(0 if outcome["status"] != "error" else 1)
+    paths.write_outcome(given.index, {"pid": os.getpid(), **ended})
+    if ended["status"] == outcome.ERROR:
+        logger.error("%s: %s\n%s", ended["kind"], ended["message"], ended["trace"] or "")
+    logger.info("worker %d of %s ends: %s", given.index, given.study, ended["status"])
+    sys.exit(0 if ended["status"] != outcome.ERROR else 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sweeper.worker")
+    parser.add_argument("--index", type=int, default=0, help="which of the study's workers it is")
+    parser.add_argument("--detached", action="store_true", help="goes on when its standard input closes")
+    parser.add_argument("--learning-curve", type=Request.from_json, help="measures one in place of the search")
+    parser.add_argument("study")
+    return parser
+
+
+def _run(paths: StudyPaths, given: argparse.Namespace, stopping: threading.Event) -> dict[str, Any]:
+    """Works on the study; returns how that ended."""
+    launched_s = float(os.environ.get(LAUNCHED_S) or psutil.Process().create_time())
+    with _lock(paths.worker_lock(given.index), stopping):
+        # Imported here, so that the signal handlers stand before the seconds that this takes.
+        from sweeper.search.running import note, sharing
+
+        note(paths.worker_holder(given.index))
+        from sweeper.config import check
+        from sweeper.events import EventLog
+        from sweeper.tracking.opened import opened
+        from sweeper.tracking.tracker import Watcher
+        from sweeper.worker.session import Session
+
+        config = check.load(paths)
+        with sharing(paths, HANDOVER_S), closing(EventLog(paths.events, given.index)) as events:
+            watcher = Watcher(lambda line: events.write("note", message=line), stopping.is_set)
+            tracker = opened(paths, config, config.tracking.patience_s, watcher)
+            session = Session(
+                paths, tracker, stopping.is_set, curve=given.learning_curve, launched_s=launched_s, index=given.index
+            )
+            return session.run()
 
 
 @contextmanager
 def _lock(file: Path, stopping: threading.Event) -> Iterator[None]:
     """Waits for an earlier worker to leave; raises Timeout when it does not, or a stop is asked for."""
+    file.parent.mkdir(exist_ok=True)
     lock = FileLock(file)
     deadline = time.monotonic() + HANDOVER_S
     while not lock.is_locked:

@@ -76,12 +76,19 @@ def log_all(tracker: Tracker, paths: StudyPaths, found: Statement, trials: Seque
 
 
 @contextmanager
-def logged(paths: StudyPaths, tracker: Tracker, search: Search, spending: Spending, events: EventLog) -> Iterator[None]:
+def logged(
+    paths: StudyPaths, tracker: Tracker, search: Search, spending: Spending, events: EventLog, is_due: object = True
+) -> Iterator[None]:
     """Logs what the study has cost until then when a session leaves the block, unless by an error.
+
+    Args:
+        is_due: false at the end where another worker does it.
 
     After an error the tracker may be the very thing that is out of reach; the next session logs all again.
     """
     yield
+    if not is_due:
+        return
     try:
         if STUDY in tracker.states():
             log_all(tracker, paths, spending.account(), search.views())

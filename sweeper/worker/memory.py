@@ -315,6 +315,11 @@ class MemoryLog:
 
     def close(self, search: Search) -> None:
         """Adds what this session took to what is known of the study, and of the machine."""
+        with search.is_reserving:  # as another worker may do at the same moment
+            self._add(search)
+        self.forecast.calibration.save()
+
+    def _add(self, search: Search) -> None:
         before: dict[str, Any] = search.attributes.get("memory", {})
         ratios = self.planner.ratios
         rescues = {**before.get("rescues", {})}
@@ -335,7 +340,6 @@ class MemoryLog:
                 "is_traced": self.forecast.formula.is_traced,
             },
         )
-        self.forecast.calibration.save()
 
 
 def _joined(before: float | None, count: int, ratios: list[float]) -> float | None:

@@ -76,6 +76,28 @@ class Recorder:
         self._tags: dict[str, str] = {}  # of every trial that this session works on
         self._datasets: Sequence[DatasetUse] = ()
 
+    def join(
+        self,
+        first: Mapping[str, str],
+        code_sha256: str | None,
+        surroundings: Mapping[str, str],
+        datasets: Sequence[DatasetUse],
+    ) -> dict[str, str]:
+        """As `open`, of a study whose run another worker has opened; returns the tags that say where this one works."""
+        now = versions.installed()
+        self._tags = {"sweeper.versions": versions.in_words(now)}
+        if changes := versions.changes(first, now):
+            self._tags["sweeper.versions_changed"] = ", ".join(changes)
+        self._datasets = datasets
+        own = (
+            costs.tags(self.config)
+            | dict(surroundings)
+            | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
+        )
+        self._tags |= own
+        self.tracker.states()  # and so it knows the runs that other workers have begun
+        return own
+
     def open(
         self,
         first: Mapping[str, str],
@@ -91,17 +113,7 @@ class Recorder:
             surroundings: tags of the machine and of what is trained.
             datasets: the rows that the study uses.
         """
-        now = versions.installed()
-        self._tags = {"sweeper.versions": versions.in_words(now)}
-        if changes := versions.changes(first, now):
-            self._tags["sweeper.versions_changed"] = ", ".join(changes)
-        self._datasets = datasets
-        own = (
-            costs.tags(self.config)
-            | dict(surroundings)
-            | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
-        )
-        self._tags |= own
+        own = self.join(first, code_sha256, surroundings, datasets)
         tags = {"sweeper.versions": versions.in_words(first), **own}
         if self.paths.changes.is_file():
             entries = yaml.safe_load(self.paths.changes.read_text(encoding="utf-8"))
@@ -117,7 +129,6 @@ class Recorder:
 
     def reconcile(self, trials: Sequence[TrialView]) -> None:
         """Catches runs and files up with what a killed worker had told the storage, and with its orphans."""
-        self.paths.drop_half_checkpoints()
         states = self.tracker.states()
         for trial in trials:
             key = trial_key(trial.number)
@@ -129,7 +140,7 @@ class Recorder:
                 else:
                     self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state))
             if trial.is_told:
-                self.paths.checkpoint(trial.number).unlink(missing_ok=True)
+                self.paths.drop_checkpoint(trial.number)
         side_records.reconcile(self.paths, self.tracker, states)
 
     def begin(self, asked: Asked) -> None:
@@ -227,7 +238,7 @@ class Recorder:
     def end(self, trial: TrialView) -> None:
         """Ends a trial's run and drops its checkpoint, after it has been told."""
         self._end_run(trial)
-        self.paths.checkpoint(trial.number).unlink(missing_ok=True)
+        self.paths.drop_checkpoint(trial.number)
         self.events.write(
             "trial_ended",
             number=trial.number,

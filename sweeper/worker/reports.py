@@ -74,12 +74,17 @@ class Reports:
         return Facts(self._paths, self._search.seen(), self._config, cost, is_running, leaves_home=True)
 
     @contextmanager
-    def logged(self, is_stopping: Callable[[], bool]) -> Iterator[None]:
+    def logged(self, is_stopping: Callable[[], bool], is_due: object = True) -> Iterator[None]:
         """Puts description, pictures and report on the run when a session leaves the block, unless by an error.
 
         Somebody who stops a study waits for it, and gets the description alone.
+
+        Args:
+            is_due: false at the end where another worker does it.
         """
         yield
+        if not is_due:
+            return
         try:
             if STUDY not in self._tracker.states():
                 return

@@ -100,7 +100,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
     paths = home.study(study)
     config = check.load(paths)
     trial = _ended(seen, number)
-    lock = FileLock(paths.worker_lock)
+    lock = FileLock(paths.work_lock)
     try:
         lock.acquire(timeout=LOOK_S)
     except Timeout:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+from sweeper import outcome
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import CustomCodeError, OutOfRoomError, SweeperError, TrackingError
@@ -21,6 +23,7 @@ from sweeper.events import EventLog
 from sweeper.learning.request import Request
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import is_out_of_memory
+from sweeper.money.booking import Activity
 from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import MemoryForecast
 from sweeper.retention.measure import CONSTRAINT
@@ -33,6 +36,7 @@ from sweeper.worker import costs
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.confirmation import Confirmation
 from sweeper.worker.forecast import Forecast
+from sweeper.worker.lead import POLL_S, Lead
 from sweeper.worker.learning_curve import LearningCurves
 from sweeper.worker.memory import (
     MemoryLog,
@@ -65,6 +69,7 @@ class Session:
         forecast: the constraints of a configuration, before it is trained; None: what memory it will take.
         curve: a learning curve to measure in place of the search.
         launched_s: when the launcher of this process began, in seconds since 1970; the device costs from then on.
+        index: which of the study's workers it is.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Session:
         forecast: Forecast | None = None,
         curve: Request | None = None,
         launched_s: float | None = None,
+        index: int = 0,
     ) -> None:
         self.launched_s = launched_s
         self.paths = paths
@@ -83,11 +89,12 @@ class Session:
         self.is_stopping = is_stopping
         self.forecast = forecast
         self.curve = curve
-        self.events = EventLog(paths.events)
+        self.events = EventLog(paths.events, index)
         self.recorder = Recorder(paths, self.config, tracker, self.events)
         keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
         keys += [CONSTRAINT] if self.config.retention.is_on else []
         self.search = Search(paths.home, self.config, keys)
+        self.lead = Lead(self.search)
         self.spending = Spending(paths.home, self.config, self.search, self.events)
         self.reports = Reports(paths, self.config, self.search, tracker, self.spending, self.events)
         told = paths, self.config, self.search, self.recorder, self.events, self.spending, self.reports
@@ -103,8 +110,9 @@ class Session:
             with (
                 self.search.renewing(),
                 self.spending.running(self.launched_s),
-                self.reports.logged(self.is_stopping),
-                costs.logged(self.paths, self.tracker, self.search, self.spending, self.events),
+                self.lead.held(),
+                self.reports.logged(self.is_stopping, self.lead),
+                costs.logged(self.paths, self.tracker, self.search, self.spending, self.events, self.lead),
                 guarded(self.config, budget_of(self.search)) as guard,
             ):
                 try:
@@ -122,7 +130,7 @@ class Session:
             # What a trial or its neighbours ask of memory is no defect of ours.
             self._abandon(has_crashed=not (is_ours or is_out_of_memory(error)))
             return {
-                "status": "error",
+                "status": outcome.ERROR,
                 "kind": type(error).__name__,
                 "message": str(error),
                 "trace": None if is_ours else trace,
@@ -136,8 +144,9 @@ class Session:
         """Loads what the study needs, and follows its course."""
         self.spending.reconsider()
         self.search.requeue_orphans()
-        self.search.release_told()
-        self.recorder.reconcile(self.search.views())
+        if self.lead.take():
+            self.search.release_told()
+            self.recorder.reconcile(self.search.views())
         self.spending.hold_back(self.spending.pace.setup_s or 0.0)
         if self.spending.over() is not None:  # loading would cost, and nothing could follow
             return self._cut()
@@ -151,6 +160,8 @@ class Session:
         if self.is_stopping():
             return self._suspend()
         self.spending.set_up(bench)
+        if not self._is_opened():
+            return self._cut()
         trials = self._trials = self._with_memory(bench, guard)
         if bench.own.sha256 is not None:
             trials.room.outlast(bench.try_own)
@@ -159,31 +170,49 @@ class Session:
     def _course(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
         """The study from its baseline to its end."""
         trials.room.outlast(lambda: self.spending.warm_up(bench))
-        trials.room.outlast(lambda: self.teller.open(bench))
-        with self.tracker.watching_system() if self.config.tracking.system_metrics else contextlib.nullcontext():
+        trials.room.outlast(lambda: self.teller.open(bench) if self.lead else self.teller.join(bench))
+        is_watching = self.config.tracking.system_metrics and self.lead
+        with self.tracker.watching_system() if is_watching else contextlib.nullcontext():
             return self._trained(bench, trials)
+
+    def _is_opened(self) -> bool:
+        """Waits until the study is open, or for the part of the one that opens it; False where it must stop before."""
+        while "is_started" not in self.search.attributes and not self.lead.take():
+            if self._must_stop():
+                return False
+            self.spending.book(Activity.OVERHEAD)
+            time.sleep(POLL_S)
+            self.spending.book(Activity.IDLE)
+        return True
 
     def _trained(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
         """The study from its first trial to the test split, as far as its budget goes."""
         assert self._memory is not None
-        if not self.curves.measure(self.curve, bench, self._memory, self._must_stop):
+        if self.lead and not self.curves.measure(self.curve, bench, self._memory, self._must_stop):
             return self._cut()
         if self.curve is not None:
             self._end_run(*self._state())
-            return {"status": "finished"}
+            return {"status": outcome.FINISHED}
         while not trials.train():
             pass
         if self.is_stopping():
             trials.save()
             return self._suspend()
         trials.put_aside()
+        if not self.lead and not self.lead.falls_to_me(self.is_stopping):
+            return self._leave()
+        return self._ended(bench, trials)
+
+    def _ended(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
+        """The study from its last trial to the test split, by the worker that leads."""
         self.spending.hold_back(self.spending.testing_s())
         if not self._confirm(bench, trials) or self.is_stopping():
             return self._cut()
         self.spending.hold_back(0.0)
+        self.recorder.reconcile(self.search.views())  # what other workers had told before they died
         trials.room.outlast(lambda: self.teller.finish(bench))
         self.spending.close()
-        return {"status": "finished"}
+        return {"status": outcome.FINISHED}
 
     def _must_stop(self) -> bool:
         """Whether a stop was asked for, or the limit of what may be spent is reached."""
@@ -193,6 +222,8 @@ class Session:
         """Ends a session that was stopped, or that has spent what it may: then the study is as good as it gets."""
         if self.is_stopping():
             return self._suspend()
+        if not self.lead:
+            return self._leave()
         self.tracker.flush()
         if self.curve is None:  # or it is not the study that ends
             ended, limit = self.search.attributes.get(ENDED), self.spending.over()
@@ -202,7 +233,15 @@ class Session:
             self.spending.close()  # last: it is what makes the study finished for the launcher
         else:
             self._end_run(*self._state())
-        return {"status": "finished"}
+        return {"status": outcome.FINISHED}
+
+    def _leave(self) -> dict[str, Any]:
+        """Ends the part of a worker that does not lead; the one that does ends the study."""
+        if self.is_stopping():
+            return self._suspend()
+        self.tracker.flush()
+        self.events.write("left")
+        return {"status": outcome.LEFT}
 
     def _end_run(self, state: RunState, tags: dict[str, str]) -> None:
         """Ends the study's run, where it has one, and waits until that is written."""
@@ -220,7 +259,7 @@ class Session:
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
         forecast = self.forecast or memory
         told = self.search, self.teller, self.recorder, self.checkpoints, self.spending
-        return Trials(self.config, bench, self._memory, forecast, *told, self.is_stopping)
+        return Trials(self.config, bench, self._memory, forecast, *told, self.lead, self.is_stopping)
 
     def _confirm(self, bench: Workbench, trials: Trials) -> bool:
         """Confirms the best trials; False where a stop was asked for."""
@@ -242,7 +281,7 @@ class Session:
         numbers = self.search.in_flight
         self._abandon(has_crashed=False)
         self.events.write("suspended", numbers=numbers)
-        return {"status": "stopped"}
+        return {"status": outcome.STOPPED}
 
     def _abandon(self, has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""
@@ -254,8 +293,9 @@ class Session:
             for number in numbers:
                 if trial_key(number) in states:
                     self.recorder.wait(number)
-            self.recorder.reconcile(self.search.views())
-            if STUDY in states:
+            if self.lead:
+                self.recorder.reconcile(self.search.views())
+            if STUDY in states and self.lead:
                 self.tracker.end(STUDY, *self._state())
         except TrackingError as error:  # the next session catches up
             logger.warning("the runs do not say yet that the study is interrupted: %s", error)

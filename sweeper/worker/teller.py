@@ -114,6 +114,18 @@ class Teller:
                 self.events.write("note", message=f"search.warm_start: {line}")
             self.search.remember("is_started", True)
 
+    def join(self, bench: Workbench) -> None:
+        """Works on a study that another worker has opened."""
+        self._bench = bench
+        if bench.replay is not None:
+            bench.replay.hold_to(self.search.attributes.get("replay_sha256"))
+        around = surroundings.tags(bench, self.config, self.search.attributes)
+        self.recorder.join(self.search.attributes["versions"], bench.own.sha256, around, bench.datasets)
+        self.spending.book(Activity.OVERHEAD)
+        if bench.retention is not None:
+            is_scored = measure_base(bench, self.paths, self.search, self.events)
+            self.spending.scored_suite(Activity.BASELINE, bench.retention.full.items if is_scored else 0)
+
     def _follow_the_tracker(self) -> None:
         """Where the runs go to another place than before, that place gets the whole study."""
         place, attributes = self.recorder.tracker.place, self.search.attributes
@@ -202,7 +214,7 @@ class Teller:
         self._end(number)
 
     def fail(self, asked: Asked) -> None:
-        log = self.paths.worker_log.relative_to(self.paths.root)
+        log = self.paths.logs.relative_to(self.paths.root)
         detail = f"in flight at {asked.crashes} crashes of the worker; their traces are in {log}"
         self.recorder.settle()
         self.search.fail(asked.number, detail, self._constraints(asked.number))

@@ -25,6 +25,7 @@ from sweeper.search.study import Asked, Search
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.forecast import Forecast
+from sweeper.worker.lead import POLL_S, Lead
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import Recorder, curve
 from sweeper.worker.room import Room
@@ -35,8 +36,7 @@ from sweeper.worker.workbench import Timing, Workbench
 
 logger = logging.getLogger(__name__)
 MAX_CRASHES = 3
-WAITING = "what is left is in flight elsewhere, or was: a worker that is silent for search.lease_s={:g} s loses it"
-POLL_S = 1.0  # how often a worker with nothing to do looks for a trial that another one has lost
+WAITING = "waits for the trials of other workers; those of one that is silent for search.lease_s={:g} s go on here"
 
 
 class Trials:
@@ -44,6 +44,7 @@ class Trials:
 
     Args:
         forecast: the constraints of a configuration, before it is trained.
+        lead: whether this worker is to say why a search ended before its total.
         is_stopping: asked between ticks; True ends the training, with the trials where they are.
 
     Attributes:
@@ -61,12 +62,13 @@ class Trials:
         recorder: Recorder,
         checkpoints: Checkpoints,
         spending: Spending,
+        lead: Lead,
         is_stopping: Callable[[], bool],
     ) -> None:
         self.config, self.bench, self.search, self.spending = config, bench, search, spending
         self.teller, self.recorder, self.checkpoints = teller, recorder, checkpoints
         self.events: EventLog = recorder.events
-        self.forecast, self.is_stopping = forecast, is_stopping
+        self.forecast, self.lead, self.is_stopping = forecast, lead, is_stopping
         self.room = Room(config, bench, memory, checkpoints, recorder, self._infeasible, book=spending.book)
         self._memory = memory
         self._suspects: set[int] = set()  # trials that were in flight at an exception
@@ -86,7 +88,7 @@ class Trials:
         except LostRoomError as error:
             message = str(error)
         except BudgetSpent:  # in the middle of an evaluation, which has then not been
-            self.spending.end(self.spending.reached())
+            self._end(self.spending.reached())
             return True
         else:
             return True
@@ -108,15 +110,17 @@ class Trials:
             if self.spending.is_limited:
                 self.spending.hold_back(self.spending.finishing_s(self.search.seen()))
             if self.spending.over() is not None:
-                self.spending.end(self.spending.reached())
+                self._end(self.spending.reached())
                 return
             if not pack.slots:
                 if self.room.waiting:  # for neighbours on the device
                     self._advance()
                     continue
                 if self._refused is not None and not self.search.in_flight:
-                    self.spending.end(self._refused)
-                    return
+                    if not self.lead or not self._do_others_train():
+                        self._end(self._refused)
+                        return
+                    self._refused = None  # what theirs leave of the budget may be enough
                 if not is_waiting:
                     self.events.write("note", message=WAITING.format(self.config.search.lease_s))
                 is_waiting = True
@@ -150,6 +154,15 @@ class Trials:
             saved = self.checkpoints.save_due(self.bench.pack)
             self.spending.book(Activity.CHECKPOINT, [Whose(RunKind.TRIAL, number) for number in saved])
             self._advance()
+
+    def _do_others_train(self) -> bool:
+        own = self.search.in_flight
+        return any(trial.state == "RUNNING" and trial.number not in own for trial in self.search.views())
+
+    def _end(self, ended: Ended) -> None:
+        """Remembers why there are no more trials; of several workers, the one that ends the study."""
+        if self.lead:
+            self.spending.end(ended)
 
     def _advance(self) -> None:
         """Carries out verdicts and fills the slots, in turns."""
