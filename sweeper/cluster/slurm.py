@@ -44,6 +44,7 @@ class SlurmWorker(Worker):
         self.index, self._cluster, self.job = index, cluster, job
         self._code: int | None = None
         self._silent_s: float | None = None  # since when the job has been gone without a result
+        self._is_killed = False
 
     @property
     def where(self) -> str:  # type: ignore[override]
@@ -57,7 +58,8 @@ class SlurmWorker(Worker):
         return self._code
 
     def _result(self, job: submitit.Job[int]) -> int | None:
-        if job.paths.result_pickle.exists():
+        is_ending = isinstance(job, submitit.LocalJob) and not self._cluster.is_gone(job)
+        if job.paths.result_pickle.exists() and not is_ending:
             try:
                 return int(job.result())
             except UncompletedJobError:
@@ -65,6 +67,8 @@ class SlurmWorker(Worker):
                 return 1
         if not self._cluster.is_gone(job):
             self._silent_s = None
+        elif self._is_killed:
+            return LOST
         elif self._silent_s is None:
             self._silent_s = time.monotonic()
         elif time.monotonic() - self._silent_s > SILENT_S:
@@ -82,6 +86,7 @@ class SlurmWorker(Worker):
     def kill(self) -> None:
         self.stop()
         if self.job is not None:
+            self._is_killed = True
             self._cluster.end(self.job)
 
 
@@ -159,7 +164,7 @@ class SlurmCluster(Cluster):
     def is_gone(self, job: submitit.Job[int]) -> bool:
         """Whether SLURM has nothing more to run of a job."""
         if isinstance(job, submitit.LocalJob):
-            return not _is_local(int(job.job_id))
+            return job.state != "RUNNING" and not _is_local(int(job.job_id))  # a child, or a process that was found
         now_s = time.monotonic()
         if now_s - self._looked_s > (STOPPING_LOOK_S if self._is_stopping else LOOK_S):
             self._looked_s = now_s
