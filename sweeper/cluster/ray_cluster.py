@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -37,6 +38,7 @@ from sweeper.tracking.place import VARIABLE, Place
 
 LOST = -signal.SIGKILL  # what is said of a worker that was lost with its node: it was killed
 PENDING_S = 10.0  # how long a worker may wait for a node before that is said
+KNOCK_S = 10.0  # how long the address of a cluster may take to answer
 PLACES = 5  # that may be lost, one after the other, before a worker has begun there
 KILL_S = 10.0  # how long an actor may take to say that its worker was killed, before it is killed itself
 _OBJECTS_BYTES = 100 * 1024**2  # of a cluster of this machine: Ray's store for objects, of which there are none
@@ -164,9 +166,10 @@ class RayCluster(Cluster):
                 "_temp_dir": self._temporary.name,
             }
         try:
+            _knock(section.address)
             with _own_signals():
                 ray.init(address=section.address or "local", log_to_driver=False, logging_level="CRITICAL", **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             where = f"no Ray cluster answers at cluster.address={section.address!r}"
             raise ConfigError(
                 f"cluster.address: {where if section.address else 'Ray does not start here'}: {_first_line(error)}. "
@@ -236,14 +239,7 @@ class RayCluster(Cluster):
         added = {VARIABLE: place.uri} if place.uri is not None else {}
         if seat.is_shared:
             return added, None
-        store = self._config.store.model_dump()
-        needed = {
-            "store.optuna: a database of PostgreSQL, for the trials": store.get("optuna"),
-            "store.mirror: a URL that all nodes reach, for checkpoints and adapters": store.get("mirror"),
-            "tracking.uri: the address of an MLflow server": place.uri,
-        }
-        missing = [f"{key}; it is null" for key, value in needed.items() if value is None]
-        if missing:
+        if missing := self.missing(place):
             raise ConfigError(
                 [
                     f"cluster: {seat.host} does not see {self._paths.home.root}, so that a worker there needs all of "
@@ -254,6 +250,16 @@ class RayCluster(Cluster):
         paths = self._paths
         files = [paths.config, paths.model, paths.splits, paths.data, paths.tracking, *paths.code.rglob("*.py")]
         return added, {str(file.relative_to(paths.root)): file.read_bytes() for file in files if file.is_file()}
+
+    def missing(self, place: Place) -> list[str]:
+        """What a worker that has another store than the launcher would lack."""
+        store = self._config.store.model_dump()
+        needed = {
+            "store.optuna: a database of PostgreSQL, for the trials": store.get("optuna"),
+            "store.mirror: a URL that all nodes reach, for checkpoints and adapters": store.get("mirror"),
+            "tracking.uri: the address of an MLflow server": place.uri,
+        }
+        return [f"{key}; it is null" for key, value in needed.items() if value is None]
 
     def pass_on(self, index: int, news: News) -> None:
         """Appends what a worker wrote elsewhere to the files here."""
@@ -303,6 +309,13 @@ def _own_signals() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nothing listens, for which Ray would wait minutes; names that Ray finds by itself pass."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _nodes() -> list[dict[str, float]]:
