@@ -7,6 +7,7 @@ go. Which jobs they are stands in `jobs.json`, so that a launcher that comes lat
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -34,6 +35,8 @@ LOST = -signal.SIGKILL  # what is said of a worker whose job is gone without a w
 LOOK_S, STOPPING_LOOK_S = 30.0, 5.0  # how often SLURM is asked; and while jobs are to stop
 SILENT_S = 20.0  # how long the result of a job that is gone may take to be seen, or a job to be queued again
 _MOST_TIMEOUTS = 1_000_000  # allocations: the study's budget ends it, not their number
+# It would log to standard output, which a script may read.
+logging.getLogger("submitit").handlers = [logging.NullHandler()]
 _LOCAL = "submitit.local._local"  # the process that stands for a job where there is no SLURM
 
 
@@ -110,7 +113,7 @@ class SlurmCluster(Cluster):
         self._is_stopping = False
 
     def start(self, index: int, options: Sequence[str] = ()) -> SlurmWorker:
-        job = self._running(index)
+        job = self.running(index)
         if job is not None:
             self.say(f"worker {index} is job {job.job_id}, which an earlier launch has submitted")
             return SlurmWorker(self, index, job)
@@ -118,8 +121,8 @@ class SlurmCluster(Cluster):
         self._waiting[worker] = options
         return worker
 
-    def _running(self, index: int) -> submitit.Job[int] | None:
-        """The job that a worker still is."""
+    def running(self, index: int) -> submitit.Job[int] | None:
+        """The job that a worker still is, submitted by whichever launcher."""
         record = self._record
         job_id = record.jobs.get(str(index))
         if job_id is None or job_id in record.stopped or record.executor != self._section.executor:
@@ -283,7 +286,7 @@ def _ignored(*numbers: signal.Signals) -> Iterator[None]:
 def stop_jobs(paths: StudyPaths, config: Config) -> list[str]:
     """Stops the jobs of a study whose launcher is gone; returns which there were."""
     cluster = SlurmCluster(paths, config)
-    found = [job for index in cluster._record.jobs if (job := cluster._running(int(index))) is not None]
+    found = [job for index in Record.read(paths).jobs if (job := cluster.running(int(index))) is not None]
     for job in found:
         cluster.stop(job)
-    return [job.job_id for job in found]
+    return [f"job {job.job_id}" for job in found]

@@ -82,14 +82,16 @@ def test_a_study_outlives_a_node(home: Home, ray_nodes: Any, few_tickets: Path, 
                      "checkpoint.every_s=0.5", "cluster=ray", f"cluster.address={ray_nodes.address}",
                      "cluster.workers=2", "+cluster.resources.box=1")  # fmt: skip
     wait_for(has_event(home, '"event": "tick"'))
-    note = noted(paths.worker_holder(0))
+    events = [json.loads(line) for line in paths.events.read_text(encoding="utf-8").splitlines()]
+    index = next(event["worker"] for event in events if event["event"] == "tick")
+    note = noted(paths.worker_holder(index))
     assert note is not None
     lost = raylet_of(note.holder.pid)
     [node] = [box for box in boxes if box.all_processes["raylet"][0].process.pid == lost]
     ray_nodes.remove_node(node, allow_graceful=False)
     out, err = launcher.communicate(timeout=240)
     assert launcher.returncode == 0, out + err
-    assert "worker 0 was lost with an actor on" in out
+    assert f"worker {index} was lost with an actor on" in out
     assert "is started again" in out
     seen = view(home, "demo")
     assert [trial.number for trial in seen.trials] == list(range(6))
