@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,7 +76,10 @@ def raylet_of(pid: int) -> int:
     return next(one.pid for one in psutil.Process(pid).parents() if one.name() == "raylet")
 
 
-def test_a_study_outlives_a_node(home: Home, ray_nodes: Any, few_tickets: Path, known_formulas: None) -> None:
+def test_a_study_outlives_a_node(
+    home: Home, ray_nodes: Any, few_tickets: Path, known_formulas: None, migrated: Path
+) -> None:
+    shutil.copy(migrated, home.mlflow_file)
     boxes = [ray_nodes.add_node(num_cpus=1, resources={"box": 1}, object_store_memory=OBJECTS_BYTES) for _ in range(2)]
     paths = home.study("demo")
     launcher = start(home, "launch", *SHORT, f"data.path={few_tickets}", "search.trials=6", "train.examples=96",

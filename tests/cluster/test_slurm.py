@@ -107,7 +107,8 @@ def test_where_there_is_no_slurm(home: Home, composed: Callable[..., Config], mo
 
 
 SLURM = {
-    "sbatch": '[ -z "$REFUSED" ] || {{ echo "$REFUSED" >&2; exit 1; }}; cp "$1" {folder}/script; echo Submitted batch job 17',
+    "sbatch": '[ -z "$REFUSED" ] || {{ echo "$REFUSED" >&2; exit 1; }}\ncp "$1" {folder}/script\n'
+    "echo Submitted batch job 17",
     "srun": "true",
     "scancel": 'echo "$*" >> {folder}/asked',
     "sacct": "cat {folder}/states",
@@ -140,8 +141,8 @@ def test_what_slurm_is_asked(
     monkeypatch.setattr("sweeper.cluster.slurm.SILENT_S", 0.2)
     paths = prepared(home)
     config = composed("study=demo", "cluster=slurm", "cluster.workers=2", "cluster.partition=gpu",
-                      "cluster.mem_gib=1.5", "cluster.account=lab", "cluster.time_min=60", "cluster.signal_s=90", "+cluster.extra.qos=low",
-                      "cluster.gpus_per_node=2", "cluster.cpus_per_task=3")  # fmt: skip
+                      "cluster.account=lab", "cluster.mem_gib=1.5", "cluster.time_min=60", "cluster.signal_s=90",
+                      "cluster.gpus_per_node=2", "cluster.cpus_per_task=3", "+cluster.extra.qos=low")  # fmt: skip
     cluster = cluster_of(paths, config, time.time())
     workers = [cluster.start(index) for index in range(2)]
     states(slurm, _0="PENDING", _1="RUNNING")
