@@ -3,6 +3,7 @@
 SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 ├── optuna.db                 every study's trials (Optuna's schema)
 ├── mlflow.db                 every study's runs (MLflow's schema)
+├── opening.lock              held while a database is made
 ├── artifacts/                what the runs point to: configs, adapters
 ├── models/                   bases converted once
 └── studies/NAME/
@@ -115,6 +116,11 @@ class Home:
         return self.root / "mlflow.db"
 
     @property
+    def opening_lock(self) -> Path:
+        """Held by whoever may be the first to open a database: two would make its tables at once."""
+        return self.root / "opening.lock"
+
+    @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
@@ -162,6 +168,7 @@ class StudyPaths:
     def create(self) -> None:
         """Makes the study's folder; raises StoreError where it cannot be written."""
         _make(self.root)
+        self.workers.mkdir(exist_ok=True)
 
     @property
     def config(self) -> Path:

@@ -191,8 +191,10 @@ def test_nothing_of_a_study_that_fails_leaves_its_folder(person: Person) -> None
     assert "a defect stopped the worker: RuntimeError; message and trace are in" in text
     person.run("list")
     paths = person.home.study("crash")
-    assert "asked with [redacted]" in paths.worker_log.read_text()
-    assert f"RuntimeError: 401 for [redacted], [redacted], {SENTENCE}" in json.loads(paths.outcome.read_text())["trace"]
+    assert "asked with [redacted]" in paths.worker_log(0).read_text()
+    assert (
+        f"RuntimeError: 401 for [redacted], [redacted], {SENTENCE}" in json.loads(paths.outcome(0).read_text())["trace"]
+    )
 
     text = person.launch("study.name=template", "prompt.template='{{ row[text] }}'", code=2)
     assert "prompt.template could not be rendered: UndefinedError: its message quotes the row and is not shown" in text

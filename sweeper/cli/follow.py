@@ -58,7 +58,9 @@ def _watch(paths: StudyPaths, found: Running, began_s: float, as_json: bool, say
         now = running(paths)
     if now is None:
         return
-    reader = EventReader.of_session(paths.events, "launched", began_s)  # first, so that nothing falls in between
+    reader = EventReader.of_session(
+        paths.events, "launched" if found.role == "launcher" else "loading", began_s
+    )  # first, so that nothing falls in between
     progress = Progress.of(check.load(paths), begun(paths.home, paths.name), began_s)
     looked_s = time.monotonic()
     with show(progress, Output.JSON if as_json else Output.PERSON) as screen:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # As one comes to them; a command that is not named here comes last.
 _ORDER = (
-    *("init", "data", "plan", "launch", "status", "list", "stop"),
+    *("init", "data", "plan", "launch", "worker", "status", "list", "stop"),
     *("best", "report", "pictures", "cost", "errors", "interaction", "learning-curve", "rerun"),
     *("export", "predict", "price-inference", "ui", "clean", "doctor"),
 )
@@ -160,6 +160,24 @@ def learning_curve(study: str, fractions: str | None, seeds: int | None, as_json
     from sweeper.cli.learning_curve import show
 
     return show(Home.from_environment(), study, fractions, seeds, as_json)
+
+
+@main.command()
+@click.argument("study")
+@click.option("--workers", type=click.IntRange(1, 100), help="How many; otherwise one for each GPU, or one on the CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Events in JSON, a line each.")
+@_plainly
+def worker(study: str, workers: int | None, as_json: bool) -> int:
+    """Add workers to a study that runs, here or elsewhere.
+
+    They take trials like those that its launch has started, until none is left; whatever they had in flight goes on
+    elsewhere when they are stopped. On another machine SWEEPER_HOME must be a folder that both see.
+    """
+    from sweeper.launch.join import join
+    from sweeper.launch.screen import Output
+
+    output = Output.JSON if as_json else Output.PERSON
+    return join(Home.from_environment(), study, workers, partial(click.echo, err=as_json), output)
 
 
 @main.command()

@@ -49,13 +49,14 @@ class LocalCluster(Cluster):
 
     Args:
         launched_s: when the launcher began, in seconds since 1970.
+        first: the index of the first worker.
 
     Raises:
         ConfigError: if there are fewer devices than workers.
     """
 
-    def __init__(self, paths: StudyPaths, config: Config, launched_s: float) -> None:
-        self._paths, self._launched_s = paths, launched_s
+    def __init__(self, paths: StudyPaths, config: Config, launched_s: float, first: int = 0) -> None:
+        self._paths, self._launched_s, self._first = paths, launched_s, first
         self._devices = visible(config.engine.device)
         wanted = config.cluster.workers
         if self._devices and wanted is not None and wanted > len(self._devices):
@@ -64,12 +65,10 @@ class LocalCluster(Cluster):
                 f"({', '.join(map(str, self._devices))}); more trials at a time are engine.slots"
             )
         self.count = wanted or max(1, len(self._devices))
-        if config.search.deterministic:
-            self.count = 1  # more than that is refused where it is asked for
         self._before: dict[int, int] = {}  # the process group of each worker that was started
 
     def start(self, index: int, options: Sequence[str] = ()) -> LocalWorker:
-        device = self._devices[index % len(self._devices)] if self._devices else None
+        device = self._devices[index - self._first] if self._devices else None
         self._clear(index, device)
         self._paths.logs.mkdir(exist_ok=True)
         with self._paths.worker_log(index).open("ab") as log:  # what the worker says before it writes there itself

@@ -87,6 +87,11 @@ def _cross_problems(config: Config) -> list[str]:
             "stop.trials: this or stop.usd must be set where stop.name is no-improvement, or both, but both are null; "
             "stop=never goes on to the total"
         )
+    if config.search.deterministic and (config.cluster.workers or 1) > 1:
+        problems.append(
+            f"cluster.workers: must be 1 or null where search.deterministic is true, whose asks come in a fixed order, "
+            f"but got {config.cluster.workers}"
+        )
     if not config.model.path:
         problems.append("model.path: must be a Hub id or a folder, but it is null; try model.path=FOLDER or model=tiny")
     if config.train.examples is not None and config.train.examples < config.evaluation.count:

@@ -13,7 +13,7 @@ from sweeper.config.teaching import Section
 class _ClusterSection(Section):
     """What every kind of cluster has."""
 
-    workers: Live[Annotated[int, Field(ge=1, le=1000)] | None]
+    workers: Live[Annotated[int, Field(ge=1, le=100)] | None]
     grace_s: Live[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     restarts: Live[Annotated[int, Field(ge=0)]]
 

@@ -53,6 +53,7 @@ class Supervisor:
         since_s: float | None = None,
         output: Output = Output.PERSON,
         cluster: Cluster | None = None,
+        first: int = 0,
     ) -> None:
         """Of one launch.
 
@@ -62,6 +63,7 @@ class Supervisor:
             since_s: when it began, in seconds since 1970: the device costs from then on; None: now.
             output: where its progress is shown.
             cluster: where the workers run; None: where the settings say.
+            first: the index of the first of them; above 0 where they join those of a launcher.
         """
         self._options = options
         self._output = output
@@ -70,6 +72,9 @@ class Supervisor:
         launched_s = time.time() if since_s is None else since_s
         self._cluster = cluster if cluster is not None else cluster_of(paths, config, launched_s)
         self._progress = Progress.of(config, before, launched_s)
+        # In a fixed order of asks, and for a learning curve, there is work for one.
+        count = 1 if config.search.deterministic or options else self._cluster.count
+        self._indices = range(first, first + count)
         self._running: dict[int, _Watched] = {}
         self._outcomes: dict[int, Outcome | None] = {}  # of the workers that have ended
         self._interruptions = 0
@@ -82,9 +87,9 @@ class Supervisor:
         Raises:
             SweeperError: what stopped all of them.
         """
-        self._paths.workers.mkdir(exist_ok=True)
-        for file in self._paths.outcomes:
-            file.unlink()
+        is_joining = self._indices.start > 0
+        for file in [self._paths.outcome(index) for index in self._indices] if is_joining else self._paths.outcomes:
+            file.unlink(missing_ok=True)
         handlers = {
             signal.SIGINT: self._interrupt,
             signal.SIGTERM: self._interrupt,
@@ -93,9 +98,9 @@ class Supervisor:
         previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         reader = EventReader(self._paths.events)
         self._events = EventLog(self._paths.events, worker=None)
-        self._events.write("launched", workers=self._cluster.count)
+        self._events.write("joined" if is_joining else "launched", workers=len(self._indices))
         try:
-            for index in range(self._cluster.count):
+            for index in self._indices:
                 self._running[index] = _Watched(self._cluster.start(index, self._options))
                 if self._interruptions:  # while it was starting
                     self._running[index].worker.stop()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Engine
@@ -93,9 +94,10 @@ class Search:
         self, home: Home, config: Config, constraint_keys: Sequence[str] = (), holder: Holder | None = None
     ) -> None:
         self._home, self._config = home, config
-        storage = open_storage(home)
         name = config.study.name
-        _create(storage, name, config.objective.direction)
+        with FileLock(home.opening_lock):
+            storage = open_storage(home)
+            _create(storage, name, config.objective.direction)
         self._engine: Engine = storage.engine
         self._leases = Leases(storage.engine, config.search.lease_s, holder)
         self._study = _Study(config, storage, self._leases)

@@ -21,6 +21,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, SourceType, ViewType
 from mlflow.exceptions import MlflowException
@@ -240,11 +241,12 @@ class MlflowTracker(Tracker):
 
     def _open(self) -> tuple[MlflowClient, str]:
         """The client, and the id of the experiment, which is made where there is none."""
-        client = MlflowClient(tracking_uri=self._home.mlflow_url)
-        experiment = client.get_experiment_by_name(self._study)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        return client, client.create_experiment(self._study, artifact_location=f"{ARTIFACT_ROOT}/{self._study}")
+        with FileLock(self._home.opening_lock):
+            client = MlflowClient(tracking_uri=self._home.mlflow_url)
+            experiment = client.get_experiment_by_name(self._study)
+            if experiment is not None:
+                return client, experiment.experiment_id
+            return client, client.create_experiment(self._study, artifact_location=f"{ARTIFACT_ROOT}/{self._study}")
 
     def _tag(self, run_id: str, tags: dict[str, str]) -> None:
         own = [RunTag(name, shown(value, MAX_TAG_VAL_LENGTH)) for name, value in tags.items()]

@@ -29,19 +29,20 @@ from sweeper.paths import Home
 from sweeper.search.running import note
 
 paths = Home.from_environment().study("demo")
-with FileLock(paths.launcher_lock), FileLock(paths.worker_lock):
+with FileLock(paths.launcher_lock), FileLock(paths.worker_lock(0)):
     note(paths.holder)
-    note(paths.worker_holder)
+    note(paths.worker_holder(0))
     events = EventLog(paths.events)
     print("runs", flush=True)
     for line in sys.stdin:
         event = json.loads(line)
         if event["event"] == "outcome":
-            paths.write_outcome({"pid": os.getpid(), "trace": None, **event["outcome"]})
+            paths.write_outcome(0, {"pid": os.getpid(), "trace": None, **event["outcome"]})
             break
         events.write(event.pop("event"), **event)
 """
 EVENTS = [
+    {"event": "launched", "workers": 1},
     {"event": "loading", "model": "tiny"},
     {"event": "trial_started", "number": 3, "name": "t03 r8", "step": 0, "steps": 20, "is_informed": False},
 ]
@@ -102,9 +103,12 @@ def read_until(process: subprocess.Popen[str], part: str) -> str:
 
 def test_a_study_that_runs_elsewhere_is_shown_until_it_ends(make: Make) -> None:  # noqa: F811
     paths = make("demo")
-    paths.events.write_text('{"event": "loading", "time": 1.0, "model": "of an earlier session"}\n')
-    paths.outcome.write_text(json.dumps({"pid": 1, "status": "stopped"}))
-    os.utime(paths.outcome, (1.0, 1.0))
+    paths.events.write_text(
+        '{"event": "launched", "time": 1.0, "worker": null, "workers": 3}\n'
+        '{"event": "loading", "time": 1.0, "worker": 0, "model": "of an earlier session"}\n'
+    )
+    paths.write_outcome(0, {"pid": 1, "status": "stopped"})
+    os.utime(paths.outcome(0), (1.0, 1.0))
     with run_elsewhere() as study, follow() as watcher:
         text = read_until(watcher, "t03 r8: started")  # it began before whoever looks
         assert f"demo is run by its launcher, process {study.pid} on " in text
@@ -127,8 +131,10 @@ def test_a_script_gets_events_alone_and_a_kill_is_said(make: Make) -> None:  # n
         study.kill()
         out, err = watcher.communicate(timeout=60)
     assert watcher.returncode == 1
-    assert [json.loads(line)["event"] for line in (text + out).splitlines()] == ["loading", "trial_started"]
-    assert f"its worker said nothing of its end (see {paths.worker_log}); the same launch command goes on" in err
+    assert [json.loads(line)["event"] for line in (text + out).splitlines()] == [
+        *("launched", "loading", "trial_started")
+    ]
+    assert f"its workers said nothing of their end (see {paths.logs}); the same launch command goes on" in err
 
 
 @pytest.mark.parametrize(
@@ -143,11 +149,11 @@ def test_a_script_gets_events_alone_and_a_kill_is_said(make: Make) -> None:  # n
 def test_how_it_ended_is_said(home: Home, outcome: dict[str, str], words: str) -> None:
     paths = home.study("demo")
     paths.create()
-    paths.write_outcome(outcome)
-    is_at_end, said = ending(paths, paths.outcome.stat().st_mtime)
-    assert (is_at_end, words.format(log=paths.worker_log) in said) == (outcome["status"] == "finished", True)
+    paths.write_outcome(0, {"pid": 1, **outcome})
+    is_at_end, said = ending(paths, paths.outcome(0).stat().st_mtime)
+    assert (is_at_end, words.format(log=paths.worker_log(0)) in said) == (outcome["status"] == "finished", True)
     assert "a row" not in said
-    assert "nothing of its end" in ending(paths, time.time() + 5)[1]  # it is an earlier worker's
+    assert "nothing of their end" in ending(paths, time.time() + 5)[1]  # it is an earlier worker's
 
 
 def test_ctrl_c_leaves_the_study_alone(make: Make) -> None:  # noqa: F811

@@ -20,7 +20,9 @@ def main(role: str, name: str, how: str) -> None:
     paths = Home.from_environment().study(name)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
-    lock, file = (paths.launcher_lock, paths.holder) if role == "launcher" else (paths.worker_lock, paths.worker_holder)
+    lock, file = (
+        (paths.launcher_lock, paths.holder) if role == "launcher" else (paths.worker_lock(0), paths.worker_holder(0))
+    )
     with FileLock(lock):
         if how != "unnoted":
             note(file)
@@ -28,7 +30,7 @@ def main(role: str, name: str, how: str) -> None:
         while not asked or how == "deaf":
             time.sleep(0.02)
         if how != "silent":
-            paths.write_outcome({"pid": 1, "status": how, "message": "no space left", "kind": "OSError"})
+            paths.write_outcome(0, {"pid": 1, "status": how, "message": "no space left", "kind": "OSError"})
 
 
 if __name__ == "__main__":

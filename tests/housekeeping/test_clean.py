@@ -159,7 +159,7 @@ def test_caches_go_only_when_asked_for(home: Home, make: Make) -> None:
     for file in [*kept, *caches]:
         write(file)
     assert "models" not in clean("--checkpoints", "--temporary", "--deleted").stdout
-    with FileLock(paths.worker_lock):
+    with FileLock(paths.worker_lock(0)):
         result = clean("--caches", "--yes")
     assert "caches are left alone while demo runs" in result.stdout
     assert went(home, "--caches") == {str(file.relative_to(home.root)) for file in caches}
@@ -214,7 +214,7 @@ def test_a_study_that_runs_is_left_alone(home: Home, make: Make) -> None:
     paths = make("demo")
     write(paths.checkpoint(0))
     write(make("idle").checkpoint(0))
-    for lock in (paths.launcher_lock, paths.worker_lock):
+    for lock in (paths.launcher_lock, paths.worker_lock(0), paths.work_lock):
         with FileLock(lock):
             for arguments in (["demo"], ["demo", "--yes"], ["demo", "--whole"], ["demo", "--whole", "--yes"]):
                 result = clean(*arguments)

@@ -35,9 +35,9 @@ def test_every_state_is_told_apart(home: Home, make: Make, composed: Any) -> Non
     search.remember("baseline", {"accuracy": 0.1})
     search.remember("test", {"trial": 0})
     failed = make("failed")
-    failed.write_outcome({"status": "error", "kind": "StoreError", "message": "no space\nleft", "pid": 1})
+    failed.write_outcome(0, {"status": "error", "kind": "StoreError", "message": "no space\nleft", "pid": 1})
     crashed = make("crashed")
-    crashed.write_outcome({"status": "error", "kind": "OSError", "message": "of whatever", "pid": 1})
+    crashed.write_outcome(0, {"status": "error", "kind": "OSError", "message": "of whatever", "pid": 1})
     busy = make("busy")
     with FileLock(busy.launcher_lock):
         lines = listed(home)
@@ -55,7 +55,7 @@ def test_every_state_is_told_apart(home: Home, make: Make, composed: Any) -> Non
     assert line.size_bytes > 4 * SIZE
     assert (lines["empty"].done, lines["empty"].best) == (0, None)
     assert lines["failed"].detail == "no space left"
-    where = f"message and trace are in {crashed.worker_log}"
+    where = f"message and trace are in {crashed.worker_log(0)}"
     assert lines["crashed"].detail == f"a defect stopped the worker: OSError; {where}"
     assert f"its launcher, process {os.getpid()} on " in (lines["busy"].detail or "")
     assert finished.root.is_dir()

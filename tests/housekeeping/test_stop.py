@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from sweeper.cli.main import main
-from sweeper.launch.launcher import INTERRUPTED
+from sweeper.launch.question import INTERRUPTED
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
 from tests.conftest import SHORT
@@ -76,7 +76,7 @@ def test_nothing_that_runs_is_said(make: Make, home: Home) -> None:
 )
 def test_what_became_of_it_is_said(make: Make, tmp_path: Path, how: str, words: str) -> None:
     paths = make("demo")
-    paths.write_outcome({"pid": 1, "status": "finished"})  # of an earlier worker
+    paths.write_outcome(0, {"pid": 1, "status": "finished"})  # of an earlier worker
     with held(tmp_path, "launcher", how) as process:
         result = stop("demo")
         assert process.wait(10) == 0
@@ -145,7 +145,7 @@ def test_only_what_is_certainly_the_studys_is_stopped(make: Make, tmp_path: Path
 
 def test_a_rerun_is_not_stopped(make: Make) -> None:
     paths = make("demo")
-    with FileLock(paths.worker_lock):
+    with FileLock(paths.work_lock):
         refused(paths, "`sweeper rerun`, perhaps")
 
 

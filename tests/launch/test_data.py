@@ -120,7 +120,7 @@ def test_what_is_planted_is_named_and_reaches_no_model(
     assert caught.value.code == code
     assert place in str(caught.value)
     paths = home.study("demo")
-    assert not any(file.exists() for file in (paths.worker_log, paths.outcome, paths.data, home.optuna_file))
+    assert not any(file.exists() for file in (paths.worker_log(0), paths.outcome(0), paths.data, home.optuna_file))
 
 
 def test_what_is_allowed_is_no_error_and_the_rest_is(

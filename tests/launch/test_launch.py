@@ -210,23 +210,29 @@ def test_interruptions_and_kills_lose_nothing(home: Home, few_tickets: Path) -> 
     first.communicate(timeout=60)
     wait_for(lambda: view(home, "demo").counts() == {"WAITING": 2})
 
-    # The worker is killed: the launcher says so.
-    first = start(home, *launch)
+    # The worker is killed, and not to be started again: the launcher says so.
+    first = start(home, *launch, "cluster.restarts=0")
     seen = events.stat().st_size
     wait_for(lambda: '"event": "tick"' in events.read_text(encoding="utf-8")[seen:])
     worker = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(worker[0]), signal.SIGKILL)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 2
-    assert "ended with code -9 and none" in err
+    assert "worker 0 died and left none" in err
     assert view(home, "demo").counts() == {"RUNNING": 2}
 
     tracked = {key.number: state for key, state in MlflowTracker(home, "demo").states().items()}
     assert [tracked[number] for number in (0, 1)] == [RunState.RUNNING] * 2  # as Optuna has it
 
-    # The same command again brings the study to its end, each trial under its own number.
-    done = sweeper(home, *launch)
-    assert done.returncode == 0, done.stderr
+    # The same command again brings the study to its end, each trial under its own number, killed once more or not.
+    first = start(home, *launch)
+    seen = events.stat().st_size
+    wait_for(lambda: '"event": "tick"' in events.read_text(encoding="utf-8")[seen:])
+    worker = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(worker[0]), signal.SIGKILL)
+    out, err = first.communicate(timeout=200)
+    assert first.returncode == 0, err
+    assert f"note: worker 0 (process {worker[0]}) ended with code -9, and is started again (1 of 3)" in out
     status = json_of(home, "status", "demo")
     assert [trial["number"] for trial in status["trials"]] == [0, 1, 2]
     tracked = {key.number: state for key, state in MlflowTracker(home, "demo").states().items()}

@@ -109,5 +109,5 @@ def test_what_is_wrong_with_code_is_said_in_a_moment(examples: Path, home: Home,
     assert f'File "{examples}/mine/scoring.py", line 1, in <module>' in done.stderr
     assert "No module named 'nowhere'" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not home.study("mine").outcome.exists()  # no worker was started
+    assert not home.study("mine").outcome(0).exists()  # no worker was started
     assert time.monotonic() - started < 60

@@ -155,7 +155,7 @@ def test_what_cannot_be_measured_is_said(study: StudyPaths, tmp_path: Path) -> N
     assert "NAME=USD_PER_CALL" in refused("demo", "--replaces", "api")
     assert "are for an exported folder" in refused("demo", "--save")
     assert "--trial is for a study" in refused(str(tmp_path), "--trial", "0")
-    with FileLock(study.worker_lock):
+    with FileLock(study.work_lock):
         assert "nothing of a study may run meanwhile, but 'demo' is held" in refused("demo")
     hidden = study.adapter(0).with_name("hidden")
     study.adapter(0).rename(hidden)

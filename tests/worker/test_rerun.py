@@ -103,7 +103,7 @@ def test_what_cannot_be_run_again(prepare: Prepare, home: Home, few_tickets: Pat
     Session(paths, MemoryTracker(), lambda: False).run()
     with pytest.raises(StoreError, match="has trials 0 to 0, but not 7"):
         again(home, 7)
-    with FileLock(paths.worker_lock), pytest.raises(StoreError, match="no worker of the study may run meanwhile"):
+    with FileLock(paths.work_lock), pytest.raises(StoreError, match="no worker of the study may run meanwhile"):
         again(home, 0)
     rows = (copy / "train.jsonl").read_text().splitlines()
     (copy / "train.jsonl").write_text("\n".join(rows[:-1]))

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sweeper.cluster import devices, local
+from sweeper.cluster.devices import Device, visible
+from sweeper.cluster.local import LocalCluster
+from sweeper.config.schema import Config
+from sweeper.errors import ConfigError, OutOfRoomError
+from sweeper.memory.nvml import Card, Holder, NvmlUnavailable
+from sweeper.paths import Home
+
+CARDS = [Card(index, f"GPU-{index}{'ab' * 4}-1", "NVIDIA L4", 24 * 2**30) for index in range(2)]
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cards", lambda: CARDS)
+    monkeypatch.setattr(devices, "_can_torch", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("two_cards")
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        (None, [CARDS[0].uuid, CARDS[1].uuid]),
+        ("1", ["1"]),
+        ("1,0", ["1", "0"]),
+        (CARDS[1].uuid[:8], [CARDS[1].uuid[:8]]),
+        ("", []),
+        ("0,-1,1", ["0"]),  # CUDA reads it up to there
+    ],
+)
+def test_what_cuda_may_see_is_what_workers_share(
+    monkeypatch: pytest.MonkeyPatch, listed: str | None, names: list[str]
+) -> None:
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert [device.name for device in visible("auto")] == names
+    assert all(device.card is not None for device in visible("auto"))
+    assert visible("cpu") == visible("cuda:1") == []  # one that is named is the worker's own to find
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_without_nvml_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> list[Card]:
+        raise NvmlUnavailable("the driver is not loaded")
+
+    monkeypatch.setattr(devices, "cards", unavailable)
+    assert visible("auto") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert visible("auto") == [Device("0", None), Device("1", None)]
+
+
+def test_a_torch_without_cuda_has_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(devices, "cards", lambda: CARDS)
+    assert len(visible("auto")) == (2 if torch.version.cuda else 0)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The environments of the workers that were started; each ends at once."""
+    found: list[dict[str, Any]] = []
+
+    def popen(command: list[str], **options: Any) -> Any:
+        found.append({"command": command, **options["env"]})
+        return subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, start_new_session=True)
+
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=popen, PIPE=-1, STDOUT=-2))
+    return found
+
+
+Compose = Callable[..., Config]
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_worker_for_each_gpu(home: Home, composed_once: Compose, started: list[dict[str, Any]]) -> None:
+    paths = home.study("demo")
+    paths.create()
+    cluster = LocalCluster(paths, composed_once("study=demo"), 5.0)
+    assert cluster.count == 2
+    for index in range(2):
+        cluster.start(index).poll()
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == [card.uuid for card in CARDS]
+    assert [one["command"][-3:] for one in started] == [["--index", str(index), "demo"] for index in range(2)]
+    assert {one["SWEEPER_LAUNCHED_S"] for one in started} == {"5.0"}
+    assert LocalCluster(paths, composed_once("study=demo", "cluster.workers=1"), 5.0).count == 1
+    with pytest.raises(ConfigError, match=r"cluster\.workers: a device has one worker, but got 3 for 2"):
+        LocalCluster(paths, composed_once("study=demo", "cluster.workers=3"), 5.0)
+
+
+def test_workers_on_the_cpu_share_its_cores(
+    home: Home, composed_once: Compose, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    paths = home.study("demo")
+    paths.create()
+    for workers, threads in ((1, None), (3, "2")):
+        LocalCluster(paths, composed_once("study=demo", "engine.device=cpu", f"cluster.workers={workers}"), 5.0).start(
+            0
+        )
+        assert started[-1].get("OMP_NUM_THREADS") == threads
+
+
+@pytest.mark.usefixtures("two_cards", "started")
+def test_a_device_is_not_used_again_before_its_memory_is_free(
+    home: Home, composed_once: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders: list[list[Holder]] = []
+    monkeypatch.setattr(
+        devices, "NvmlDevice", lambda *_: SimpleNamespace(holders=lambda: holders.pop() if holders else [])
+    )
+    monkeypatch.setattr(local, "FREED_S", 0.2)
+    paths = home.study("demo")
+    paths.create()
+    cluster = LocalCluster(paths, composed_once("study=demo"), 5.0)
+    worker = cluster.start(0)
+    held = [Holder(worker.pid, "python", 3 * 2**30), Holder(1, "another", 2**30)]
+    holders.append(held)
+    cluster.start(0)  # it was free at the second look
+    assert holders == []
+    again = cluster.start(0)
+    holders += [[Holder(again.pid, "python", 3 * 2**30)]] * 20
+    with pytest.raises(OutOfRoomError, match=rf"process {again.pid} \(3\.0 GiB\) still hold some of NVIDIA L4"):
+        cluster.start(0)
+
+
+def test_more_than_one_worker_has_no_fixed_order(composed_once: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.workers: must be 1 or null where search\.deterministic is true"):
+        composed_once("study=demo", "search.deterministic=true", "cluster.workers=2")
