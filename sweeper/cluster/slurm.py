@@ -25,6 +25,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, Uncomplet
 from sweeper.cluster.cluster import DETACHED, Cluster, Worker
 from sweeper.cluster.slurm_job import WorkerJob
 from sweeper.cluster.slurm_record import Record
+from sweeper.config import check
 from sweeper.config.cluster import SlurmClusterSection
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
@@ -283,9 +284,9 @@ def _ignored(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stop_jobs(paths: StudyPaths, config: Config) -> list[str]:
+def stop_jobs(paths: StudyPaths) -> list[str]:
     """Stops the jobs of a study whose launcher is gone; returns which there were."""
-    cluster = SlurmCluster(paths, config)
+    cluster = SlurmCluster(paths, check.load(paths))
     found = [job for index in Record.read(paths).jobs if (job := cluster.running(int(index))) is not None]
     for job in found:
         cluster.stop(job)

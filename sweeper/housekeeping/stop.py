@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from sweeper import outcome
+from sweeper.config import check
+from sweeper.config.cluster import SlurmClusterSection
 from sweeper.errors import StoreError, unknown
 from sweeper.housekeeping.listing import READING, names
 from sweeper.paths import Home, StudyPaths
@@ -45,6 +47,10 @@ def stop(home: Home, name: str, timeout_s: float, announce: Callable[[str], None
     if not paths.root.is_dir() and name not in names(home):
         raise StoreError(f"{unknown('study', name, names(home))} (store: {home.root})")
     found = running(paths)
+    if (found is None or found.role == "worker") and (jobs := _jobs(paths)):
+        return Stop(
+            False, f"asked {', '.join(jobs)} of {name} to stop, whose launcher is gone; `squeue` says when they have"
+        )
     if found is None:
         return Stop(True, f"nothing of {name} runs ({_trials(paths)})")
     note = _certain(paths, found)
@@ -63,6 +69,15 @@ def stop(home: Home, name: str, timeout_s: float, announce: Callable[[str], None
             )
         time.sleep(_POLL_S)
     return Stop(True, f"{_end(paths, asked_s)} ({_trials(paths)})")
+
+
+def _jobs(paths: StudyPaths) -> list[str]:
+    """Which jobs of SLURM were asked to stop; none where the study's workers are no jobs."""
+    if not paths.jobs.is_file() or not isinstance(check.load(paths).cluster, SlurmClusterSection):
+        return []
+    from sweeper.cluster.slurm import stop_jobs  # of an extra, which is there where they were submitted
+
+    return stop_jobs(paths)
 
 
 def _ask(name: str, note: Note) -> None:

@@ -138,6 +138,9 @@ class Supervisor:
                 continue
             del self._running[index]
             found = self._outcomes[index] = outcome.read(self._paths, index)
+            if found is not None and found.status == outcome.FINISHED:
+                for other in self._running.values():  # some may still wait for a node, or in a queue
+                    other.worker.stop()
             if self._may_go_on(found) and not self._restart(index, watched, code, found):
                 self._note(f"worker {index} is not started again: it died {watched.restarts + 1} times in a row")
             elif found is not None and found.status == outcome.ERROR and self._running:

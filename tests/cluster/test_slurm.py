@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 from sweeper.cluster.clusters import cluster_of
+from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, StoreError
+from sweeper.housekeeping.stop import stop
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
 from tests.cluster.test_contract import end_of, waiting
@@ -24,7 +26,7 @@ from tests.launch.test_launch import has_event, start, wait_for
 
 pytest.importorskip("submitit", reason="submitit is missing: pip install -e '.[dev]'")
 
-from sweeper.cluster.slurm import SlurmCluster, stop_jobs
+from sweeper.cluster.slurm import SlurmCluster
 from sweeper.cluster.slurm_record import Record
 
 LOCAL = ["cluster=slurm", "cluster.executor=local", "cluster.gpus_per_node=0"]
@@ -41,7 +43,7 @@ def events(home: Home, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_study_outlives_pre_emption_and_its_launcher(home: Home, few_tickets: Path, known_formulas: None) -> None:
-    launch = ["launch", *SHORT, f"data.path={few_tickets}", "search.trials=4", "train.examples=96",
+    launch = ["launch", *SHORT, f"data.path={few_tickets}", "search.trials=8", "train.examples=192",
               "checkpoint.every_s=600", *LOCAL]  # fmt: skip
     first = start(home, *launch)
     wait_for(has_event(home, '"event": "tick"'))
@@ -58,7 +60,7 @@ def test_a_study_outlives_pre_emption_and_its_launcher(home: Home, few_tickets: 
     assert second.returncode == 0, out + err
     assert f"worker 0 is job {job.pid}, which an earlier launch has submitted" in out
     seen = view(home, "demo")
-    assert [trial.number for trial in seen.trials] == list(range(4))
+    assert [trial.number for trial in seen.trials] == list(range(8))
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in seen.trials)
     again = [event for event in events(home, "trial_started") if event["number"] in suspended["numbers"]]
     assert any(event["step"] > 0 for event in again)  # from the checkpoints that it made in its grace
@@ -83,10 +85,11 @@ def test_a_job_that_is_to_stop_does_not_queue_again(
     cluster: SlurmCluster, home: Home, composed: Callable[..., Config]
 ) -> None:
     paths = home.study("demo")
+    check.save(composed("study=demo", *LOCAL), paths)
     with waiting(cluster, paths) as worker:
         later = cluster_of(paths, composed("study=demo", *LOCAL), time.time())
         assert later.start(1).where == worker.where  # which it finds in the study's folder
-        assert stop_jobs(paths, composed("study=demo", *LOCAL)) == [worker.where]
+        assert stop(home, "demo", 1, print).words.startswith(f"asked {worker.where} of demo to stop")
         assert end_of(worker) == 1
     assert later.start(1).where == "a job that is not submitted yet"
 

@@ -24,7 +24,7 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/config.
 def test_the_counts_are_known() -> None:
     """A file that is added without being composed by the tests below changes these."""
     counts = Counter(path.parent.name for path in GROUP_FILES)
-    assert counts == {"cluster": 1, "data": 5, "gpu": 19, "model": 11, "pruner": 6, "sampler": 7, "stop": 2, "task": 4}
+    assert counts == {"cluster": 3, "data": 5, "gpu": 19, "model": 11, "pruner": 6, "sampler": 7, "stop": 2, "task": 4}
     assert len(list((ROOT / "conf").rglob("*.yaml"))) == 1 + counts.total()
     assert STUDIES == ["banking77", "code-comments", "demo", "docqa", "qa-techdoc", "rank-story", "tickets"]
     assert sorted(compose.bundled_studies()) == STUDIES
@@ -348,6 +348,7 @@ READERS = {
     "retention": ["retention/watch.py", "retention/suite.py"],
     "sampler": ["search/samplers.py"],
     "pruner": ["search/pruners.py"],
+    "cluster": ["cluster/ray_cluster.py", "cluster/slurm.py"],
 }
 OWN_NAMES = {
     "data": r"(section|columns)(\.splits|\.columns)?",
@@ -358,6 +359,7 @@ OWN_NAMES = {
     "retention": "_?section",
     "sampler": "section",
     "pruner": "section",
+    "cluster": r"(self\._)?section",
 }
 
 
@@ -379,7 +381,7 @@ def test_every_key_is_read(key: str) -> None:
     section, _, name = key.partition(".")
     if section in ("lora", "train") and name in TrialParams.model_fields:
         return  # read as a trial's hyperparameter
-    if key in ("sampler.name", "pruner.name"):
+    if key in ("sampler.name", "pruner.name", "cluster.name"):
         return  # it says which section this is
     if key in ("data.splits", "data.columns", "model.name"):
         assert any(other.startswith(f"{key}.") for other in check.known_keys()) or key == "model.name"

@@ -24,7 +24,11 @@ NOT_LACKED = {"sampler.name", "cluster.name", "pruner.name", "stop.name", "task.
 OPTIONS = {
     "task.arguments": BEGUN_WITH["task.arguments"],
     "task.max_new_tokens": ["task=generation", "data.columns.prompt=prompt", "data.columns.answer=answer"],
-    **{key: options for key, options in BEGUN_WITH.items() if key.startswith(("sampler.", "pruner.", "stop."))},
+    **{
+        key: options
+        for key, options in BEGUN_WITH.items()
+        if key.startswith(("sampler.", "pruner.", "stop.", "cluster."))
+    },
     "sampler.points": ["sampler=grid", "search.trials=2"],
 }
 

@@ -165,6 +165,20 @@ OTHER: dict[str, Any] = {
     "cluster.workers": 2,
     "cluster.grace_s": 9.0,
     "cluster.restarts": 1,
+    "cluster.address": "auto",
+    "cluster.accelerator": "H100",
+    "cluster.cpus": 3.0,
+    "cluster.resources": {"fast_disk": 1.0},
+    "cluster.node_home": "/elsewhere",
+    "cluster.executor": "local",
+    "cluster.partition": "gpu",
+    "cluster.account": "lab",
+    "cluster.gpus_per_node": 2,
+    "cluster.cpus_per_task": 3,
+    "cluster.mem_gib": 9.0,
+    "cluster.time_min": 9,
+    "cluster.signal_s": 9,
+    "cluster.extra": {"qos": "low"},
     "stop.name": "never",
     "stop.trials": 5,
     "stop.usd": 0.5,
@@ -219,6 +233,12 @@ BEGUN_WITH = {
     "pruner.min_delta": ["pruner=patient"],
     "pruner.min_evaluations": ["pruner=hyperband"],
     "pruner.reduction_factor": ["pruner=hyperband"],
+    **{
+        f"cluster.{key}": ["cluster=ray"]
+        for key in ("name", "address", "accelerator", "cpus", "resources", "node_home")
+    },
+    **{f"cluster.{key}": ["cluster=slurm"] for key in ("executor", "partition", "account", "gpus_per_node")},
+    **{f"cluster.{key}": ["cluster=slurm"] for key in ("cpus_per_task", "mem_gib", "time_min", "signal_s", "extra")},
     "stop.trials": ["stop=no-improvement"],
     "stop.usd": ["stop=no-improvement", "gpu=rtx-4090"],  # dollars need a price
     "budget.usd": ["gpu=rtx-4090"],
@@ -228,6 +248,8 @@ BEGUN_WITH = {
 def edited(config: Config, key: str, value: Any) -> Config:
     """A configuration with another value, checked as a launch checks it."""
     values = config.model_dump(mode="json")
+    if key == "cluster.name":
+        values["cluster"] = {name: values["cluster"][name] for name in ("workers", "grace_s", "restarts")}
     if key in ("sampler.name", "pruner.name", "stop.name"):  # the options that are named have no other key
         values[key.partition(".")[0]] = {}
     section: Any = values
