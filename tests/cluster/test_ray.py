@@ -83,8 +83,8 @@ def test_a_study_outlives_a_node(
     boxes = [ray_nodes.add_node(num_cpus=1, resources={"box": 1}, object_store_memory=OBJECTS_BYTES) for _ in range(2)]
     paths = home.study("demo")
     launcher = start(home, "launch", *SHORT, f"data.path={few_tickets}", "search.trials=6", "train.examples=96",
-                     "search.lease_s=5", "checkpoint.every_s=0.5", "cluster=ray", f"cluster.address={ray_nodes.address}",
-                     "cluster.workers=2", "+cluster.resources.box=1")  # fmt: skip
+                     "search.lease_s=5", "checkpoint.every_s=0.5", "cluster=ray", "cluster.workers=2",
+                     f"cluster.address={ray_nodes.address}", "+cluster.resources.box=1")  # fmt: skip
     wait_for(has_event(home, '"event": "tick"'))
     events = [json.loads(line) for line in paths.events.read_text(encoding="utf-8").splitlines()]
     index = next(event["worker"] for event in events if event["event"] == "tick")
