@@ -31,7 +31,10 @@ class LocalWorker(Worker):
         return self._process.pid
 
     def poll(self) -> int | None:
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
 
     def stop(self) -> None:
         self._process.terminate()
