@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from sweeper.cluster import devices, local
 from sweeper.cluster.devices import Device, visible
-from sweeper.cluster.local import LocalCluster
+from sweeper.cluster.local import LocalCluster, LocalWorker
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, OutOfRoomError
 from sweeper.memory.nvml import Card, Holder, NvmlUnavailable
@@ -84,6 +85,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 Compose = Callable[..., Config]
 
 
+def ended(worker: LocalWorker) -> LocalWorker:
+    while worker.poll() is None:
+        time.sleep(0.01)
+    return worker
+
+
 @pytest.mark.usefixtures("two_cards")
 def test_a_worker_for_each_gpu(home: Home, composed_once: Compose, started: list[dict[str, Any]]) -> None:
     paths = home.study("demo")
@@ -91,7 +98,7 @@ def test_a_worker_for_each_gpu(home: Home, composed_once: Compose, started: list
     cluster = LocalCluster(paths, composed_once("study=demo"), 5.0)
     assert cluster.count == 2
     for index in range(2):
-        cluster.start(index).poll()
+        ended(cluster.start(index))
     assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == [card.uuid for card in CARDS]
     assert [one["command"][-3:] for one in started] == [["--index", str(index), "demo"] for index in range(2)]
     assert {one["SWEEPER_LAUNCHED_S"] for one in started} == {"5.0"}
@@ -108,9 +115,8 @@ def test_workers_on_the_cpu_share_its_cores(
     paths = home.study("demo")
     paths.create()
     for workers, threads in ((1, None), (3, "2")):
-        LocalCluster(paths, composed_once("study=demo", "engine.device=cpu", f"cluster.workers={workers}"), 5.0).start(
-            0
-        )
+        config = composed_once("study=demo", "engine.device=cpu", f"cluster.workers={workers}")
+        ended(LocalCluster(paths, config, 5.0).start(0))
         assert started[-1].get("OMP_NUM_THREADS") == threads
 
 
@@ -126,12 +132,12 @@ def test_a_device_is_not_used_again_before_its_memory_is_free(
     paths = home.study("demo")
     paths.create()
     cluster = LocalCluster(paths, composed_once("study=demo"), 5.0)
-    worker = cluster.start(0)
+    worker = ended(cluster.start(0))
     held = [Holder(worker.pid, "python", 3 * 2**30), Holder(1, "another", 2**30)]
     holders.append(held)
-    cluster.start(0)  # it was free at the second look
+    ended(cluster.start(0))  # it was free at the second look
     assert holders == []
-    again = cluster.start(0)
+    again = ended(cluster.start(0))
     holders += [[Holder(again.pid, "python", 3 * 2**30)]] * 20
     with pytest.raises(OutOfRoomError, match=rf"process {again.pid} \(3\.0 GiB\) still hold some of NVIDIA L4"):
         cluster.start(0)

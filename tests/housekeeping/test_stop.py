@@ -71,7 +71,7 @@ def test_nothing_that_runs_is_said(make: Make, home: Home) -> None:
         ("stopped", "demo has stopped; the same launch command goes on (3 complete, 1 waiting)"),
         ("finished", "demo finished before it could stop"),
         ("error", "demo ended with an error: no space left; the same launch command goes on"),
-        ("silent", "demo has stopped, and its worker said nothing more"),
+        ("silent", "demo has stopped, and its workers said nothing more"),
     ],
 )
 def test_what_became_of_it_is_said(make: Make, tmp_path: Path, how: str, words: str) -> None:

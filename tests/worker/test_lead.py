@@ -67,5 +67,7 @@ def test_a_stop_ends_the_wait(join: Join) -> None:
     (_, there), (_, here) = join(ELSEWHERE), join()
     there.take()
     stopping = threading.Event()
-    threading.Timer(0.3, stopping.set).start()
+    timer = threading.Timer(0.3, stopping.set)
+    timer.start()
     assert not here.falls_to_me(stopping.is_set)
+    timer.join()
