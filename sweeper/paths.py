@@ -13,6 +13,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── data.json             what the data doctor found in the rows, without their text
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
+    ├── mirror.json           how far its mirror is, and under which id this machine writes there
+    ├── .mirror/              what is being copied to the mirror
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
     ├── logs/worker-0.log     what the worker said, and what it said before: worker-0.log.1 and so on
@@ -191,6 +193,16 @@ class StudyPaths:
         return self.root / "tracking.json"
 
     @property
+    def mirror(self) -> Path:
+        """Which generation of the study's mirror is of this folder."""
+        return self.root / "mirror.json"
+
+    @property
+    def mirroring(self) -> Path:
+        """What a copy to the mirror holds until it is made."""
+        return self.root / ".mirror"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -297,6 +309,8 @@ class StudyPaths:
             self.data,
             self.code,
             self.tracking,
+            self.mirror,
+            self.mirroring,
             self.events,
             self.outcome,
             self.on_finish_log,
