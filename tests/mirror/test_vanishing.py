@@ -74,8 +74,10 @@ def test_a_study_outlives_its_machines(tmp_path: Path, few_tickets: Path, formul
         before = told_by(mirror, tmp_path / f"look-{attempt}")
         assert len(before) >= 1
     home = Home(tmp_path / "the-last")
-    done = sweeper(home, *launch)
+    done = sweeper(home, *launch, "gpu=rtx-4090")  # another card, with as much memory or more
     assert done.returncode == 0, done.stderr
+    assert "note: gpu.name: was 'a10g', is 'rtx-4090'" in done.stdout
+    assert "the study keeps the memory budget that it was begun with" in done.stdout
     assert "demo is back from its mirror" in done.stdout
     assert f"the mirror has the study as it is: {mirror}" in done.stdout
 
