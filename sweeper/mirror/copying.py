@@ -48,6 +48,7 @@ class Copier:
     def __init__(self, paths: StudyPaths, remote: Remote) -> None:
         self._paths, self._remote = paths, remote
         self.last: Manifest | None = None
+        self._has_looked = False
         self._there: set[str] = set()  # the parts that the mirror has
         self._unneeded: set[str] = set()
         self._is_tidy = False
@@ -83,7 +84,9 @@ class Copier:
     def _admitted(self) -> Standing:
         """Where this folder stands; whoever has gone on from its copy elsewhere has the mirror from then on."""
         standing = Standing.of(self._paths)
-        is_first, made = self.last is None, generations(self._remote, standing.writer)
+        if not self._paths.mirror.is_file():
+            standing.keep(self._paths)  # or what is uploaded before an interruption would be nobody's
+        made = generations(self._remote, standing.writer)
         if self.last is None or made[:1] != [self.last.file]:
             self.last = newest(self._remote, standing.writer)
         if self.last is not None and standing.is_behind(self.last):
@@ -91,7 +94,7 @@ class Copier:
                 f"one folder at a time goes on with a study's mirror, but another one has, at {when(self.last)}: "
                 f"{self._remote.url}; stop the study here or there"
             )
-        if is_first:
+        if not self._has_looked:
             self._look_at_parts(standing.writer)
         return standing
 
@@ -102,6 +105,7 @@ class Copier:
         wanted = {part: size for entry in files for part, size in zip(entry.parts, _sizes(entry.size), strict=True)}
         self._there = {part for part, size in wanted.items() if sizes.get(part) == size}
         self._unneeded = sizes.keys() - wanted.keys()
+        self._has_looked = True
 
     def _upload(self, writer: str, taken: Taken) -> tuple[str, ...]:
         """Uploads what the mirror does not have of a file; returns its parts."""

@@ -123,6 +123,34 @@ def copier_id(paths: StudyPaths) -> str:
     return copying.Standing.of(paths).writer
 
 
+def test_a_first_copy_goes_on_where_it_was_cut_and_leaves_nothing_behind(
+    demo: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, left = Remote.write, 4
+
+    def writes(self: Remote, name: str, content: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise MirrorError("cut")
+        write(self, name, content)
+
+    monkeypatch.setattr(Remote, "write", writes)
+    copies = copier(demo)
+    with pytest.raises(MirrorError, match="cut"):
+        copies.copy()
+    assert not empty_store(demo.home.root.parent / "b").config.exists()
+    assert copies.copy().uploads == 9 - 3
+    left = 4
+    demo.mirror.unlink()  # another writer, that is killed and begins again
+    with pytest.raises(MirrorError, match="cut"):
+        copier(demo).copy()
+    copier(demo).copy()
+    made = [one for one in MemoryFileSystem.store if f"/{copier_id(demo)}/parts/" in one]
+    assert len(made) == 9
+    assert len({one.split("/")[4] for one in MemoryFileSystem.store if "/parts/" in one}) == 2
+
+
 def test_a_part_that_is_lost_there_is_uploaded_again(demo: StudyPaths, tmp_path: Path) -> None:
     copier(demo).copy()
     [part] = [name for name, file in MemoryFileSystem.store.items() if file.getvalue() == b"demo predictions.jsonl"]
