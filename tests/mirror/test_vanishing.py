@@ -82,6 +82,7 @@ def test_a_study_outlives_its_machines(tmp_path: Path, few_tickets: Path, formul
     assert "demo is back from its mirror" in done.stdout
     assert f"the mirror has the study as it is: {mirror}" in done.stdout
 
+    share_formulas(home.memory, formulas)
     seen, after = view(home, "demo"), told(home)
     assert [trial.number for trial in seen.trials] == list(range(TRIALS))
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in seen.trials)
