@@ -8,6 +8,7 @@
     ├── StoreError      the store: not writable, no such study or trial
     │   ├── HeldError       a study that another launcher or worker runs
     │   ├── LeaseLostError  a trial that another worker has taken over
+    │   ├── MirrorError     a mirror that cannot be reached, is another study's, or is further than the study here
     │   └── TrackingError   a tracking server that cannot be reached, or does not do what is asked of it
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
     ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
@@ -97,6 +98,10 @@ class LeaseLostError(StoreError):
     """Another worker has taken a trial over; it is no longer this worker's to tell."""
 
 
+class MirrorError(StoreError):
+    """A study's mirror cannot be reached, is another study's, or is further than the study here."""
+
+
 class TrackingError(StoreError):
     """A tracking server cannot be reached, refuses, or does not do what is asked of it."""
 
@@ -135,6 +140,7 @@ ERRORS = {
         StoreError,
         HeldError,
         LeaseLostError,
+        MirrorError,
         TrackingError,
         OutOfRoomError,
         LostRoomError,

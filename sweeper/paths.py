@@ -14,6 +14,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── data.json             what the data doctor found in the rows, without their text
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
+    ├── mirror.json           how far its mirror is, and under which id this machine writes there
+    ├── .mirror/              what is being copied to the mirror
     ├── launcher.lock, launcher.json   which process holds the lock, or held it last
     ├── worker.lock           which every worker shares, to keep out what needs the study for itself
     ├── workers/              for each: 0.lock, 0.json, which process it is, or was last; 0.outcome.json, how it ended,
@@ -201,6 +203,16 @@ class StudyPaths:
         return self.root / "tracking.json"
 
     @property
+    def mirror(self) -> Path:
+        """Which generation of the study's mirror is of this folder."""
+        return self.root / "mirror.json"
+
+    @property
+    def mirroring(self) -> Path:
+        """What a copy to the mirror holds until it is made."""
+        return self.root / ".mirror"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -347,6 +359,8 @@ class StudyPaths:
             self.data,
             self.code,
             self.tracking,
+            self.mirror,
+            self.mirroring,
             self.events,
             self.on_finish_log,
             self.learning_curve,

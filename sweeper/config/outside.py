@@ -1,15 +1,17 @@
-"""What a configuration names outside of the store: a tracking server, and past trials to start from.
+"""What a configuration names outside of the store: a tracking server, a mirror, and past trials to start from.
 
-Neither may have a password in it, since configurations are kept, logged and shown.
+None may have a password in it, since configurations are kept, logged and shown.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweeper.config.schema import Config
+from sweeper.redaction import redacted
 
 LOCAL = "local"  # tracking.uri: the store, whatever the environment says
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -81,7 +83,7 @@ def problems(config: Config) -> list[str]:
                 f"tracking.uri: must have no user and no password in it, since it is kept with the study; set "
                 f"{_CREDENTIALS}, or the whole address as MLFLOW_TRACKING_URI"
             )
-    return found + _warm_start_problems(config)
+    return found + _mirror_problems(config.store.mirror) + _warm_start_problems(config)
 
 
 def uri_problems(where: str, uri: str) -> list[str]:
@@ -109,6 +111,24 @@ def without_credentials(uri: str) -> str:
     """The address as it may be shown and kept."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def _mirror_problems(mirror: str | None) -> list[str]:
+    where = "store.mirror"
+    if mirror is None:
+        return []
+    scheme, is_url, rest = mirror.partition("://")
+    if not is_url or not scheme or not rest or (scheme == "file" and not rest.startswith("/")):
+        return [
+            f"{where}: must be a URL, file:///FOLDER, s3://BUCKET/FOLDER, sftp://HOST/FOLDER and the like, but got "
+            f"{redacted(mirror)!r}"
+        ]
+    if ":" in rest.rpartition("@")[0] or re.search(r"[?&](password|secret|token|key)=", rest.lower()):
+        return [
+            f"{where}: must have no password and no key in it, since it is kept with the study; they belong into the "
+            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, an SSH agent"
+        ]
+    return []
 
 
 def _warm_start_problems(config: Config) -> list[str]:

@@ -50,6 +50,11 @@ class StudySection(Section):
 class StoreSection(Section):
     home: Live[str]
     keep_adapters: Live[Annotated[int, Field(ge=1)]]
+    mirror: Live[Annotated[str, Field(min_length=1)] | None]
+
+
+class MirrorSection(Section):
+    every_s: Live[Annotated[float, Field(gt=0, le=86_400)]]
 
 
 class TrackingSection(Section):
@@ -316,6 +321,7 @@ class Config(Section):
 
     study: StudySection
     store: StoreSection
+    mirror: MirrorSection
     tracking: TrackingSection
     model: ModelSection
     data: DataSection

@@ -46,7 +46,7 @@ _WRITTEN = "|".join(map(re.escape, sorted(StudyPaths(Home(Path()), "any").writte
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
     rf"\.code\.tmp|\.({_WRITTEN}|(runtime|formula-\w+|calibration-\w+)\.json|\w+\.png)\.[a-z0-9_]{{8}}"
 )
-_HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp"}
+_HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp", ".mirror"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it
 _ADAPTER = "adapter"
 STALE_S = 3600  # after which nobody is writing a file that belongs to no study

@@ -7,6 +7,7 @@ checkpoint and end, the second kills them at once.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from sweeper.launch.question import Answer, answer
 from sweeper.launch.resume import Resumption, as_begun, resume
 from sweeper.launch.screen import Output
 from sweeper.launch.supervisor import Supervisor
+from sweeper.mirror.mirror import Mirror
 from sweeper.money.price import required
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import has_replay
@@ -71,6 +73,9 @@ def launch(
     paths.create()
     with held(paths):
         place = Place.of(config)  # what is wrong with it is said before anything else is written
+        mirror = Mirror.of(paths, config)
+        if mirror is not None:
+            mirror.begin(begun(home, paths.name) is None, announce)
         before = begun(home, paths.name)
         resumption: Resumption | None = None
         if before is None:
@@ -83,6 +88,8 @@ def launch(
                 announce(line)
             if is_finished(before, config):
                 resumption.keep()
+                if mirror is not None:
+                    mirror.copy(announce)
                 announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
                 return 0
         if before is None or not {"starts", "is_started"} & set(before.attributes):
@@ -100,7 +107,8 @@ def launch(
             keep(paths, tracked)
         output = Output.JSON if as_json else Output.PERSON
         waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
-        return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
+        with mirror.running(announce) if mirror is not None else contextlib.nullcontext():
+            return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
 
 
 def _refuse_if_spent(home: Home, config: Config) -> None:

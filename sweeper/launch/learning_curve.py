@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from sweeper.config import check
 from sweeper.errors import StoreError
@@ -12,6 +13,7 @@ from sweeper.launch.screen import Output
 from sweeper.launch.supervisor import Supervisor
 from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
+from sweeper.mirror.mirror import Mirror
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, view
 from sweeper.tracking.place import Place, keep
@@ -50,6 +52,9 @@ def learning_curve(
         return kept
     with held(paths):
         place = Place.of(config)
+        mirror = Mirror.of(paths, config)
+        if mirror is not None:
+            mirror.begin(False, announce)
         study = view(home, name)
         resumption = resume(config, paths, study)
         for line in resumption.lines:
@@ -57,7 +62,8 @@ def learning_curve(
         resumption.keep()
         if (tracked := prepare_tracking(place, paths, announce)) is not None:
             keep(paths, tracked)
-        code = Supervisor(paths, config, study, ("--learning-curve", request.to_json()), output=output).run()
+        with mirror.running(announce) if mirror is not None else nullcontext():
+            code = Supervisor(paths, config, study, ("--learning-curve", request.to_json()), output=output).run()
     now = view(home, name)
     measured = _kept(now)
     if code:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -65,6 +66,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> Resumption:
     known = kept or before.attributes.get("code_sha256")
     if brought is not None and known not in (None, brought.sha256):
         changed.append(Edit("code", _short(known), _short(brought.sha256), not _has_code_failed(paths), CODE_REASON))
+    changed = _with_rows_that_moved(changed, config, paths, before, brought)
     _refuse(changed, config, paths, before, brought)
     # A study that is complete loads nothing.
     of_base = [] if is_finished(before, config) else admit(config, paths, goes_on=True)
@@ -101,6 +103,20 @@ def as_begun(config: Config, paths: StudyPaths) -> Config:
     return config.model_copy(update={name: getattr(stored, name) for name in sections})
 
 
+def _with_rows_that_moved(
+    changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView, brought: own.Own | None
+) -> list[Edit]:
+    """Another place of the same rows is no other data: on another machine they may lie elsewhere."""
+    of_data = [edit for edit in changed if edit.key.startswith("data.")]
+    known = before.attributes.get("data_sha256")
+    if brought is None or known is None or config.data.source != "files" or [e.key for e in of_data] != ["data.path"]:
+        return changed
+    with contextlib.suppress(DataError):  # rows that cannot be read are not the same
+        if rows.of(config, paths.splits, brought).sha256 == known:
+            return [replace(edit, is_frozen=False) if edit in of_data else edit for edit in changed]
+    return changed
+
+
 def _short(sha256: str | None) -> str | None:
     return f"{sha256[:12]}…" if sha256 is not None else None
 
@@ -113,7 +129,7 @@ def _has_code_failed(paths: StudyPaths) -> bool:
 
 def _refuse(changed: list[Edit], config: Config, paths: StudyPaths, before: StudyView, brought: own.Own | None) -> None:
     problems = [str(edit) for edit in changed if edit.is_frozen]
-    is_same_reading = brought is not None and not any(edit.key.startswith("data.") for edit in changed)
+    is_same_reading = brought is not None and not any(e.is_frozen and e.key.startswith("data.") for e in changed)
     if is_same_reading:  # or the rows are others, and may not be there
         try:
             now = rows.of(config, paths.splits, brought).sha256

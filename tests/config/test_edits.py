@@ -18,7 +18,7 @@ FROZEN_SECTIONS = {
     *("model", "data", "task", "prompt", "lora", "train", "evaluation", "objective", "sampler", "pruner"),
     *("retention", "confirmation"),
 }
-LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "budget", "stop", "engine", "checkpoint", "cluster"}
+LIVE_SECTIONS = {"store", "tracking", "preflight", "gpu", "budget", "stop", "engine", "checkpoint", "cluster", "mirror"}
 FROZEN_KEYS = {
     "study.name",
     *("search.space", "search.seed", "search.enqueue", "search.deterministic"),
@@ -39,6 +39,8 @@ OTHER: dict[str, Any] = {
     "study.folder": "/elsewhere",
     "store.home": "elsewhere",
     "store.keep_adapters": 7,
+    "store.mirror": "s3://bucket/demo",
+    "mirror.every_s": 9.0,
     "tracking.uri": "http://127.0.0.1:5000",
     "tracking.experiment": "shared",
     "model.name": "other",

@@ -15,6 +15,8 @@ import yaml
 from sweeper import versions
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
+from sweeper.custom import own
+from sweeper.data import rows
 from sweeper.errors import ConfigError, DataError, ModelError
 from sweeper.launch import launcher
 from sweeper.launch import resume as resume_module
@@ -25,6 +27,7 @@ from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.worker import workbench
 from tests.config.test_edits import BEGUN_WITH, FROZEN_KEYS, FROZEN_SECTIONS, OTHER, edited
+from tests.conftest import SHORT
 
 FROZEN = [key for key in OTHER if key in FROZEN_KEYS or key.partition(".")[0] in FROZEN_SECTIONS]
 LIVE = [key for key in OTHER if key not in FROZEN]
@@ -120,7 +123,7 @@ def test_another_name_is_another_study(begun: Begun) -> None:
         resume(now, begun.paths, view(begun.home, "demo"))
 
 
-@pytest.mark.parametrize("key", [key for key in LIVE if key != "store.home"])
+@pytest.mark.parametrize("key", [key for key in LIVE if key not in ("store.home", "store.mirror")])
 def test_another_value_of_a_live_key_is_applied_said_and_recorded(begun: Begun, key: str) -> None:
     before = begun.with_settings(begun.composed("study=demo", *BEGUN_WITH.get(key, [])))
     begun.launch(edited(before, key, OTHER[key]))
@@ -172,6 +175,22 @@ def test_other_rows_are_another_study(begun: Begun) -> None:
     with pytest.raises(ConfigError) as caught:
         begun.launch(begun.composed("study=demo", "lora.dropout=0.1"))
     assert [problem.partition(":")[0] for problem in caught.value.problems[:-1]] == ["lora.dropout", "data"]
+
+
+def test_the_same_rows_in_another_place_are_the_same_data(begun: Begun, ticket_files: Path, tmp_path: Path) -> None:
+    overrides = [*SHORT, "train.examples=8", "evaluation.rows=4"]
+    before = begun.with_settings(begun.composed(*overrides, f"data.path={ticket_files}"))
+    Search(begun.home, before).remember("data_sha256", rows.of(before, None, own.load(before)).sha256)
+    moved = tmp_path / "moved"
+    ticket_files.rename(moved)
+    begun.launch(begun.composed(*overrides, f"data.path={moved}"))
+    assert f"note: data.path: was '{ticket_files}', is '{moved}'" in begun.said
+    assert check.load(begun.paths).data.path == str(moved)
+    with (moved / "train.jsonl").open("a") as file:
+        file.write('{"text": "another row", "label": "cancel"}\n')
+    shutil.copytree(moved, tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"data\.path: was .*moved', is .*again'"):
+        begun.launch(begun.composed(*overrides, f"data.path={tmp_path / 'again'}"))
 
 
 def test_rows_that_are_gone_are_missed_before_anything_is_applied(begun: Begun, tmp_path: Path) -> None:
