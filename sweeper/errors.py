@@ -8,7 +8,9 @@
     ├── StoreError      the store: not writable, no such study or trial
     │   ├── HeldError       a study that another launcher or worker runs
     │   ├── LeaseLostError  a trial that another worker has taken over
+    │   ├── DiskFullError   a disk that has no room for what a study writes; its trials are in the queue
     │   └── TrackingError   a tracking server that cannot be reached, or does not do what is asked of it
+    │       └── AwayError       one that may do it a little later
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
     ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
@@ -101,6 +103,14 @@ class TrackingError(StoreError):
     """A tracking server cannot be reached, refuses, or does not do what is asked of it."""
 
 
+class AwayError(TrackingError):
+    """A tracking server, or the store's own database, does not answer now."""
+
+
+class DiskFullError(StoreError):
+    """The disk has no room for what is to be written."""
+
+
 class OutOfRoomError(SweeperError):
     """A step does not fit into memory, however it is cut."""
 
@@ -135,7 +145,9 @@ ERRORS = {
         StoreError,
         HeldError,
         LeaseLostError,
+        DiskFullError,
         TrackingError,
+        AwayError,
         OutOfRoomError,
         LostRoomError,
         CheckpointError,

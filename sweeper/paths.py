@@ -13,6 +13,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── data.json             what the data doctor found in the rows, without their text
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
+    ├── spool/worker-0/       what is still to be written to the runs, while their store does not take it
     ├── launcher.lock, worker.lock
     ├── launcher.json, worker.json    which process holds the lock, or held it last
     ├── logs/worker-0.log     what the worker said, and what it said before: worker-0.log.1 and so on
@@ -191,6 +192,11 @@ class StudyPaths:
         return self.root / "tracking.json"
 
     @property
+    def spool(self) -> Path:
+        """What is still to be written to the runs, a folder for each worker."""
+        return self.root / "spool"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -297,6 +303,7 @@ class StudyPaths:
             self.data,
             self.code,
             self.tracking,
+            self.spool,
             self.events,
             self.outcome,
             self.on_finish_log,

@@ -60,7 +60,7 @@ def main() -> None:
             config = check.load(paths)
             with closing(EventLog(paths.events)) as events:
                 watcher = Watcher(lambda line: events.write("note", message=line), stopping.is_set)
-                tracker = opened(paths, config, config.tracking.patience_s, watcher)
+                tracker = opened(paths, config, config.tracking.patience_s, watcher, "worker-0")
                 session = Session(paths, tracker, stopping.is_set, curve=curve, launched_s=launched_s)
                 outcome = session.run()
     except Timeout:

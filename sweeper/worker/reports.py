@@ -81,7 +81,7 @@ class Reports:
         """
         yield
         try:
-            if STUDY not in self._tracker.states():
+            if not self._tracker.has(STUDY):
                 return
             self.describe(is_running=False)
             if self._config.tracking.report and not is_stopping():

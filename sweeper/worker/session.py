@@ -16,7 +16,7 @@ from typing import Any
 
 from sweeper.config import check
 from sweeper.config.schema import Config
-from sweeper.errors import CustomCodeError, OutOfRoomError, SweeperError, TrackingError
+from sweeper.errors import CustomCodeError, OutOfRoomError, StoreError, SweeperError, TrackingError
 from sweeper.events import EventLog
 from sweeper.learning.request import Request
 from sweeper.memory.guard import Guard
@@ -27,6 +27,7 @@ from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.study import Search
 from sweeper.search.views import is_finished
+from sweeper.tracking.spool import unsent
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
 from sweeper.trial import RunKind
 from sweeper.worker import costs
@@ -128,9 +129,16 @@ class Session:
                 "trace": None if is_ours else trace,
             }
         finally:
-            with contextlib.suppress(TrackingError):  # it has been said, or the next session says it
-                self.tracker.flush()
+            self._conclude()
             self.events.close()
+
+    def _conclude(self) -> None:
+        """Waits for the store of the runs, and says what it has not taken."""
+        try:
+            if count := self.recorder.conclude(self.search.views):
+                self.events.write("note", message=unsent(count, self.paths))
+        except StoreError as error:  # it has been said, or the next session says it
+            logger.warning("the runs are not as they should be: %s", error)
 
     def _work(self, guard: Guard) -> dict[str, Any]:
         """Loads what the study needs, and follows its course."""
@@ -193,7 +201,7 @@ class Session:
         """Ends a session that was stopped, or that has spent what it may: then the study is as good as it gets."""
         if self.is_stopping():
             return self._suspend()
-        self.tracker.flush()
+        self.tracker.settle()
         if self.curve is None:  # or it is not the study that ends
             ended, limit = self.search.attributes.get(ENDED), self.spending.over()
             if ended is None or not holds(ended, self.config) or limit not in (None, ended["key"]):
@@ -205,10 +213,10 @@ class Session:
         return {"status": "finished"}
 
     def _end_run(self, state: RunState, tags: dict[str, str]) -> None:
-        """Ends the study's run, where it has one, and waits until that is written."""
-        if STUDY in self.tracker.states():
+        """Ends the study's run, where it has one."""
+        if self.tracker.has(STUDY):
             self.tracker.end(STUDY, state, tags)
-            self.tracker.flush()
+            self.tracker.settle()
 
     def _with_memory(self, bench: Workbench, guard: Guard) -> Trials:
         """What the study will take, and, where that is much of what there is, its worst step first."""
@@ -250,12 +258,11 @@ class Session:
         for number in numbers:
             self.search.requeue(number, has_crashed)
         try:
-            states = self.tracker.states()
             for number in numbers:
-                if trial_key(number) in states:
+                if self.tracker.has(trial_key(number)):
                     self.recorder.wait(number)
             self.recorder.reconcile(self.search.views())
-            if STUDY in states:
+            if self.tracker.has(STUDY):
                 self.tracker.end(STUDY, *self._state())
         except TrackingError as error:  # the next session catches up
             logger.warning("the runs do not say yet that the study is interrupted: %s", error)
