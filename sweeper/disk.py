@@ -27,16 +27,26 @@ def full(error: BaseException, folder: Path) -> DiskFullError:
     """The same as an error in words.
 
     Args:
-        folder: where was written, if the error does not say.
+        folder: where was written.
     """
     named = next((one.filename for one in _chain(error) if isinstance(one, OSError) and one.filename), None)
-    file = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
-    place = next(place for place in (folder, *folder.parents) if place.is_dir())
-    what = f"{file} cannot be written" if file is not None else f"{folder} cannot be written to"
     reason = next(one for one in _chain(error) if _says_so(one))
+    if isinstance(reason, DiskFullError):
+        return reason
     words = reason.strerror if isinstance(reason, OSError) and reason.strerror else " ".join(str(reason).split())
+    return no_room(folder, Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None, words)
+
+
+def no_room(folder: Path, file: Path | None = None, reason: str = os.strerror(errno.ENOSPC)) -> DiskFullError:
+    """The error of a disk that is full.
+
+    Args:
+        folder: where was written.
+        file: which one, if that is known.
+    """
+    place = next(place for place in (folder, *folder.parents) if place.is_dir())
     return DiskFullError(
-        f"the disk must have room for what a study writes, but {what}: {words} "
+        f"the disk must have room for what a study writes, but {file or folder} cannot be written: {reason} "
         f"({size_text(shutil.disk_usage(place).free)} free in {place}). Free some (`sweeper clean` says what may go), "
         "or lower checkpoint.max_gib or store.keep_adapters; what is stored is whole, and the same command goes on"
     )
@@ -59,3 +69,30 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+class Lines:
+    """Appends lines to a file, each at once; one that a full disk or a kill cut off becomes no part of the next.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._descriptor).st_size
+        self._is_torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+
+    def add(self, line: str) -> int:
+        """Appends a line, which ends as one; returns its bytes."""
+        data = rest = (b"\n" if self._is_torn else b"") + line.encode()
+        self._is_torn = True
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[os.write(self._descriptor, rest) :]
+        self._is_torn = False
+        return len(data)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1

@@ -27,6 +27,8 @@ from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
+from sweeper.disk import EXIT_CODE as DISK_FULL
+from sweeper.disk import no_room
 from sweeper.errors import ERRORS, AwayError, ConfigError, DataError, HeldError, StoreError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launch.progress import Progress
@@ -327,6 +329,8 @@ class Supervisor:
     def _conclude(self, worker: subprocess.Popen[bytes]) -> int:
         outcome = self._outcome(worker.pid)
         if outcome is None:
+            if worker.returncode == DISK_FULL:
+                raise no_room(self._paths.root)
             if self._interruptions:
                 return INTERRUPTED
             raise WorkerError(

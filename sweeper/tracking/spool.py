@@ -13,11 +13,11 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sweeper.disk import Lines
 from sweeper.errors import HeldError, number_of
 from sweeper.paths import StudyPaths
 from sweeper.tracking.operation import Operation
@@ -105,9 +105,8 @@ class Spool(Waiting):
                 self._adopt(other)
         self._files = [(file, _lines(file)) for file in sorted(self._folder.glob("*.jsonl"))]
         self.found = sum(lines for _, lines in self._files)
-        self._open: int | None = None  # the descriptor of the last file, while it is added to
+        self._open: Lines | None = None  # the last file, while it is added to
         self._size = 0
-        self._is_torn = False
 
     def _adopt(self, other: Path) -> None:
         """Takes over what a worker left that is gone: by their names, the files go where they belong in time."""
@@ -122,34 +121,25 @@ class Spool(Waiting):
             other.rmdir()
 
     def add(self, operation: Operation) -> None:
-        line = operation.as_line().encode()
-        if self._open is None:
-            self._begin()
-        assert self._open is not None
-        file, lines = self._files[-1]
-        try:
-            # What a full disk cut off is no line, and must not become part of this one.
-            _write_whole(self._open, b"\n" + line if self._is_torn else line)
-        except OSError:
-            self._is_torn = True
-            raise
-        self._is_torn = False
-        self._files[-1] = file, lines + 1
-        self._size += len(line)
+        lines = self._open if self._open is not None else self._begin()
+        size = lines.add(operation.as_line())
+        file, count = self._files[-1]
+        self._files[-1] = file, count + 1
+        self._size += size
         if self._size >= FILE_BYTES:
             self._end()
 
-    def _begin(self) -> None:
+    def _begin(self) -> Lines:
         """A file whose name is behind all others', whatever the clock says."""
         last = int(self._files[-1][0].stem) if self._files else 0
         file = self._folder / f"{max(time.time_ns(), last + 1):020d}.jsonl"
-        self._open = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._open, self._size = Lines(file), 0
         self._files.append((file, 0))
-        self._size, self._is_torn = 0, False
+        return self._open
 
     def _end(self) -> None:
         if self._open is not None:
-            os.close(self._open)
+            self._open.close()
         self._open = None
 
     def first(self) -> list[Operation]:
@@ -212,10 +202,3 @@ def _read(file: Path) -> list[Operation]:
             if line:  # a kill or a full disk cut it off
                 logger.warning("a line of %s is no operation, and is left out", file)
     return found
-
-
-def _write_whole(descriptor: int, data: bytes) -> None:
-    """Writes all of it, or raises: a disk that is nearly full takes a part."""
-    rest: Sequence[int] | bytes = data
-    while rest:
-        rest = rest[os.write(descriptor, bytes(rest)) :]

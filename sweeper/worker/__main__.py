@@ -22,6 +22,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from sweeper import __version__
+from sweeper.disk import EXIT_CODE as DISK_FULL
+from sweeper.disk import full, is_full
 from sweeper.learning.request import Request
 from sweeper.paths import LAUNCHED_S, Home
 from sweeper.worker import log
@@ -71,13 +73,16 @@ def main() -> None:
             "trace": None,
         }
     except Exception as error:  # the outcome must be written whatever happened
-        outcome = {
-            "status": "error",
-            "kind": type(error).__name__,
-            "message": str(error),
-            "trace": traceback.format_exc(),
-        }
-    paths.write_outcome({"pid": os.getpid(), **outcome})
+        trace = traceback.format_exc()
+        error = full(error, paths.root) if is_full(error) else error
+        outcome = {"status": "error", "kind": type(error).__name__, "message": str(error), "trace": trace}
+    try:
+        paths.write_outcome({"pid": os.getpid(), **outcome})
+    except OSError as error:
+        if not is_full(error):
+            raise
+        logger.error("how this worker ends cannot be written: %s", error)
+        sys.exit(DISK_FULL)
     if outcome["status"] == "error":
         logger.error("%s: %s\n%s", outcome["kind"], outcome["message"], outcome["trace"] or "")
     logger.info("the worker of %s ends: %s", name, outcome["status"])

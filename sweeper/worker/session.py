@@ -16,6 +16,7 @@ from typing import Any
 
 from sweeper.config import check
 from sweeper.config.schema import Config
+from sweeper.disk import full, is_full
 from sweeper.errors import CustomCodeError, OutOfRoomError, StoreError, SweeperError, TrackingError
 from sweeper.events import EventLog
 from sweeper.learning.request import Request
@@ -119,9 +120,11 @@ class Session:
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._trials is not None:
                 self._trials.save()
+            if is_full(error):
+                error = full(error, self.paths.root)
             is_ours = isinstance(error, SweeperError)
             # What a trial or its neighbours ask of memory is no defect of ours.
-            self._abandon(has_crashed=not (is_ours or is_out_of_memory(error)))
+            self._put_back(has_crashed=not (is_ours or is_out_of_memory(error)))
             return {
                 "status": "error",
                 "kind": type(error).__name__,
@@ -137,7 +140,7 @@ class Session:
         try:
             if count := self.recorder.conclude(self.search.views):
                 self.events.write("note", message=unsent(count, self.paths))
-        except StoreError as error:  # it has been said, or the next session says it
+        except (StoreError, OSError) as error:  # it has been said, or the next session says it
             logger.warning("the runs are not as they should be: %s", error)
 
     def _work(self, guard: Guard) -> dict[str, Any]:
@@ -251,6 +254,15 @@ class Session:
         self._abandon(has_crashed=False)
         self.events.write("suspended", numbers=numbers)
         return {"status": "stopped"}
+
+    def _put_back(self, has_crashed: bool) -> None:
+        """As `_abandon`; where the disk is full, the next session finds the trials by their leases."""
+        try:
+            self._abandon(has_crashed)
+        except Exception as error:  # of the storage, the tracker or the events, which all have the same disk
+            if not is_full(error):
+                raise
+            logger.warning("the storage does not say yet that trials wait: %s", error)
 
     def _abandon(self, has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""

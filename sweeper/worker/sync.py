@@ -33,8 +33,8 @@ def sync(paths: StudyPaths, announce: Callable[[str], None]) -> bool:
     last = kept.places[-1] if kept is not None and kept.places else None
     if last is not None and (last.uri, last.experiment) != (place.uri, place.experiment):
         raise ConfigError(
-            f"tracking.uri: what waits goes to where the study's runs are, {last}, but the settings and the environment "
-            f"name {place}; set MLFLOW_TRACKING_URI as it was, or launch the study where its runs are to be"
+            f"tracking.uri: what waits goes to where the study's runs are, {last}, but the settings and the "
+            f"environment name {place}; set MLFLOW_TRACKING_URI as it was, or launch the study where its runs are to be"
         )
     count = waiting(paths.spool)
     watcher = Watcher(announce, lambda: False)
