@@ -6,11 +6,11 @@ import json
 import logging
 import mmap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sweeper.clock import now_s
 from sweeper.disk import Lines
 from sweeper.redaction import redacted
 
@@ -37,7 +37,7 @@ class EventLog:
     def write(self, event: str, /, **fields: Any) -> None:
         if isinstance(message := fields.get("message"), str):  # for persons; a program reads the rest
             fields["message"] = redacted(message)
-        own = {"event": event, "time": time.time()}  # first, and whatever a field is called
+        own = {"event": event, "time": now_s()}  # first, and whatever a field is called
         line = json.dumps({**own, **fields, **own}) + "\n"
         with self._writing:
             self._file.add(line)

@@ -169,9 +169,7 @@ def test_a_server_that_is_away_for_a_while_loses_no_point(
     assert any(gone_s < event["time"] < here_s for event in made.sees("tick"))  # training went on
     assert made.notes("sweeper sync") == []
     assert waiting(made.paths.spool) == 0
-    agrees(
-        home, ServerTracker(home, "demo", Place.of(check.load(made.paths)), identify(made.paths)), made.tracker.given
-    )
+    agrees(home, made)
 
 
 @pytest.mark.usefixtures("known_formulas")
