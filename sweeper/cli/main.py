@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,8 +186,9 @@ def stop(study: str, timeout_s: float, as_json: bool) -> int:
 
 @main.command()
 @click.argument("study")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def sync(study: str) -> int:
+def sync(study: str, as_json: bool) -> int:
     """Write to a study's runs what waits since their store was away.
 
     That is for a study that has ended, or was stopped, while its tracking server was away: one that runs does it
@@ -199,7 +201,10 @@ def sync(study: str) -> int:
     if not paths.config.is_file():
         raise StoreError(f"there is no study {study!r} in {paths.home.root}; `sweeper list` says which there are")
     with held(paths):
-        return 0 if sync_study(paths, click.echo) else 1
+        synced = sync_study(paths, partial(click.echo, err=as_json))
+    result = {"study": study, **asdict(synced)}
+    click.echo(json.dumps(result, indent=2) if as_json else synced.in_words(paths))
+    return 0 if synced.is_even else 1
 
 
 @main.command()

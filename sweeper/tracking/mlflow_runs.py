@@ -70,7 +70,8 @@ class MlflowRuns(Store):
         self._waiting = waiting  # where operations have copies of files
         self._client: MlflowClient
         self._experiment: str
-        self._runs: dict[RunKey, str] = {}  # those that the store has
+        self._runs: dict[RunKey, str] = {}  # those that the store has, as far as they were looked for
+        self._lost: set[RunKey] = set()  # those that it was found not to have
         self._is_connected = False
         self._does: dict[Kind, Callable[[RunKey, dict[str, Any]], None]] = {
             Kind.POINTS: lambda key, fields: self._write(key, [Point(*point) for point in fields["points"]]),
@@ -82,13 +83,13 @@ class MlflowRuns(Store):
             Kind.DESCRIBE: lambda key, fields: self._with_run(key, lambda run_id: self._describe(run_id, **fields)),
         }
 
-    def do(self, operation: Operation, is_again: bool) -> None:
+    def do(self, operation: Operation) -> None:
         self._connect()
         key, fields = operation.key, operation.fields
         if key is None:
             self._arrange(fields["view"])
         elif operation.kind is Kind.START:
-            self._start(key, **fields, is_again=is_again)
+            self._start(key, **fields)
         else:
             self._does[operation.kind](key, fields)
 
@@ -107,12 +108,11 @@ class MlflowRuns(Store):
             return client, experiment.experiment_id
         return client, client.create_experiment(self._study, artifact_location=f"{ARTIFACT_ROOT}/{self._study}")
 
-    def _start(self, key: RunKey, name: str, params: dict[str, str], tags: dict[str, str], is_again: bool) -> None:
-        if is_again and key not in self._runs:  # it may have been made, and only the answer was lost
-            self._runs.update({found: run_id for found, (run_id, _) in self._stored().items()})
-        if key in self._runs:
+    def _start(self, key: RunKey, name: str, params: dict[str, str], tags: dict[str, str]) -> None:
+        if self._find(key):  # made before, perhaps by another worker, or only the answer was lost
             self._with_run(key, lambda run_id: self._start_again(run_id, params, tags))
             return
+        self._lost.discard(key)
         own = {
             KIND_TAG: key.kind.value,
             STUDY_TAG: self._study,
@@ -124,7 +124,7 @@ class MlflowRuns(Store):
             own[STUDY_ID_TAG] = self._study_id
         if key.number is not None:
             own[_number_tag(key.kind)] = str(key.number)
-        if key != STUDY and STUDY in self._runs:
+        if key != STUDY and self._find(STUDY):
             own["mlflow.parentRunId"] = self._runs[STUDY]
         run_id = self._client.create_run(self._experiment, run_name=name, tags={**own, **tags}).info.run_id
         self._runs[key] = run_id
@@ -219,7 +219,10 @@ class MlflowRuns(Store):
 
     def _with_run(self, key: RunKey, do: Callable[[str], None]) -> None:
         """Does something with a run, if there still is one: a person may delete it at any moment."""
-        if key not in self._runs:
+        if key in self._lost:
+            return
+        if not self._find(key):
+            self._lose(key)
             return
         try:
             do(self._runs[key])
@@ -227,10 +230,17 @@ class MlflowRuns(Store):
             if self.is_passing(error) or self._has_active(key):
                 raise
             del self._runs[key]
-            self._has_lost(key)
+            self._lose(key)
 
-    def _has_lost(self, key: RunKey) -> None:
+    def _find(self, key: RunKey) -> bool:
+        """Whether the store has a run; another worker may have made it."""
+        if key not in self._runs:
+            self._runs.update({found: run_id for found, (run_id, _) in self._stored(key).items()})
+        return key in self._runs
+
+    def _lose(self, key: RunKey) -> None:
         """Says that a run is not there any more."""
+        self._lost.add(key)
         logger.warning("MLflow has no run of %s %s any more, and nothing more of it is logged", key.kind, key.number)
 
     def _has_active(self, key: RunKey) -> bool:
@@ -252,14 +262,19 @@ class MlflowRuns(Store):
     def in_words(self, error: Exception) -> str:
         return f"runs are recorded in {self._home.mlflow_file}, but that failed: {' '.join(str(error).split())}"
 
-    def _stored(self) -> dict[RunKey, tuple[str, str]]:
-        """Every run of the study: its id and its state."""
+    def _stored(self, only: RunKey | None = None) -> dict[RunKey, tuple[str, str]]:
+        """Every run of the study, or only one: its id and its state."""
+        parts = [self._filter] if self._filter else []
+        if only is not None:
+            parts.append(f"tags.`{KIND_TAG}` = '{only.kind.value}'")
+        if only is not None and only.number is not None:
+            parts.append(f"tags.`{_number_tag(only.kind)}` = '{only.number}'")
         stored: dict[RunKey, tuple[str, str]] = {}
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                filter_string=self._filter,
+                filter_string=" and ".join(parts),
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,

@@ -59,10 +59,10 @@ class MlflowTracker(MlflowRuns, Tracker):
 
     @property
     def count(self) -> int:
-        return self._writer.count
+        return self._waiting.count
 
     def has(self, key: RunKey) -> bool:
-        return key in self._given or key in self._runs or not self._is_connected
+        return self._is_there(key) and (key in self._given or key in self._runs or not self._is_connected)
 
     def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
         self._given.add(key)
@@ -100,7 +100,7 @@ class MlflowTracker(MlflowRuns, Tracker):
             self._writer.flush()
 
     def drop_files(self, key: RunKey, folder: str) -> None:
-        if self.has(key):  # the run may have been deleted in MLflow
+        if self._is_there(key):
             self._writer.give(Operation(Kind.DROP, key, {"folder": folder}))
 
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
@@ -116,14 +116,8 @@ class MlflowTracker(MlflowRuns, Tracker):
             self._writer.give(Operation(Kind.DESCRIBE, STUDY, {"text": shown(text)}))
 
     def _is_there(self, key: RunKey) -> bool:
-        """Whether there is a run to write to: a person may have deleted it, and the study goes on without."""
-        if not self.has(key):
-            self._has_lost(key)
-        return self.has(key)
-
-    def _has_lost(self, key: RunKey) -> None:
-        self._given.discard(key)
-        super()._has_lost(key)
+        """Whether there may be a run to write to: a person may have deleted it, and the study goes on without."""
+        return key not in self._lost
 
     def flush(self) -> bool:
         return self._writer.flush()

@@ -50,6 +50,11 @@ class Waiting(ABC):
     def drop_first(self) -> None:
         """Forgets what `first` returned: the store has it."""
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many wait, or may have to be done again."""
+
     def copied(self, name: str) -> Path:
         """Where a copy is that an operation has."""
         return Path(name)
@@ -78,6 +83,10 @@ class Held(Waiting):
     def drop_first(self) -> None:
         self._first = []
 
+    @property
+    def count(self) -> int:
+        return len(self._first) + len(self._further)
+
 
 class Spool(Waiting):
     """In a folder of files.
@@ -104,7 +113,7 @@ class Spool(Waiting):
             if other != self._folder:
                 self._adopt(other)
         self._files = [(file, _lines(file)) for file in sorted(self._folder.glob("*.jsonl"))]
-        self.found = sum(lines for _, lines in self._files)
+        self.found = self.count
         self._open: Lines | None = None  # the last file, while it is added to
         self._size = 0
 
@@ -158,6 +167,10 @@ class Spool(Waiting):
     def drop_first(self) -> None:
         file, _ = self._files.pop(0)
         file.unlink(missing_ok=True)
+
+    @property
+    def count(self) -> int:
+        return sum(lines for _, lines in self._files)
 
     def copy(self, file: Path) -> str:
         """Keeps a copy of a file, or of a folder; returns what `copied` knows it by, whoever has the spool then."""

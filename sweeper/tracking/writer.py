@@ -34,8 +34,8 @@ class Store(ABC):
     """Where runs are written, as its writer sees it."""
 
     @abstractmethod
-    def do(self, operation: Operation, is_again: bool) -> None:
-        """Does one operation, which may have been done before where `is_again`."""
+    def do(self, operation: Operation) -> None:
+        """Does one operation, which may have been done before."""
 
     @abstractmethod
     def is_passing(self, error: Exception) -> bool:
@@ -227,7 +227,7 @@ class Writer:
         """Does an operation; one of an earlier process that is refused once more is left out."""
         is_old = self._done < self._found
         try:
-            self._try(lambda is_again: self._store.do(operation, is_again or is_old))
+            self._try(lambda: self._store.do(operation))
         except Exception as error:  # of whatever is between here and the store
             if not is_old or self._store.bars(error):
                 raise
@@ -242,26 +242,26 @@ class Writer:
                 asked = next((one for one in self._questions if one.behind <= self._done), None)
             if asked is None:
                 return
-            answer = self._try(lambda _, ask=asked.ask: ask())  # type: ignore[misc]
+            answer = self._try(asked.ask)
             with self._changed:
                 asked.answer, asked.is_done = answer, True
                 if asked in self._questions:  # or whoever asked has gone on without
                     self._questions.remove(asked)
                 self._changed.notify_all()
 
-    def _try(self, do: Callable[[bool], Answer]) -> Answer:
+    def _try(self, do: Callable[[], Answer]) -> Answer:
         """Does it, again and again while the store is away."""
-        pause_s, is_again = FIRST_PAUSE_S, False
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 with self._store.calling():
-                    answer = do(is_again)
+                    answer = do()
                 break
             except Exception as error:  # of whatever is between here and the store; what is passing is tried again
                 if not self._store.is_passing(error) or not self._may_wait(error):
                     raise
             self._pause(pause_s)
-            pause_s, is_again = min(2 * pause_s, LONGEST_PAUSE_S), True
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if self._away_since_s is not None:
             away_s = time.monotonic() - self._away_since_s
             self._away_since_s = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 
 from sweeper.config import check
 from sweeper.errors import ConfigError, number_of
@@ -17,8 +18,30 @@ from sweeper.tracking.tracker import Watcher
 from sweeper.worker.recorder import Recorder
 
 
-def sync(paths: StudyPaths, announce: Callable[[str], None]) -> bool:
-    """Sends it, if the store of the runs takes it; whether it has.
+@dataclass(frozen=True)
+class Synced:
+    """What came of it.
+
+    Attributes:
+        sent: operations that waited, and are done.
+        left: those that wait still.
+        is_even: whether the runs are known to be as the study's storage says.
+    """
+
+    sent: int
+    left: int
+    is_even: bool
+
+    def in_words(self, paths: StudyPaths) -> str:
+        if self.left:
+            return unsent(self.left, paths)
+        if not self.is_even:
+            return "nothing waits, but whether the runs are as the study's storage says cannot be asked now"
+        return f"{number_of(self.sent, 'write', 'writes')} sent: the runs of {paths.name} are as its storage says"
+
+
+def sync(paths: StudyPaths, announce: Callable[[str], None]) -> Synced:
+    """Sends it, if the store of the runs takes it.
 
     Args:
         announce: takes a line for the person.
@@ -46,11 +69,4 @@ def sync(paths: StudyPaths, announce: Callable[[str], None]) -> bool:
         tracker.flush()
         recorder.reconcile_runs(seen.trials)
         left = recorder.conclude(lambda: seen.trials)
-    if left:
-        announce(unsent(left, paths))
-    elif recorder.is_behind:
-        announce("nothing waits, but whether the runs are as the study's storage says cannot be asked now")
-    if left or recorder.is_behind:
-        return False
-    announce(f"{number_of(count, 'write', 'writes')} sent: the runs of {paths.name} are as its storage says")
-    return True
+    return Synced(max(count - left, 0), left, not left and not recorder.is_behind)

@@ -35,7 +35,7 @@ from sweeper.tracking.tracker import STUDY, RunKey, RunState, Watcher
 from sweeper.trial import RunKind
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from sweeper.worker.session import Session
-from sweeper.worker.sync import sync
+from sweeper.worker.sync import Synced, sync
 from tests.conftest import SHORT
 from tests.tracking.server import PlainServer, plain_server
 
@@ -195,12 +195,13 @@ def test_a_server_that_never_comes_back_keeps_no_study_from_its_end(
     with pytest.raises(AwayError, match="must be reachable"):
         prepare_tracking(place, made.paths, lines.append)  # a study that is to begin
 
-    assert not sync(made.paths, lines.append)
+    assert sync(made.paths, lines.append) == Synced(0, count, is_even=False)
     assert waiting(made.paths.spool) == count
     plain.start()
     shutil.rmtree(made.paths.adapter(seen.best.number if seen.best else 0))  # a file that is gone meanwhile is left out
-    assert sync(made.paths, lines.append)
-    assert lines[-1] == f"{count} writes sent: the runs of demo are as its storage says"
+    synced = sync(made.paths, lines.append)
+    assert synced == Synced(count, 0, is_even=True)
+    assert synced.in_words(made.paths) == f"{count} writes sent: the runs of demo are as its storage says"
     assert waiting(made.paths.spool) == 0
     agrees(home, made)
 

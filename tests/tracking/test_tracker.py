@@ -57,6 +57,7 @@ def test_states_follow_a_trial_through_an_interruption(reopen: Callable[[], Trac
     side = RunKey(RunKind.CONFIRMATION, 3)  # of the same number, and another run
     tracker.start(side, "confirm t00 seed 3", {}, {})
     tracker.end(side, RunState.FINISHED, {})
+    tracker.flush()
     assert reopen().states() == {**tracker.states(), side: RunState.FINISHED, TRIAL: RunState.RUNNING}
     for state in (RunState.FINISHED, RunState.KILLED, RunState.FAILED):
         tracker.end(TRIAL, state, {})

@@ -27,19 +27,17 @@ class Store(module.Store):
 
     def __init__(self, failures: int = 0, error: Exception | None = None) -> None:
         self.calls: list[tuple[RunKey | None, list[int]]] = []
-        self.again: list[bool] = []
         self.failures, self.error = failures, error or ConnectionError("nobody there")
         self.lock = threading.Event()
         self.lock.set()
 
-    def do(self, operation: Operation, is_again: bool) -> None:
+    def do(self, operation: Operation) -> None:
         self.lock.wait()
         if self.failures:
             self.failures -= 1
             raise self.error
         is_points = operation.kind is Kind.POINTS
         self.calls.append((operation.key, [point.step for point in operation.points] if is_points else []))
-        self.again.append(is_again)
 
     def is_passing(self, error: Exception) -> bool:
         return isinstance(error, ConnectionError)
@@ -164,7 +162,6 @@ def test_a_store_that_stays_away_stops_nobody_where_what_waits_is_kept(tmp_path:
     other.give(point(OTHER, 0))
     assert other.flush()
     assert again.calls == [(TRIAL, [0]), (TRIAL, [*range(1, 100)]), (TRIAL, []), (OTHER, [0])]
-    assert again.again == [True, True, True, False]  # for nobody knows what the first one had done
     assert (other.count, waiting(tmp_path)) == (0, 0)
     other.close()
 
