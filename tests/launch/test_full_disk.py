@@ -53,7 +53,7 @@ def fill(folder: Path) -> Path:
 @pytest.mark.timeout(1800)
 def test_a_study_survives_a_disk_that_is_full(small: Path, few_tickets: Path, tmp_path: Path) -> None:
     chooser, home, finished = random.Random(7), Home(small / "store"), tmp_path / "finished"
-    launch = ["launch", *STUDY, f"data.path={few_tickets}", f"on_finish=echo $SWEEPER_OUTCOME >> {finished}"]
+    launch = ["launch", *STUDY, f"data.path={few_tickets}", f"on_finish='echo $SWEEPER_OUTCOME >> {finished}'"]
     before: dict[int, TrialView] = {}
     for number in range(ROUNDS):
         launcher = start(home, *launch)
