@@ -9,7 +9,9 @@
     │   ├── HeldError       a study that another launcher or worker runs
     │   ├── LeaseLostError  a trial that another worker has taken over
     │   ├── MirrorError     a mirror that cannot be reached, is another study's, or is further than the study here
+    │   ├── DiskFullError   a disk that has no room for what a study writes; its trials are in the queue
     │   └── TrackingError   a tracking server that cannot be reached, or does not do what is asked of it
+    │       └── AwayError       one that may do it a little later
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
     ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
@@ -106,6 +108,14 @@ class TrackingError(StoreError):
     """A tracking server cannot be reached, refuses, or does not do what is asked of it."""
 
 
+class AwayError(TrackingError):
+    """A tracking server, or the store's own database, does not answer now."""
+
+
+class DiskFullError(StoreError):
+    """The disk has no room for what is to be written."""
+
+
 class OutOfRoomError(SweeperError):
     """A step does not fit into memory, however it is cut."""
 
@@ -141,7 +151,9 @@ ERRORS = {
         HeldError,
         LeaseLostError,
         MirrorError,
+        DiskFullError,
         TrackingError,
+        AwayError,
         OutOfRoomError,
         LostRoomError,
         CheckpointError,

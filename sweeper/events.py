@@ -6,11 +6,12 @@ import json
 import logging
 import mmap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sweeper.clock import now_s
+from sweeper.disk import Lines
 from sweeper.redaction import redacted
 
 WARNINGS = ("checkpoint_skipped", "checkpoint_damaged", "lease_lost", "evicted")  # their messages are for a person
@@ -27,20 +28,23 @@ class EventLog:
 
     Args:
         worker: which of the study's workers says it; None: its launcher.
+
+    Raises:
+        OSError: where the disk is full.
     """
 
     def __init__(self, file: Path, worker: int | None = 0) -> None:
-        self._file = file.open("ab", buffering=0)
+        self._file = Lines(file)
         self._worker = worker
         self._writing = threading.Lock()  # the thread that tracks has its own to say
 
     def write(self, event: str, /, **fields: Any) -> None:
         if isinstance(message := fields.get("message"), str):  # for persons; a program reads the rest
             fields["message"] = redacted(message)
-        own = {"event": event, "time": time.time(), "worker": self._worker}  # first, and whatever a field is called
+        own = {"event": event, "time": now_s(), "worker": self._worker}  # first, and whatever a field is called
         line = json.dumps({**own, **fields, **own}) + "\n"
         with self._writing:
-            self._file.write(line.encode())  # at once, or others would come in between
+            self._file.add(line)
         if event not in _FREQUENT:
             words = ", ".join(f"{name} {_short(value)}" for name, value in fields.items() if value is not None)
             logger.log(logging.WARNING if event in WARNINGS else logging.INFO, "%s: %s", event, words)
@@ -72,8 +76,8 @@ class EventReader:
             if place < 0:
                 return cls(file, len(text))
             end = text.find(b"\n", place)
-            is_of_it = end >= 0 and json.loads(text[place:end])["time"] >= since_s
-            return cls(file, place if is_of_it else len(text))
+            event = _read(text[place:end]) if end >= 0 else None
+            return cls(file, place if event is not None and event["time"] >= since_s else len(text))
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Yields the events that are complete and were not yielded before."""
@@ -85,4 +89,15 @@ class EventReader:
                 if not line.endswith(b"\n"):
                     return  # half written
                 self._position += len(line)
-                yield json.loads(line)
+                event = _read(line)
+                if event is not None:
+                    yield event
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """An event; None for what a kill or a full disk has left of one."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None

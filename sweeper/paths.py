@@ -14,6 +14,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── data.json             what the data doctor found in the rows, without their text
     ├── code/                 a copy of the study's own task and metric, which workers import
     ├── tracking.json         the study's id, and the servers where it has runs
+    ├── spool/worker-0/       what is still to be written to the runs, while their store does not take it
     ├── mirror.json           how far its mirror is, and under which id this machine writes there
     ├── .mirror/              what is being copied to the mirror
     ├── launcher.lock, launcher.json   which process holds the lock, or held it last
@@ -213,6 +214,11 @@ class StudyPaths:
         return self.root / ".mirror"
 
     @property
+    def spool(self) -> Path:
+        """What is still to be written to the runs, a folder for each worker."""
+        return self.root / "spool"
+
+    @property
     def launcher_lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -361,6 +367,7 @@ class StudyPaths:
             self.tracking,
             self.mirror,
             self.mirroring,
+            self.spool,
             self.events,
             self.on_finish_log,
             self.learning_curve,

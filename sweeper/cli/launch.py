@@ -14,6 +14,7 @@ import psutil
 
 from sweeper.config import check
 from sweeper.config.schema import Config
+from sweeper.disk import full, is_full
 from sweeper.errors import HeldError, SweeperError
 from sweeper.launch.launcher import launch
 from sweeper.launch.on_finish import Outcome, ended_by, on_finish
@@ -56,14 +57,15 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
             if not as_json:
                 _print_result(home, name, code == 0)
             outcome = _end(view(home, name), config) if code == 0 else None
-    except SweeperError as problem:
-        error = redacted(str(problem))
-        click.echo(f"error: {error}", err=True)
-        code, outcome = USAGE_ERROR, None if isinstance(problem, HeldError) else Outcome.ERROR
-    except Exception as defect:  # a defect leaves the machine as idle as anything else does
-        error = type(defect).__name__
-        click.echo(redacted(traceback.format_exc()), err=True, nl=False)
-        code, outcome = 1, Outcome.ERROR
+    except Exception as problem:  # a defect leaves the machine as idle as anything else does
+        outcome = None if isinstance(problem, HeldError) else Outcome.ERROR
+        known = full(problem, home.study(name).root) if is_full(problem) else problem
+        if isinstance(known, SweeperError):
+            error, code = redacted(str(known)), USAGE_ERROR
+            click.echo(f"error: {error}", err=True)
+        else:
+            error, code = type(problem).__name__, 1
+            click.echo(redacted(traceback.format_exc()), err=True, nl=False)
     if as_json:
         print_json_result(name, code, outcome, error, home)
     if config.on_finish is not None and outcome is not None:

@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
 from sweeper.cli.report import report
+from sweeper.errors import StoreError
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _ORDER = (
     *("init", "data", "plan", "launch", "worker", "status", "list", "stop"),
     *("best", "report", "pictures", "cost", "errors", "interaction", "learning-curve", "rerun"),
-    *("export", "predict", "price-inference", "ui", "clean", "doctor"),
+    *("export", "predict", "price-inference", "ui", "sync", "clean", "doctor"),
 )
 
 
@@ -198,6 +200,29 @@ def stop(study: str, timeout_s: float, as_json: bool) -> int:
     result = {"study": study, "has_ended": stopped.has_ended, "message": stopped.words}
     click.echo(json.dumps(result, indent=2) if as_json else stopped.words)
     return 0 if stopped.has_ended else 1
+
+
+@main.command()
+@click.argument("study")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_plainly
+def sync(study: str, as_json: bool) -> int:
+    """Write to a study's runs what waits since their store was away.
+
+    That is for a study that has ended, or was stopped, while its tracking server was away: one that runs does it
+    itself, and so does its next launch. The exit code is 1 where the server is still away.
+    """
+    from sweeper.launch.launcher import held
+    from sweeper.worker.sync import sync as sync_study
+
+    paths = Home.from_environment().study(study)
+    if not paths.config.is_file():
+        raise StoreError(f"there is no study {study!r} in {paths.home.root}; `sweeper list` says which there are")
+    with held(paths):
+        synced = sync_study(paths, partial(click.echo, err=as_json))
+    result = {"study": study, **asdict(synced)}
+    click.echo(json.dumps(result, indent=2) if as_json else synced.in_words(paths))
+    return 0 if synced.is_even else 1
 
 
 @main.command()

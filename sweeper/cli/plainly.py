@@ -11,7 +11,9 @@ from typing import ParamSpec
 
 import click
 
+from sweeper.disk import full, is_full
 from sweeper.errors import SweeperError
+from sweeper.paths import Home
 from sweeper.redaction import redacted
 
 Parameters = ParamSpec("Parameters")
@@ -27,6 +29,11 @@ def plainly(command: Callable[Parameters, int | None]) -> Callable[Parameters, N
             code = command(*args, **kwargs)
         except SweeperError as error:
             click.echo(f"error: {redacted(str(error))}", err=True)
+            sys.exit(USAGE_ERROR)
+        except Exception as defect:  # of whatever was writing
+            if not is_full(defect):
+                raise
+            click.echo(f"error: {redacted(str(full(defect, Home.from_environment().root)))}", err=True)
             sys.exit(USAGE_ERROR)
         sys.exit(code or 0)
 

@@ -101,15 +101,16 @@ class Sources:
     def keep(self, copy: Path) -> None:
         """Makes the copy of a study, whole, in place of an earlier one; an installed package is not copied."""
         whole = copy.with_name(f".{copy.name}.tmp")
-        for folder in (whole, copy):
-            if folder.is_dir():
-                shutil.rmtree(folder)
+        if whole.is_dir():
+            shutil.rmtree(whole)
         whole.mkdir()
         for name, text in self.files.items():
             file = whole / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
         (whole / HASH).write_text(self.sha256, encoding="utf-8")
+        if copy.is_dir():
+            shutil.rmtree(copy)
         os.replace(whole, copy)
 
 

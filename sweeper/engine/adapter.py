@@ -38,7 +38,18 @@ def write(
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        _write(temporary, state, params, base, linears, revision)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:  # half of one would only fill the disk
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    folder: Path, state: AdapterState, params: TrialParams, base: str, linears: Sequence[str], revision: str | None
+) -> None:
+    folder.mkdir(parents=True)
     targets = resolve(params.target_modules, linears)
     endings = sorted({name.rpartition(".")[2] for name in targets})
     config = LoraConfig(
@@ -53,14 +64,12 @@ def write(
         revision=revision,
         inference_mode=True,
     )
-    config.save_pretrained(str(temporary))
+    config.save_pretrained(str(folder))
     tensors = {
         f"{_PREFIX}{name}.weight": tensor.to(torch.float32).cpu().contiguous()
         for name, tensor in state.tensors["weight"].items()
     }
-    save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def read(folder: Path, params: TrialParams) -> AdapterState:

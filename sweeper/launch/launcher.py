@@ -20,7 +20,7 @@ from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
-from sweeper.errors import ConfigError, DataError, HeldError, StoreError
+from sweeper.errors import AwayError, ConfigError, DataError, HeldError, StoreError
 from sweeper.launch.question import Answer, answer
 from sweeper.launch.resume import Resumption, as_begun, resume
 from sweeper.launch.screen import Output
@@ -35,7 +35,8 @@ from sweeper.search.ended import ENDED, holds
 from sweeper.search.running import LOOK_S, note, noted
 from sweeper.search.views import StudyView, begun, is_finished, study_names, view
 from sweeper.search.warm_start import starts
-from sweeper.tracking.place import Place, identify, keep, record
+from sweeper.tracking.place import Place, identify, keep, known, record
+from sweeper.tracking.spool import unsent, waiting
 
 _UNBEGUN = {
     Answer.NO: "nothing was begun",
@@ -91,10 +92,12 @@ def launch(
                 if mirror is not None:
                     mirror.copy(announce)
                 announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
+                if count := waiting(paths.spool):
+                    announce(f"note: {unsent(count, paths)}")
                 return 0
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
-        tracked = prepare_tracking(place, paths, announce)
+        tracked = prepare_tracking(place, paths, announce, before is not None)
         for line in _cost(config, home):
             announce(line)
         asked_s = time.monotonic()
@@ -209,24 +212,36 @@ def _check_rows(config: Config, data: rows.TaskData, retention: suite.Suite, pat
     return report.admit(config, data, retention.texts(), paths)
 
 
-def prepare_tracking(place: Place, paths: StudyPaths, announce: Callable[[str], None]) -> Place | None:
+def prepare_tracking(
+    place: Place, paths: StudyPaths, announce: Callable[[str], None], has_begun: bool = False
+) -> Place | None:
     """Gives the study its id, and sees that a tracking server does what will be asked of it.
+
+    Args:
+        has_begun: it goes on without a server that is away, where it has been there before.
 
     Returns:
         Where its runs will be, to be kept when they begin; None for the store.
     """
     study_id = identify(paths)
     if place.uri is None:
-        known = record(paths)
-        if known is not None and known.places:
+        kept = record(paths)
+        if kept is not None and kept.places:
             announce(
-                f"note: the study's runs went to {known.places[-1]}, and go to the store now; tracking.uri, or the "
+                f"note: the study's runs went to {kept.places[-1]}, and go to the store now; tracking.uri, or the "
                 "environment that it was launched in, says otherwise"
             )
         return None
     from sweeper.tracking.mlflow_probe import probe  # takes seconds to import, which the store does not need
 
-    experiment_id, lines = probe(place, study_id)
+    try:
+        experiment_id, lines = probe(place, study_id)
+    except AwayError as error:
+        before = known(paths, place)
+        if not has_begun or before.experiment_id is None:
+            raise
+        announce(f"warning: the study goes on, and what is written to its runs waits on the disk: {error}")
+        return before
     for line in lines:
         announce(f"note: {line}")
     return replace(place, experiment_id=experiment_id)

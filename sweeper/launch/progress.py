@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.clock import now_s
 from sweeper.config.schema import Config
 from sweeper.events import WARNINGS
 from sweeper.launch.remaining import Pace, Spent
@@ -76,7 +76,7 @@ class Progress:
     limit_usd: float | None = None
     limit_s: float | None = None  # of device seconds
     limit_trials: int | None = None  # that are trained
-    began_s: float = field(default_factory=time.time)
+    began_s: float = field(default_factory=now_s)
     phases: dict[int, str] = field(default_factory=dict)  # of each worker
     baseline: float | None = None
     in_flight: dict[Key, InFlight] = field(default_factory=dict)  # the one begun last is the last
@@ -104,7 +104,7 @@ class Progress:
             budget.usd,
             budget.hours * 3600 if budget.hours is not None else None,
             budget.trials,
-            time.time() if began_s is None else began_s,
+            now_s() if began_s is None else began_s,
         )
         if before is not None:
             made._recall(config, before)

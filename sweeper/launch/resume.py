@@ -17,7 +17,7 @@ from sweeper.custom import own
 from sweeper.custom.sources import kept_sha256
 from sweeper.data import rows
 from sweeper.errors import ConfigError, CustomCodeError, DataError
-from sweeper.paths import StudyPaths
+from sweeper.paths import StudyPaths, write_atomically
 from sweeper.preflight.model import admit
 from sweeper.search.views import StudyView, is_finished
 
@@ -42,8 +42,8 @@ class Resumption:
     def keep(self) -> None:
         """Makes its settings those of the study, and records what they change."""
         if self._entry is not None:
-            with self._paths.changes.open("a", encoding="utf-8") as file:
-                file.write(yaml.safe_dump([self._entry], sort_keys=False, allow_unicode=True))
+            file, entry = self._paths.changes, yaml.safe_dump([self._entry], sort_keys=False, allow_unicode=True)
+            write_atomically(file, (file.read_text(encoding="utf-8") if file.is_file() else "") + entry)
         if self._code is not None:
             self._code.keep(self._paths.code)
         check.save(self._config, self._paths)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -16,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.clock import now_s
 from sweeper.launch.progress import Event, InFlight, Progress
 from sweeper.launch.remaining import about
 from sweeper.report.sentences import score
@@ -205,7 +205,7 @@ class _Live:
             line = self._progress.apply(event)
             if line and line.startswith(_BESIDE):
                 self._live.console.print(line, highlight=False, markup=False)
-        self._live.update(View(self._progress, time.time()), refresh=True)
+        self._live.update(View(self._progress, now_s()), refresh=True)
 
 
 @contextmanager
@@ -217,5 +217,5 @@ def show(progress: Progress, output: Output = Output.PERSON) -> Iterator[Screen]
     elif not console.is_terminal or console.is_dumb_terminal:
         yield _Plain(progress, console.file)
     else:  # refreshed by its updates alone: a thread would read what is being changed
-        with Live(View(progress, time.time()), console=console, auto_refresh=False) as live:
+        with Live(View(progress, now_s()), console=console, auto_refresh=False) as live:
             yield _Live(progress, live)

@@ -19,13 +19,16 @@ from sweeper import outcome
 from sweeper.cluster.cluster import Cluster, Worker
 from sweeper.cluster.clusters import cluster_of
 from sweeper.config.schema import Config
-from sweeper.errors import ERRORS, SweeperError, WorkerError
+from sweeper.disk import EXIT_CODE as DISK_FULL
+from sweeper.disk import no_room
+from sweeper.errors import ERRORS, DiskFullError, SweeperError, WorkerError
 from sweeper.events import EventLog, EventReader
 from sweeper.launch.progress import Progress
 from sweeper.launch.question import INTERRUPTED
 from sweeper.launch.screen import Output, show
 from sweeper.outcome import Outcome
 from sweeper.paths import StudyPaths
+from sweeper.redaction import redacted
 from sweeper.search.views import StudyView
 
 _POLL_S = 0.2
@@ -137,7 +140,7 @@ class Supervisor:
             if code is None:
                 continue
             del self._running[index]
-            found = self._outcomes[index] = outcome.read(self._paths, index)
+            found = self._outcomes[index] = self._outcome(index, code)
             if found is not None and found.status == outcome.FINISHED:
                 for other in self._running.values():  # some may still wait for a node, or in a queue
                     other.worker.stop()
@@ -150,6 +153,14 @@ class Supervisor:
                 self._note(f"worker {index} is killed: it has not ended within cluster.grace_s")
                 watched.worker.kill()
             self._kill_at_s = None
+
+    def _outcome(self, index: int, code: int) -> Outcome | None:
+        """How a worker ended; None where it died."""
+        found = outcome.read(self._paths, index)
+        if found is None and code == DISK_FULL:  # it could not even write that
+            words, log = str(no_room(self._paths.root)), self._paths.worker_log(index)
+            return Outcome(0, outcome.ERROR, DiskFullError.__name__, words, None, log)
+        return found
 
     def _may_go_on(self, found: Outcome | None) -> bool:
         """Whether a worker that has ended was to go on: it died, or a defect stopped it."""
@@ -172,7 +183,7 @@ class Supervisor:
         self._paths.outcome(index).unlink(missing_ok=True)
         try:
             again = self._cluster.start(index, self._options)
-        except SweeperError as error:
+        except (SweeperError, OSError) as error:
             self._note(f"worker {index} cannot be started again: {error}")
             return True
         self._running[index] = _Watched(again, restarts + 1, self._progress.done)
@@ -180,7 +191,10 @@ class Supervisor:
         return True
 
     def _note(self, message: str) -> None:
-        self._events.write("note", message=message)
+        try:
+            self._events.write("note", message=message)
+        except OSError:  # the disk is full, perhaps: it is said all the same
+            print(f"note: {redacted(message)}", file=sys.stderr)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGTERM and self._interruptions:

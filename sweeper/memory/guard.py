@@ -7,12 +7,12 @@ second by a thread, since a neighbour takes it at any time and reading it costs 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sweeper.clock import now_s
 from sweeper.memory.readings import MemoryBackend, Reading
 from sweeper.units import GIB, MIB
 
@@ -25,7 +25,7 @@ HISTORY = 20  # readings that are kept to explain a prune: ten seconds of them
 class Moment:
     """A reading and when it was taken."""
 
-    at_s: float  # time.time
+    at_s: float  # since 1970
     reading: Reading
 
     def as_dict(self) -> dict[str, float]:
@@ -107,7 +107,7 @@ class Guard:
         """Whether one does, or did a moment ago."""
         if self.is_pressed():
             return True
-        since_s = time.time() - max(PRESSURE_LASTS_S, 2 * self._watch_s)
+        since_s = now_s() - max(PRESSURE_LASTS_S, 2 * self._watch_s)
         return any(moment.at_s >= since_s and self._is_pressing(moment.reading) for moment in list(self.history))
 
     def _is_pressing(self, reading: Reading) -> bool:
@@ -154,11 +154,11 @@ class Guard:
             thread.join()
 
     def _latest(self) -> Moment:
-        if not self._watch_s or time.time() - self.history[-1].at_s > 2 * self._watch_s:
+        if not self._watch_s or now_s() - self.history[-1].at_s > 2 * self._watch_s:
             self._read()
         return self.history[-1]
 
     def _read(self) -> Reading:
         reading = self.backend.read()
-        self.history.append(Moment(time.time(), reading))
+        self.history.append(Moment(now_s(), reading))
         return reading

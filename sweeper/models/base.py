@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,9 +195,12 @@ def _converted(file: Path, folder: Path) -> Path:
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
         )
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    os.replace(temporary, folder)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        os.replace(temporary, folder)
+    finally:  # half of one would only fill the disk
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

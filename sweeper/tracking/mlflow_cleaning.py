@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.errors import StoreError
 from sweeper.paths import Home
+from sweeper.tracking.mlflow_runs import ARTIFACT_ROOT, KIND_TAG, NUMBER_TAG
 from sweeper.tracking.mlflow_server import impatient, reached, study_runs
-from sweeper.tracking.mlflow_tracker import ARTIFACT_ROOT, KIND_TAG, NUMBER_TAG
 from sweeper.tracking.place import Place
 from sweeper.trial import RunKind
 

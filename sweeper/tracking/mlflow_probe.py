@@ -20,8 +20,8 @@ from mlflow.entities import Experiment
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from sweeper.errors import TrackingError
+from sweeper.tracking.mlflow_runs import STUDY_ID_TAG
 from sweeper.tracking.mlflow_server import drop_artifacts, experiment, impatient, reached, repository
-from sweeper.tracking.mlflow_tracker import STUDY_ID_TAG
 from sweeper.tracking.place import Place
 
 _FOLDER, _FILE, _TEXT = "preflight", "preflight.txt", "written by sweeper's preflight, and deleted at once\n"

@@ -23,17 +23,21 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.tracking.artifact_utils import get_artifact_repository
 
-from sweeper.errors import TrackingError
+from sweeper.disk import is_full
+from sweeper.errors import AwayError, SweeperError, TrackingError
 from sweeper.paths import Home
 from sweeper.redaction import redacted
-from sweeper.tracking.mlflow_tracker import STUDY_ID_TAG, MlflowTracker
+from sweeper.tracking.mlflow_runs import STUDY_ID_TAG
+from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import Place
+from sweeper.tracking.spool import Spool
 from sweeper.tracking.tracker import RunKey, Watcher
 
 logger = logging.getLogger(__name__)
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # MLflow's are for minutes
 _ONE_TRY = {**_PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # for what is tried again here
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_BARRED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _ADDRESS = "see that it runs and that tracking.uri (or MLFLOW_TRACKING_URI) is its address"
 
@@ -53,28 +57,34 @@ class ServerTracker(MlflowTracker):
         study_id: str,
         patience_s: float = 0.0,
         watcher: Watcher | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._place = place
-        super().__init__(home, study, study_id, patience_s, watcher)
+        super().__init__(home, study, study_id, patience_s, watcher, spool)
 
     @property
     def place(self) -> str:
-        return f"{self._place.uri} {self._experiment}"
+        known = self._experiment if self._is_connected else self._place.experiment_id
+        return f"{self._place.uri} {known}"
 
     def _drop(self, key: RunKey, folder: str) -> None:
         drop_artifacts(self._repository(key), folder)
 
-    def _calling(self) -> AbstractContextManager[None]:
+    def calling(self) -> AbstractContextManager[None]:
         return impatient(_ONE_TRY)
 
-    def _is_passing(self, error: Exception) -> bool:
-        return is_passing(error)
+    def is_passing(self, error: Exception) -> bool:
+        return is_passing(error) or is_full(error)
+
+    def bars(self, error: Exception) -> bool:
+        is_answered = isinstance(error, requests.RequestException) or not isinstance(error, OSError)
+        return isinstance(error, SweeperError) or not is_answered or status_of(error) in _BARRED or _is_none(error)
 
     @property
     def _has_own_experiment(self) -> bool:
         return self._place.experiment == self._study
 
-    def _in_words(self, error: Exception) -> str:
+    def in_words(self, error: Exception) -> str:
         return str(error) if isinstance(error, TrackingError) else _words(self._place, error)
 
     def _open(self) -> tuple[MlflowClient, str]:
@@ -148,13 +158,16 @@ def study_runs(client: MlflowClient, experiment_id: str, study_id: str) -> list[
 
 @contextmanager
 def reached(place: Place) -> Iterator[None]:
-    """Maps what a server and its artifact store may answer."""
+    """Maps what a server and its artifact store may answer.
+
+    Raises:
+        AwayError: if it may answer a little later.
+        TrackingError: if it refuses.
+    """
     try:
         yield
-    except MlflowException as error:
-        raise TrackingError(_words(place, error)) from error
-    except requests.RequestException as error:  # of artifacts
-        raise TrackingError(_words(place, error)) from error
+    except (MlflowException, requests.RequestException) as error:  # of runs, and of artifacts
+        raise (AwayError if is_passing(error) else TrackingError)(_words(place, error)) from error
     except OSError as error:  # of a folder that the artifact store is
         raise TrackingError(_words(place, error)) from error
 

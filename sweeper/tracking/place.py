@@ -98,6 +98,13 @@ def identify(paths: StudyPaths) -> str:
     return kept.study_id
 
 
+def known(paths: StudyPaths, place: Place) -> Place:
+    """A place as the study has had runs there before, with the id of its experiment; as it is where it has had none."""
+    kept = record(paths)
+    before = [one for one in kept.places if (one.uri, one.experiment) == (place.uri, place.experiment)] if kept else []
+    return before[-1] if before else place
+
+
 def keep(paths: StudyPaths, place: Place) -> None:
     """Notes that a study has runs in an experiment of a server."""
     kept = record(paths)

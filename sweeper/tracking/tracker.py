@@ -155,11 +155,10 @@ class Tracker(ABC):
         """Says which rows a run uses; the same again changes nothing."""
 
     @abstractmethod
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None, *, stays: bool = False) -> None:
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
         """Copies a file, or a folder's files, to the run's artifacts.
 
-        Args:
-            stays: it is there as long as the study, so the copy is not waited for.
+        One in the study's folder is read when it is copied, as it is then; one that is dropped before is left out.
         """
 
     @abstractmethod
@@ -178,21 +177,39 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    def flush(self) -> None:
-        """Waits until what was kept back is written."""
+    def log_missing(self, key: RunKey, metric: str, points: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Adds points as `log` does, by their steps, where the run has none of a metric there."""
+
+    @abstractmethod
+    def has(self, key: RunKey) -> bool:
+        """Whether there is such a run, as far as is known without asking the store."""
+
+    @property
+    def count(self) -> int:
+        """How many operations wait to be done."""
+        return 0
+
+    @abstractmethod
+    def flush(self) -> bool:
+        """Waits until what was kept back is written; whether it is.
+
+        What is safe on the disk is waited for no longer than a study's settings say.
+        """
 
     def settle(self) -> bool:
         """As `flush`, but does not wait for a store that is away; whether all is written."""
-        self.flush()
-        return True
+        return self.flush()
 
-    @abstractmethod
-    def steps(self, key: RunKey, metric: str) -> set[int]:
-        """Where a run has points of a metric, from the store."""
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Lets go of what nobody else may have meanwhile."""
 
     @abstractmethod
     def states(self) -> dict[RunKey, RunState]:
-        """The state of every run of the study, from the store."""
+        """The state of every run of the study, from the store.
+
+        Raises:
+            AwayError: if that cannot be asked now.
+        """
 
 
 @dataclass
@@ -232,7 +249,7 @@ class MemoryTracker(Tracker):
     def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
         self.runs[key].datasets = tuple(datasets)
 
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None, *, stays: bool = False) -> None:
+    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
         file.stat()  # raises as a store does where there is nothing to copy
         names = sorted(item.name for item in file.iterdir()) if file.is_dir() else [file.name]
         self.runs[key].files.setdefault(folder or "", []).extend(names)
@@ -248,11 +265,17 @@ class MemoryTracker(Tracker):
         if STUDY in self.runs:
             self.runs[STUDY].tags[NOTE_TAG] = text
 
-    def flush(self) -> None:
-        """Nothing is kept back."""
+    def log_missing(self, key: RunKey, metric: str, points: Sequence[tuple[int, dict[str, float]]]) -> None:
+        there = {step for step, _ in self.runs[key].metrics.get(metric, ())}
+        for step, metrics in points:
+            if step not in there:
+                self.log(key, metrics, step)
 
-    def steps(self, key: RunKey, metric: str) -> set[int]:
-        return {step for step, _ in self.runs[key].metrics.get(metric, ())}
+    def has(self, key: RunKey) -> bool:
+        return key in self.runs
+
+    def flush(self) -> bool:
+        return True  # nothing is kept back
 
     def states(self) -> dict[RunKey, RunState]:
         return {key: run.state for key, run in self.runs.items()}

@@ -24,6 +24,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from sweeper import __version__, outcome
+from sweeper.disk import EXIT_CODE as DISK_FULL
+from sweeper.disk import full, is_full
 from sweeper.learning.request import Request
 from sweeper.paths import LAUNCHED_S, Home, StudyPaths
 from sweeper.worker import log
@@ -57,13 +59,16 @@ def main() -> None:
             "trace": None,
         }
     except Exception as error:  # the outcome must be written whatever happened
-        ended = {
-            "status": outcome.ERROR,
-            "kind": type(error).__name__,
-            "message": str(error),
-            "trace": traceback.format_exc(),
-        }
-    paths.write_outcome(given.index, {"pid": os.getpid(), **ended})
+        trace = traceback.format_exc()
+        error = full(error, paths.root) if is_full(error) else error
+        ended = {"status": outcome.ERROR, "kind": type(error).__name__, "message": str(error), "trace": trace}
+    try:
+        paths.write_outcome(given.index, {"pid": os.getpid(), **ended})
+    except OSError as error:
+        if not is_full(error):
+            raise
+        logger.error("how this worker ends cannot be written: %s", error)
+        sys.exit(DISK_FULL)
     if ended["status"] == outcome.ERROR:
         logger.error("%s: %s\n%s", ended["kind"], ended["message"], ended["trace"] or "")
     logger.info("worker %d of %s ends: %s", given.index, given.study, ended["status"])
@@ -96,7 +101,7 @@ def _run(paths: StudyPaths, given: argparse.Namespace, stopping: threading.Event
         config = check.load(paths)
         with sharing(paths, HANDOVER_S), closing(EventLog(paths.events, given.index)) as events:
             watcher = Watcher(lambda line: events.write("note", message=line), stopping.is_set)
-            tracker = opened(paths, config, config.tracking.patience_s, watcher)
+            tracker = opened(paths, config, config.tracking.patience_s, watcher, f"worker-{given.index}")
             session = Session(
                 paths, tracker, stopping.is_set, curve=given.learning_curve, launched_s=launched_s, index=given.index
             )

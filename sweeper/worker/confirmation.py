@@ -174,7 +174,7 @@ class Confirmation:
             "versus": [one.as_dict() for one in choice.versus] if choice is not None else [],
         }
         log(self._recorder.tracker, outcome, self._search.views())
-        self._recorder.tracker.flush()
+        self._recorder.settle()
         self._search.remember(CONFIRMATION, outcome)
         self._recorder.events.write("confirmed", number=outcome["chosen"], tied=outcome["tied"])
 

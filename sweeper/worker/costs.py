@@ -90,7 +90,7 @@ def logged(
     if not is_due:
         return
     try:
-        if STUDY in tracker.states():
+        if tracker.has(STUDY):
             log_all(tracker, paths, spending.account(), search.views())
     except (StoreError, OSError) as error:  # no reason for a study not to come to its end
         events.write("note", message=f"costs are not logged: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from sweeper import versions
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.engine.pack import Slot
+from sweeper.errors import AwayError
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.retention.measure import FULL
@@ -73,6 +74,7 @@ class Recorder:
         self.config = config
         self.tracker = tracker
         self.events = events
+        self.is_behind = False  # the runs could not be asked how they stand
         self._tags: dict[str, str] = {}  # of every trial that this session works on
         self._datasets: Sequence[DatasetUse] = ()
 
@@ -95,7 +97,6 @@ class Recorder:
             | ({"sweeper.code_sha256": code_sha256} if code_sha256 is not None else {})
         )
         self._tags |= own
-        self.tracker.states()  # and so it knows the runs that other workers have begun
         return own
 
     def open(
@@ -128,8 +129,24 @@ class Recorder:
                 self.tracker.log_file(STUDY, file)
 
     def reconcile(self, trials: Sequence[TrialView]) -> None:
-        """Catches runs and files up with what a killed worker had told the storage, and with its orphans."""
-        states = self.tracker.states()
+        """Catches runs and files up with what a killed worker had told the storage, and with its orphans.
+
+        Where the runs are away, they are caught up when the session ends.
+        """
+        for trial in trials:
+            if trial.is_told:
+                self.paths.drop_checkpoint(trial.number)
+        side_records.drop_checkpoints(self.paths)
+        self.reconcile_runs(trials)
+
+    def reconcile_runs(self, trials: Sequence[TrialView]) -> None:
+        """Catches runs up, where their store answers."""
+        try:
+            states = self.tracker.states()
+        except AwayError:
+            self.is_behind = True
+            return
+        self.is_behind = False
         for trial in trials:
             key = trial_key(trial.number)
             if key in states and states[key] is not RUN_STATES[trial.state]:
@@ -139,9 +156,18 @@ class Recorder:
                     self._end_run(trial)
                 else:
                     self.tracker.end(key, RUN_STATES[trial.state], _tags(trial.state))
-            if trial.is_told:
-                self.paths.drop_checkpoint(trial.number)
         side_records.reconcile(self.paths, self.tracker, states)
+
+    def conclude(self, trials: Callable[[], Sequence[TrialView]]) -> int:
+        """Waits for what is written, as long as a session may; returns how many operations still wait.
+
+        Args:
+            trials: reads how they stand.
+        """
+        if self.tracker.flush() and self.is_behind:
+            self.reconcile_runs(trials())
+            self.tracker.flush()
+        return self.tracker.count
 
     def begin(self, asked: Asked) -> None:
         """Opens a trial's run and writes its composed configuration."""
@@ -149,7 +175,7 @@ class Recorder:
         file = self.paths.trial_config(asked.number)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, check.dump(self.config.for_trial(asked.params)))
-        self.tracker.log_file(trial_key(asked.number), file, stays=True)
+        self.tracker.log_file(trial_key(asked.number), file)
 
     def _open_run(self, trial: Asked | TrialView, more: Mapping[str, str]) -> None:
         tags = {"sweeper.state": "RUNNING", "sweeper.is_informed": str(trial.is_informed), **more}
@@ -163,7 +189,7 @@ class Recorder:
         """Records what the untuned base scores."""
         self.tracker.start(BASELINE, "baseline (untuned base)", {}, {})
         self.tracker.log_datasets(BASELINE, [used for used in self._datasets if used.context != TRAINED_ON[0]])
-        self.tracker.log(BASELINE, dict(scores), step=0)
+        self.tracker.log_missing(BASELINE, self.config.objective.metric_name, [(0, dict(scores))])
         self.tracker.end(BASELINE, RunState.FINISHED, {})
 
     def catch_up(self, trials: Sequence[TrialView], baseline: Mapping[str, float] | None) -> None:
@@ -173,7 +199,7 @@ class Recorder:
         memory's stay where they were.
         """
         # Whatever is there was begun by a session that did not come to its end, so all of it is made again.
-        if baseline is not None and self.tracker.states().get(BASELINE) is not RunState.FINISHED:
+        if baseline is not None:
             self.baseline(baseline)
         for trial in trials:
             key, file = trial_key(trial.number), self.paths.trial_config(trial.number)
@@ -183,8 +209,7 @@ class Recorder:
             if file.is_file():
                 self.tracker.log_file(key, file)
             if trial.same_as is None:  # or its end has them
-                for point in trial.curve:
-                    self._log_evaluation(trial.number, point)
+                self._log_missing(trial.number, trial.curve)
             if trial.is_told:
                 self._end_run(trial)
             else:
@@ -225,15 +250,12 @@ class Recorder:
         self.tracker.settle()
 
     def _log_missing(self, number: int, points: Sequence[dict[str, float]]) -> None:
-        """Logs what a worker measured that ended before the tracker, which was away, had it."""
-        there = self.tracker.steps(trial_key(number), self.config.objective.metric_name) if points else set()
-        for point in points:
-            if int(point["examples"]) not in there:
-                self._log_evaluation(number, point)
+        """Logs what a worker measured that ended before the tracker had it."""
+        made = [(int(point["examples"]), _scores(point)) for point in points]
+        self.tracker.log_missing(trial_key(number), self.config.objective.metric_name, made)
 
     def _log_evaluation(self, number: int, point: dict[str, float]) -> None:
-        values = {name: value for name, value in point.items() if name != "examples"}
-        self.tracker.log(trial_key(number), values, int(point["examples"]))
+        self.tracker.log(trial_key(number), _scores(point), int(point["examples"]))
 
     def end(self, trial: TrialView) -> None:
         """Ends a trial's run and drops its checkpoint, after it has been told."""
@@ -295,6 +317,10 @@ class Recorder:
                 self.tracker.drop_files(trial_key(trial.number), ADAPTER)  # first, for the folder says that it is due
                 shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)
         return kept
+
+
+def _scores(point: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in point.items() if name != "examples"}
 
 
 def _data_warnings(paths: StudyPaths) -> str | None:

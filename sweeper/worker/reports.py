@@ -86,7 +86,7 @@ class Reports:
         if not is_due:
             return
         try:
-            if STUDY not in self._tracker.states():
+            if not self._tracker.has(STUDY):
                 return
             self.describe(is_running=False)
             if self._config.tracking.report and not is_stopping():

@@ -18,7 +18,8 @@ from typing import Any
 from sweeper import outcome
 from sweeper.config import check
 from sweeper.config.schema import Config
-from sweeper.errors import CustomCodeError, OutOfRoomError, SweeperError, TrackingError
+from sweeper.disk import full, is_full
+from sweeper.errors import CustomCodeError, OutOfRoomError, StoreError, SweeperError, TrackingError
 from sweeper.events import EventLog
 from sweeper.learning.request import Request
 from sweeper.memory.guard import Guard
@@ -30,6 +31,7 @@ from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.study import Search
 from sweeper.search.views import is_finished
+from sweeper.tracking.spool import unsent
 from sweeper.tracking.tracker import STUDY, RunState, Tracker
 from sweeper.trial import RunKind
 from sweeper.worker import costs
@@ -126,9 +128,11 @@ class Session:
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._trials is not None:
                 self._trials.save()
+            if is_full(error):
+                error = full(error, self.paths.root)
             is_ours = isinstance(error, SweeperError)
             # What a trial or its neighbours ask of memory is no defect of ours.
-            self._abandon(has_crashed=not (is_ours or is_out_of_memory(error)))
+            self._put_back(has_crashed=not (is_ours or is_out_of_memory(error)))
             return {
                 "status": outcome.ERROR,
                 "kind": type(error).__name__,
@@ -136,9 +140,16 @@ class Session:
                 "trace": None if is_ours else trace,
             }
         finally:
-            with contextlib.suppress(TrackingError):  # it has been said, or the next session says it
-                self.tracker.flush()
+            self._conclude()
             self.events.close()
+
+    def _conclude(self) -> None:
+        """Waits for the store of the runs, and says what it has not taken."""
+        try:
+            if count := self.recorder.conclude(self.search.views):
+                self.events.write("note", message=unsent(count, self.paths))
+        except (StoreError, OSError) as error:  # it has been said, or the next session says it
+            logger.warning("the runs are not as they should be: %s", error)
 
     def _work(self, guard: Guard) -> dict[str, Any]:
         """Loads what the study needs, and follows its course."""
@@ -224,7 +235,7 @@ class Session:
             return self._suspend()
         if not self.lead:
             return self._leave()
-        self.tracker.flush()
+        self.tracker.settle()
         if self.curve is None:  # or it is not the study that ends
             ended, limit = self.search.attributes.get(ENDED), self.spending.over()
             if ended is None or not holds(ended, self.config) or limit not in (None, ended["key"]):
@@ -244,10 +255,10 @@ class Session:
         return {"status": outcome.LEFT}
 
     def _end_run(self, state: RunState, tags: dict[str, str]) -> None:
-        """Ends the study's run, where it has one, and waits until that is written."""
-        if STUDY in self.tracker.states():
+        """Ends the study's run, where it has one."""
+        if self.tracker.has(STUDY):
             self.tracker.end(STUDY, state, tags)
-            self.tracker.flush()
+            self.tracker.settle()
 
     def _with_memory(self, bench: Workbench, guard: Guard) -> Trials:
         """What the study will take, and, where that is much of what there is, its worst step first."""
@@ -283,19 +294,27 @@ class Session:
         self.events.write("suspended", numbers=numbers)
         return {"status": outcome.STOPPED}
 
+    def _put_back(self, has_crashed: bool) -> None:
+        """As `_abandon`; where the disk is full, the next session finds the trials by their leases."""
+        try:
+            self._abandon(has_crashed)
+        except Exception as error:  # of the storage, the tracker or the events, which all have the same disk
+            if not is_full(error):
+                raise
+            logger.warning("the storage does not say yet that trials wait: %s", error)
+
     def _abandon(self, has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""
         numbers = self.search.in_flight
         for number in numbers:
             self.search.requeue(number, has_crashed)
         try:
-            states = self.tracker.states()
             for number in numbers:
-                if trial_key(number) in states:
+                if self.tracker.has(trial_key(number)):
                     self.recorder.wait(number)
             if self.lead:
                 self.recorder.reconcile(self.search.views())
-            if STUDY in states and self.lead:
+            if self.lead and self.tracker.has(STUDY):
                 self.tracker.end(STUDY, *self._state())
         except TrackingError as error:  # the next session catches up
             logger.warning("the runs do not say yet that the study is interrupted: %s", error)

@@ -120,11 +120,16 @@ def read(file: Path) -> dict[str, Any] | None:
     return values
 
 
+def drop_checkpoints(paths: StudyPaths) -> None:
+    """Deletes those of runs that have ended."""
+    for key, _ in _ended(paths):
+        paths.side_checkpoint(key.kind.value, key.number or 0).unlink(missing_ok=True)
+
+
 def reconcile(paths: StudyPaths, tracker: Tracker, states: Mapping[RunKey, RunState]) -> None:
     """Catches runs up with what was kept before a kill, or while the tracking server was down."""
     ended = dict(_ended(paths))
     for key, values in ended.items():
-        paths.side_checkpoint(key.kind.value, key.number or 0).unlink(missing_ok=True)
         if states.get(key) in (RunState.RUNNING, RunState.SCHEDULED):
             _end(tracker, key, values["tracked"], values["failure"])
     for key, state in states.items():

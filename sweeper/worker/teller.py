@@ -278,7 +278,7 @@ class Teller:
         if best is not None and self.config.tracking.log_text:
             self._log_wrong_rows(best)
         tracker.end(STUDY, RunState.FINISHED, finished(self.search.attributes))
-        tracker.flush()
+        tracker.settle()
         if test is not None:  # last: it is what makes the study finished for the launcher
             self.search.remember("test", test)
             self.keep_best_adapters()

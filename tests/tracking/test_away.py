@@ -11,7 +11,8 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,22 @@ import pytest
 
 from sweeper.config import check
 from sweeper.config.schema import Config
-from sweeper.errors import TrackingError
+from sweeper.errors import AwayError, TrackingError
 from sweeper.events import EventLog, EventReader
+from sweeper.launch.launcher import prepare_tracking
 from sweeper.paths import Home
-from sweeper.search.views import view
+from sweeper.search.views import is_finished, view
+from sweeper.tracking.mlflow_probe import probe
 from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
-from sweeper.tracking.place import Place, identify
+from sweeper.tracking.operation import Kind
+from sweeper.tracking.place import Place, identify, keep, known
+from sweeper.tracking.spool import Spool, waiting
 from sweeper.tracking.tracker import STUDY, RunKey, RunState, Watcher
 from sweeper.trial import RunKind
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from sweeper.worker.session import Session
+from sweeper.worker.sync import Synced, sync
 from tests.conftest import SHORT
 from tests.tracking.server import PlainServer, plain_server
 
@@ -55,6 +61,13 @@ class Noting(ServerTracker):
             self.given[key, name].append((step, value))
         super().log(key, metrics, step)
 
+    def log_missing(self, key: RunKey, metric: str, points: Sequence[tuple[int, dict[str, float]]]) -> None:
+        for step, metrics in points:
+            for name, value in metrics.items():
+                if (step, value) not in self.given[key, name]:
+                    self.given[key, name].append((step, value))
+        super().log_missing(key, metric, points)
+
 
 def stored(tracker: MlflowTracker) -> Points:
     """Every point that the store has."""
@@ -66,52 +79,131 @@ def stored(tracker: MlflowTracker) -> Points:
     return found
 
 
-@pytest.mark.usefixtures("known_formulas")
-def test_a_server_that_is_away_for_a_while_loses_no_point(
-    plain: PlainServer, home: Home, few_tickets: Path, composed: Callable[..., Config]
-) -> None:
-    size = ("train.examples=128", "evaluation.count=4", "checkpoint.every_s=1")
-    config = composed(*SHORT, *size, f"data.path={few_tickets}", f"tracking.uri={plain.uri}")
-    paths = home.study("demo")
-    paths.create()
-    check.save(config, paths)
-    log = EventLog(paths.events)
-    watcher = Watcher(lambda line: log.write("note", message=line), lambda: False)
-    tracker = Noting(home, "demo", Place.of(config), identify(paths), config.tracking.patience_s, watcher)
-    tracker.given = defaultdict(list)
-    reader = EventReader(paths.events)
-    events: list[dict[str, Any]] = []
-    back = threading.Timer(AWAY_S, plain.start)
+class Course:
+    """A study whose server goes away once something has happened, and is back later, or not."""
 
-    def is_stopping() -> bool:
-        events.extend(reader.new())
-        if plain.is_up and not back.is_alive() and not back.finished.is_set() and sees("tick"):
-            plain.kill()
-            back.start()
+    def __init__(self, home: Home, config: Config, server: PlainServer, until: str, back_s: float | None) -> None:
+        self.paths = home.study("demo")
+        self.paths.create()
+        check.save(config, self.paths)
+        self.server, self._until = server, until
+        self.back = threading.Timer(back_s, server.start) if back_s is not None else None
+        self._log = EventLog(self.paths.events)
+        watcher = Watcher(lambda line: self._log.write("note", message=line), lambda: False)
+        settings = config.tracking.patience_s, watcher, Spool(self.paths.spool, "worker-0")
+        self.tracker = Noting(home, "demo", Place.of(config), identify(self.paths), *settings)
+        self.tracker.given = defaultdict(list)
+        self._reader = EventReader(self.paths.events)
+        self.events: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        outcome = Session(self.paths, self.tracker, self._is_stopping).run()
+        self._log.close()
+        if self.back is not None:
+            self.back.join()
+        self.events.extend(self._reader.new())
+        self.tracker.close()
+        return outcome
+
+    def _is_stopping(self) -> bool:
+        self.events.extend(self._reader.new())
+        if self.server.is_up and not self._has_gone and self.sees(self._until):
+            self._has_gone = True
+            self.server.kill()
+            if self.back is not None:
+                self.back.start()
         return False
 
-    def sees(kind: str) -> list[dict[str, Any]]:
-        return [event for event in events if event["event"] == kind]
+    _has_gone = False
 
-    assert Session(paths, tracker, is_stopping).run() == {"status": "finished"}
-    log.close()
-    back.join()
-    events.extend(reader.new())
-    notes = [event["message"] for event in sees("note") if event["message"].startswith("runs can")]
-    assert len(notes) == 2
-    assert notes[0].startswith("runs cannot be written now, and are held back for up to 300 s")
-    assert f"{plain.uri} is not" in notes[0]
-    assert notes[1].startswith("runs can be written again after ")
-    gone, here = (next(e["time"] for e in sees("note") if e["message"] == note) for note in notes)
-    assert any(gone < event["time"] < here for event in sees("tick"))  # training went on
+    def sees(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
 
+    def notes(self, of: str) -> list[str]:
+        return [event["message"] for event in self.sees("note") if of in event["message"]]
+
+
+@pytest.fixture
+def course(
+    plain: PlainServer, home: Home, few_tickets: Path, composed: Callable[..., Config]
+) -> Callable[[str, float | None], Course]:
+    size = ("train.examples=128", "evaluation.count=4", "checkpoint.every_s=1", "tracking.patience_s=120")
+    config = composed(*SHORT, *size, f"data.path={few_tickets}", f"tracking.uri={plain.uri}")
+    home.study("demo").create()
+    place = replace(Place.of(config), experiment_id=probe(Place.of(config), identify(home.study("demo")))[0])
+
+    def begin(until: str, back_s: float | None) -> Course:
+        patience = {"patience_s": 1.0} if back_s is None else {}
+        own = config.model_copy(update={"tracking": config.tracking.model_copy(update=patience)})
+        made = Course(home, own, plain, until, back_s)
+        keep(made.paths, place)
+        return made
+
+    return begin
+
+
+def agrees(home: Home, course: Course) -> None:
+    """Whether the server has what was given, each point once, and says of each trial what the storage says."""
+    place, given = Place.of(check.load(course.paths)), course.tracker.given
+    tracker = ServerTracker(home, "demo", place, identify(course.paths))
     trials = view(home, "demo").trials
     assert {trial_key(trial.number): RUN_STATES[trial.state] for trial in trials}.items() <= tracker.states().items()
     found = stored(tracker)
-    assert found == {which: sorted(points) for which, points in tracker.given.items()}
+    assert found == {which: sorted(points) for which, points in given.items()}
     for trial in trials:
         assert [value for _, value in found[trial_key(trial.number), "accuracy"]] == list(trial.evaluations)
         assert len(found[trial_key(trial.number), "train/loss"]) == 16
+
+
+@pytest.mark.usefixtures("known_formulas")
+def test_a_server_that_is_away_for_a_while_loses_no_point(
+    home: Home, course: Callable[[str, float | None], Course]
+) -> None:
+    made = course("tick", AWAY_S)
+    assert made.run() == {"status": "finished"}
+    gone, here = made.notes("runs can")
+    assert gone.startswith("runs cannot be written now, and wait on the disk until they can: ")
+    assert f"{made.server.uri} is not" in gone
+    assert here.startswith("runs can be written again after ")
+    gone_s, here_s = (next(e["time"] for e in made.sees("note") if e["message"] == note) for note in (gone, here))
+    assert any(gone_s < event["time"] < here_s for event in made.sees("tick"))  # training went on
+    assert made.notes("sweeper sync") == []
+    assert waiting(made.paths.spool) == 0
+    agrees(home, made)
+
+
+@pytest.mark.usefixtures("known_formulas")
+def test_a_server_that_never_comes_back_keeps_no_study_from_its_end(
+    home: Home, course: Callable[[str, float | None], Course], plain: PlainServer
+) -> None:
+    made = course("trial_ended", None)
+    assert made.run() == {"status": "finished"}
+    config = check.load(made.paths)
+    seen = view(home, "demo")
+    assert is_finished(seen, config)
+    assert seen.attributes["test"]["trial"] == seen.best.number if seen.best else False
+    count = waiting(made.paths.spool)
+    assert count > 20
+    [said] = made.notes("`sweeper sync demo`")
+    assert said.startswith(
+        f"{count} writes to the study's runs wait in {made.paths.spool} for their store; `sweeper sy"
+    )
+    lines: list[str] = []
+    place = Place.of(config)
+    assert prepare_tracking(place, made.paths, lines.append, has_begun=True) == known(made.paths, place)
+    assert lines[0].startswith("warning: the study goes on, and what is written to its runs waits on the disk: a track")
+    with pytest.raises(AwayError, match="must be reachable"):
+        prepare_tracking(place, made.paths, lines.append)  # a study that is to begin
+
+    assert sync(made.paths, lines.append) == Synced(0, count, is_even=False)
+    assert waiting(made.paths.spool) == count
+    plain.start()
+    shutil.rmtree(made.paths.adapter(seen.best.number if seen.best else 0))  # a file that is gone meanwhile is left out
+    synced = sync(made.paths, lines.append)
+    assert synced == Synced(count, 0, is_even=True)
+    assert synced.in_words(made.paths) == f"{count} writes sent: the runs of demo are as its storage says"
+    assert waiting(made.paths.spool) == 0
+    agrees(home, made)
 
 
 def test_a_store_that_another_process_holds_loses_no_point(home: Home, migrated: Path) -> None:
@@ -141,21 +233,20 @@ def test_points_that_are_written_twice_are_there_once(home: Home, migrated: Path
     tracker = MlflowTracker(home, "study")
     tracker.start(STUDY, "study", {}, {})
     tracker.log(STUDY, {"accuracy": 0.5, "macro_f1": 0.25}, 1)
-    points = next(task.points for task in tracker._writer._tasks if task.points)
+    points = next(one for one in tracker._waiting._further if one.kind is Kind.POINTS)  # type: ignore[attr-defined]
     tracker.flush()
-    tracker._writer.ask(lambda _: tracker._write(STUDY, points))  # as where the first answer was lost
+    tracker._writer.give(points)  # as where the first answer was lost
+    tracker.flush()
     assert stored(tracker) == {(STUDY, "accuracy"): [(1, 0.5)], (STUDY, "macro_f1"): [(1, 0.25)]}
 
 
-def test_one_that_stays_away_is_an_error_in_the_end(plain: PlainServer, home: Home) -> None:
+def test_one_that_stays_away_is_an_error_where_nothing_is_kept(plain: PlainServer, home: Home) -> None:
     tracker = ServerTracker(home, "study", Place(plain.uri, "short"), "a" * 32, patience_s=1.0)
     tracker.start(STUDY, "study", {}, {})
     tracker.flush()
     plain.kill()
     tracker.log(STUDY, {"accuracy": 0.5}, 1)
-    with pytest.raises(
-        TrackingError, match=r"must be reachable, but .* \(it was tried again for 1\.\d s; tracking.pat"
-    ):
+    with pytest.raises(AwayError, match=r"must be reachable, but .* \(it was tried again for 1\.\d s\)"):
         tracker.flush()
     with pytest.raises(TrackingError, match="must be reachable"):
         tracker.log(STUDY, {"accuracy": 0.5}, 2)

@@ -99,6 +99,7 @@ def test_the_settings_reach_the_tracker(home: Home, migrated: object, composed: 
     paths = home.study("demo")
     paths.create()
     check.save(config, paths)
-    made = opened(paths, config, config.tracking.patience_s)
+    made = opened(paths, config, config.tracking.patience_s, spool="worker-0")
     assert isinstance(made, MlflowTracker)
     assert made._writer._patience_s == 7
+    made.close()

@@ -57,6 +57,7 @@ def test_states_follow_a_trial_through_an_interruption(reopen: Callable[[], Trac
     side = RunKey(RunKind.CONFIRMATION, 3)  # of the same number, and another run
     tracker.start(side, "confirm t00 seed 3", {}, {})
     tracker.end(side, RunState.FINISHED, {})
+    tracker.flush()
     assert reopen().states() == {**tracker.states(), side: RunState.FINISHED, TRIAL: RunState.RUNNING}
     for state in (RunState.FINISHED, RunState.KILLED, RunState.FAILED):
         tracker.end(TRIAL, state, {})
@@ -111,8 +112,18 @@ def test_metrics_are_kept_in_order_and_past_a_batch(reopen: Callable[[], Tracker
     metrics = metrics_of(tracker, TRIAL)
     assert metrics["train/loss"] == [(step, 1.0 / (step + 1)) for step in range(2500)]
     assert metrics["accuracy"] == [(2500, 0.5)]
-    assert tracker.steps(TRIAL, "train/loss") == set(range(2500))
-    assert tracker.steps(TRIAL, "macro_f1") == set()
+
+
+def test_what_is_there_at_a_step_is_not_logged_again(reopen: Callable[[], Tracker]) -> None:
+    tracker = reopen()
+    tracker.start(STUDY, "study", {}, {})
+    tracker.start(TRIAL, "t03", {}, {})
+    tracker.log(TRIAL, {"accuracy": 0.5, "macro_f1": 0.25}, 32)
+    tracker.log_missing(TRIAL, "accuracy", [(32, {"accuracy": 0.5, "macro_f1": 0.25}), (64, {"accuracy": 0.75})])
+    tracker.log_missing(TRIAL, "accuracy", [(64, {"accuracy": 0.75})])
+    assert metrics_of(tracker, TRIAL) == {"accuracy": [(32, 0.5), (64, 0.75)], "macro_f1": [(32, 0.25)]}
+    assert tracker.has(TRIAL)
+    assert not tracker.has(BASELINE)
 
 
 def test_files_come_and_go(reopen: Callable[[], Tracker], home: Home, tmp_path: Path) -> None:
