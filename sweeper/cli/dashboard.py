@@ -39,7 +39,7 @@ def serve(home: Home, port: int, study: str | None = None, is_opening: bool = Fa
     Raises:
         StoreError: if there is no store or no such study, or the dashboard is not installed or cannot run.
     """
-    if not home.optuna_file.is_file():
+    if not home.has_optuna:
         raise StoreError(f"there are no studies at {home.root}; launch one there, or set SWEEPER_HOME")
     server = optuna_dashboard(home, port)
 

@@ -107,7 +107,7 @@ def plan(arguments: tuple[str, ...]) -> None:
         from sweeper.launch.screen import terminal
         from sweeper.preflight.plan import plan as plan_study
 
-        home = Home(Path(config.store.home).expanduser().absolute())
+        home = Home.named(config.store.home, config.store.optuna)
         home.create()  # what is learned of the model's memory is kept there
         planned = plan_study(config, home)
         if as_json:

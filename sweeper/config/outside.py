@@ -1,6 +1,6 @@
-"""What a configuration names outside of the store: a tracking server, and past trials to start from.
+"""What a configuration names outside of the store: its database, a tracking server, and past trials to start from.
 
-Neither may have a password in it, since configurations are kept, logged and shown.
+None may have a password in it, since configurations are kept, logged and shown.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweeper.config.schema import Config
+from sweeper.database import CREDENTIALS, database_problems, has_password
 
 LOCAL = "local"  # tracking.uri: the store, whatever the environment says
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -74,9 +75,14 @@ def _absolute(path: str) -> Path:
 def problems(config: Config) -> list[str]:
     """What is wrong with the form of what is outside, a line each."""
     found = []
+    if config.store.optuna is not None:
+        found += database_problems("store.optuna", config.store.optuna)
+        if not found and has_password(config.store.optuna):
+            found.append(f"store.optuna: must have no password in it, since it is kept and shown; set {CREDENTIALS}")
     if config.tracking.uri is not None and config.tracking.uri != LOCAL:
-        found += uri_problems("tracking.uri", config.tracking.uri)
-        if not found and has_credentials(config.tracking.uri):
+        wrong = uri_problems("tracking.uri", config.tracking.uri)
+        found += wrong
+        if not wrong and has_credentials(config.tracking.uri):
             found.append(
                 f"tracking.uri: must have no user and no password in it, since it is kept with the study; set "
                 f"{_CREDENTIALS}, or the whole address as MLFLOW_TRACKING_URI"

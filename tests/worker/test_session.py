@@ -26,8 +26,9 @@ from sweeper.money.ledger import Ledger
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import VRAM
 from sweeper.search.leases import Holder
+from sweeper.search.storage import open_storage
 from sweeper.search.study import Search
-from sweeper.search.views import StudyView, open_storage, view
+from sweeper.search.views import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind, TrialParams
 from sweeper.units import GIB
