@@ -11,6 +11,7 @@ import copy
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,15 +19,19 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import select
+from sqlalchemy import create_engine, select
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from sweeper.database import without_password
 from sweeper.errors import ConfigError, StoreError
 from sweeper.paths import Home
+from sweeper.schema_versions import refuse_other
 from sweeper.search.patience import Patience, attach
+from sweeper.search.tables import refuse_newer
 
-LOCK_WAIT_S = 60  # how long a writer waits for another to leave SQLite
+_SQLITE = {"timeout": 60}  # how many seconds a writer waits for another to leave
+_MIGRATIONS = Path(optuna.storages.__file__).parent / "_rdb" / "alembic"
 _OPENINGS = 3  # of a database whose tables several make at once: one of them does
 _MARK = "sweeper:made"  # a trial's attribute, by which whoever made it knows it again
 # A connection that nobody answers any more is noticed within seconds, where the system's own limits are hours; and one
@@ -54,7 +59,9 @@ def open_storage(home: Home, patience: Patience | None = None) -> RDBStorage:
     """
     try:
         if not home.is_on_server:
-            return RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+            if home.optuna_file.is_file():
+                _look(home.optuna_url, home.optuna_place, _SQLITE)
+            return RDBStorage(home.optuna_url, engine_kwargs={"connect_args": _SQLITE})
         held = patience or Patience(home.optuna_place)
         # Who only looks leaves no connection behind.
         pool = {"pool_pre_ping": True} if patience is not None else {"poolclass": NullPool}
@@ -81,7 +88,7 @@ def keep_storage(home: Home) -> None:
     kept = home.kept_optuna
     own = kept or str(home.optuna_file)
     if kept is None and home.optuna_file.is_file():
-        found = RDBStorage(f"sqlite:///{home.optuna_file}", engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+        found = RDBStorage(f"sqlite:///{home.optuna_file}", engine_kwargs={"connect_args": _SQLITE})
         kept = own if optuna.study.get_all_study_names(found) else None
     if kept is not None and kept != home.optuna_place:
         raise ConfigError(
@@ -92,7 +99,16 @@ def keep_storage(home: Home) -> None:
     home.keep_optuna()
 
 
+def _look(url: str, place: str, connect: dict[str, Any]) -> None:
+    """Refuses tables of another form than today's, Optuna's and our own, before anything is made."""
+    engine = create_engine(url, poolclass=NullPool, connect_args=connect)
+    upgrade = f"optuna storage upgrade --storage {place if '://' in place else 'sqlite:///' + place}"
+    refuse_other(engine, "Optuna", optuna.__version__, _MIGRATIONS, upgrade, place)
+    refuse_newer(engine)
+
+
 def _opened(url: str, patience: Patience, pool: dict[str, Any]) -> RDBStorage:
+    _look(url, without_password(url), _CONNECT)
     for opening in range(1, _OPENINGS + 1):
         try:
             return _PatientStorage(url, patience, pool)

@@ -23,16 +23,13 @@ _SCHEMA = Table(
 _GONE = {"sweeper_leases": "expires_s", "sweeper_sessions": "seen_s"}  # columns of version 1
 
 
-def version_of(engine: Engine) -> int | None:
-    """The version of sweeper's tables in a database; None where there are none.
-
-    Raises:
-        StoreError: if it is newer than today's.
-    """
-    return patient(engine, lambda: _version_of(engine))
+def refuse_newer(engine: Engine) -> None:
+    """Raises StoreError where the tables in a database are of a newer form than today's; older ones can be read."""
+    _version(engine)
 
 
-def _version_of(engine: Engine) -> int | None:
+def _version(engine: Engine) -> int | None:
+    """None where there are no tables, or their making was interrupted."""
     tables = inspect(engine)
     if not tables.has_table(_SCHEMA.name):
         return 1 if any(tables.has_table(name) for name in _GONE) else None
@@ -57,7 +54,7 @@ def make(engine: Engine, *tables: Table) -> None:
 
 
 def _make(engine: Engine, *tables: Table) -> None:
-    version = _version_of(engine)
+    version = _version(engine)
     for table in (_SCHEMA, *tables):
         _attempt(engine, table)
     if version != VERSION:

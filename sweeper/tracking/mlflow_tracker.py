@@ -37,6 +37,7 @@ from mlflow.utils.validation import (
 
 from sweeper.paths import Home
 from sweeper.redaction import redacted
+from sweeper.tracking.mlflow_database import refuse_other_tables
 from sweeper.tracking.mlflow_inputs import as_input
 from sweeper.tracking.mlflow_system import SystemMetrics
 from sweeper.tracking.tracker import NOTE_TAG, STUDY, DatasetUse, RunKey, RunState, Tracker, Watcher
@@ -240,6 +241,7 @@ class MlflowTracker(Tracker):
 
     def _open(self) -> tuple[MlflowClient, str]:
         """The client, and the id of the experiment, which is made where there is none."""
+        refuse_other_tables(self._home)
         client = MlflowClient(tracking_uri=self._home.mlflow_url)
         experiment = client.get_experiment_by_name(self._study)
         if experiment is not None:
