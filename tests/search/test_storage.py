@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -11,15 +12,16 @@ import sqlalchemy
 from sqlalchemy.pool import NullPool
 
 from sweeper.config.schema import Config
-from sweeper.errors import StoreError
+from sweeper.errors import ConfigError, StoreError
+from sweeper.launch.launcher import launch
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
 from sweeper.paths import Home
 from sweeper.search.patience import Patience, is_away
-from sweeper.search.storage import open_storage
+from sweeper.search.storage import keep_storage, open_storage
 from sweeper.search.study import Search
-from sweeper.search.views import view
+from sweeper.search.views import begun, study_names, view
 from sweeper.trial import Reason, RunKind
 from tests.postgresql import PostgresqlServer, postgresql_server
 from tests.proxy import Proxy
@@ -209,3 +211,52 @@ def test_a_write_that_arrives_late_is_seen(behind: Behind) -> None:
     [session] = now.sessions("s")
     assert (session.booked_us, session.is_ended) == (1_500_000, True)
     assert sum(one.units for one in now.bookings("s")) == 15
+
+
+def test_a_store_has_one_database(
+    composed: Compose, home: Home, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server = Home(home.root, database.replace("+psycopg", ""))
+    keep_storage(on_server)
+    assert json.loads(home.kept.read_text()) == {"optuna": database}
+    Search(on_server, composed("study=demo", "search.trials=2")).engine.dispose()
+    assert study_names(home) == ["demo"]  # found without being told
+    assert begun(home, "demo") is None
+    keep_storage(Home(home.root, database))
+    with pytest.raises(ConfigError, match=r"are in one database, but .* and postgresql.*ann@elsewhere/x is asked"):
+        keep_storage(Home(home.root, "postgresql://ann@elsewhere/x"))
+    monkeypatch.setenv("SWEEPER_OPTUNA", database.replace("reader@", "reader:with-a-password@"))
+    assert "with-a-password" in home.optuna_url
+    assert "with-a-password" not in home.optuna_place
+    monkeypatch.setenv("SWEEPER_OPTUNA", "mysql://ann@db/x")
+    with pytest.raises(ConfigError, match="SWEEPER_OPTUNA: must be a PostgreSQL database's address"):
+        home.optuna_url  # noqa: B018
+
+
+def test_a_store_with_studies_keeps_its_file(
+    composed: Compose, home: Home, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Search(home, composed("study=demo", "search.trials=2"))
+    monkeypatch.setenv("SWEEPER_OPTUNA", database)
+    assert home.optuna_url.startswith("sqlite:")  # who looks finds what is there
+    with pytest.raises(
+        ConfigError, match=r"those of .* are in .*optuna.db, and postgresql.* is asked for; store.home=DIR"
+    ):
+        launch(composed("study=demo", f"store.optuna={database}", "gpu=free"))
+    assert not home.kept.exists()
+
+
+def test_a_server_that_restarts_costs_nothing(
+    composed: Compose, home: Home, server: PostgresqlServer, database: str
+) -> None:
+    said: list[str] = []
+    on_server = Home(home.root, database)
+    search = Search(on_server, composed("study=demo", "search.trials=2"), patience=Patience("it", 60.0, said.append))
+    asked = ask(search)
+    server.stop()
+    threading.Timer(0.5, server.start).start()
+    complete(search, asked.number, 0.5)
+    assert ask(search).number == 1
+    assert len(said) == 2
+    assert view(on_server, "demo").counts() == {"COMPLETE": 1, "RUNNING": 1}
+    search.engine.dispose()
