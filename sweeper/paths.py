@@ -1,7 +1,8 @@
 """Where everything lies: one object owns every file name under `SWEEPER_HOME`.
 
 SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
-├── optuna.db                 every study's trials (Optuna's schema)
+├── optuna.db                 every study's trials (Optuna's schema), unless store.json says where else they are
+├── store.json                the database of the studies' trials, where that is a server's; without its password
 ├── mlflow.db                 every study's runs (MLflow's schema)
 ├── opening.lock              held while a database is made
 ├── artifacts/                what the runs point to: configs, adapters
@@ -44,11 +45,12 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import StoreError
+from sweeper.database import VARIABLE, database_problems, normalised, without_password
+from sweeper.errors import ConfigError, StoreError
 from sweeper.redaction import redacted
 
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
@@ -94,21 +96,85 @@ def _make(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Home:
-    """The store's folder."""
+    """The store's folder.
+
+    Attributes:
+        optuna: the database of its trials that was asked for, if any; which one it is says `optuna_url`.
+    """
 
     root: Path
+    optuna: str | None = field(default=None, compare=False)
 
     @classmethod
     def from_environment(cls) -> Home:
         return cls(Path(os.environ.get(HOME_VARIABLE, "sweeps")).absolute())
 
+    @classmethod
+    def named(cls, folder: str, optuna: str | None) -> Home:
+        """The store of a configuration: `store.home` and `store.optuna`."""
+        return cls(Path(folder).expanduser().absolute(), optuna)
+
     @property
     def optuna_url(self) -> str:
-        return f"sqlite:///{self.root / 'optuna.db'}"
+        """The database of the trials: what was asked for, or is kept, or the environment names; or else the file.
+
+        It has the password in it that the environment has, and so is neither kept nor shown.
+
+        Raises:
+            ConfigError: if the environment names no such database.
+            StoreError: if what is kept cannot be read.
+        """
+        given = os.environ.get(VARIABLE)
+        if given and (problems := database_problems(VARIABLE, given)):
+            raise ConfigError(problems)
+        url = self.optuna or self.kept_optuna or (given if given and not self.optuna_file.exists() else None)
+        if url is None:
+            return f"sqlite:///{self.optuna_file}"
+        is_given = given and without_password(normalised(given)) == without_password(normalised(url))
+        return normalised(given if given and is_given else url)
 
     @property
     def optuna_file(self) -> Path:
+        """The database of the trials, where that is no server's."""
         return self.root / "optuna.db"
+
+    @property
+    def optuna_place(self) -> str:
+        """The database of the trials, for whoever reads it."""
+        return without_password(self.optuna_url) if self.is_on_server else str(self.optuna_file)
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether the trials are in the database of a server."""
+        return not self.optuna_url.startswith("sqlite:")
+
+    @property
+    def has_optuna(self) -> bool:
+        """Whether there may be trials: a file appears with the first study."""
+        return self.is_on_server or self.optuna_file.is_file()
+
+    @property
+    def kept(self) -> Path:
+        """What is kept of the store itself."""
+        return self.root / "store.json"
+
+    @property
+    def kept_optuna(self) -> str | None:
+        """The server's database that holds the trials of this store; None where nothing says so."""
+        try:
+            return str(json.loads(self.kept.read_text(encoding="utf-8"))["optuna"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{self.kept} must say which database the store's trials are in, but it cannot be read: {error}. "
+                f'It has one line: {{"optuna": "postgresql+psycopg://USER@HOST:PORT/DATABASE"}}'
+            ) from error
+
+    def keep_optuna(self) -> None:
+        """Notes where the trials are, so that every command finds them."""
+        if self.is_on_server and self.kept_optuna is None:
+            write_atomically(self.kept, json.dumps({"optuna": self.optuna_place}) + "\n")
 
     @property
     def mlflow_url(self) -> str:

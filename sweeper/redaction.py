@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import unquote
 
 HIDDEN = "[redacted]"
 _MIN_LENGTH = 6  # of a secret that is looked for by its value; a shorter one would be found everywhere
@@ -25,7 +26,7 @@ _TOKEN = re.compile(
 )
 # The password of `scheme://user:password@host`; it may have an @ that was not escaped.
 _URL_PASSWORD = re.compile(r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?P<password>[^\s/]+)(?=@[^\s@/]+)")
-
+_URL_PARAMETER = re.compile(r"(?P<before>[?&](?:ssl)?password=)(?P<password>[^\s&#'\"]+)")  # as libpq has it
 _URL_USER = re.compile(r"://(?P<user>[^\s/:@]+)@")
 
 
@@ -37,7 +38,9 @@ def redacted(text: str) -> str:
 
 
 def _without_form(text: str) -> str:
-    return _TOKEN.sub(HIDDEN, _URL_PASSWORD.sub(rf"\g<before>{HIDDEN}", text))
+    for password in (_URL_PASSWORD, _URL_PARAMETER):
+        text = password.sub(rf"\g<before>{HIDDEN}", text)
+    return _TOKEN.sub(HIDDEN, text)
 
 
 class RedactedStream:
@@ -84,9 +87,10 @@ def secret_keys(values: Any, prefix: str = "") -> Iterator[str]:
 def _known_values() -> set[str]:
     """The values of the environment's secrets, and the token that `hf auth login` keeps."""
     values = {value for name, value in os.environ.items() if _VARIABLE.search(name.upper())}
-    for variable in ("MLFLOW_TRACKING_URI", "DATABASE_URL"):
-        if match := _URL_PASSWORD.search(os.environ.get(variable, "")):
-            values.add(match["password"])
+    for variable in ("MLFLOW_TRACKING_URI", "DATABASE_URL", "SWEEPER_OPTUNA"):
+        for form in (_URL_PASSWORD, _URL_PARAMETER):
+            if found := form.search(os.environ.get(variable, "")):
+                values |= {found["password"], unquote(found["password"])}
     if match := _URL_USER.search(os.environ.get("MLFLOW_TRACKING_URI", "")):  # a token may stand for name and password
         values.add(match["user"])
     if token := _login_token():

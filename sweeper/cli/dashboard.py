@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIServer, make_server
 
 from sweeper.cli.local_server import HOST, LocalServer, browse
 from sweeper.errors import StoreError, unknown
 from sweeper.paths import Home
+from sweeper.search.storage import open_storage
 
 
 def optuna_dashboard(home: Home, port: int) -> LocalServer:
@@ -22,11 +25,10 @@ def optuna_dashboard(home: Home, port: int) -> LocalServer:
             "--optuna needs the package optuna-dashboard, but it is not installed: "
             "pip install 'sweeper[optuna-dashboard]'"
         )
-    command = [
-        *(sys.executable, "-m", "optuna_dashboard._cli", home.optuna_url),
-        *("--host", HOST, "--port", str(port), "--server", "wsgiref"),
-    ]
-    return LocalServer("optuna-dashboard", port, command, os.environ, "/api/studies")
+    # It opens the storage by itself: an address may have a password in it, and everybody can read a command line.
+    command = [sys.executable, "-m", "sweeper.cli.dashboard", str(port)]
+    environment = {**os.environ, "SWEEPER_HOME": str(home.root)}
+    return LocalServer("optuna-dashboard", port, command, environment, "/api/studies")
 
 
 def serve(home: Home, port: int, study: str | None = None, is_opening: bool = False) -> None:
@@ -39,7 +41,7 @@ def serve(home: Home, port: int, study: str | None = None, is_opening: bool = Fa
     Raises:
         StoreError: if there is no store or no such study, or the dashboard is not installed or cannot run.
     """
-    if not home.optuna_file.is_file():
+    if not home.has_optuna:
         raise StoreError(f"there are no studies at {home.root}; launch one there, or set SWEEPER_HOME")
     server = optuna_dashboard(home, port)
 
@@ -51,3 +53,21 @@ def serve(home: Home, port: int, study: str | None = None, is_opening: bool = Fa
         return {name: f"{server.url}/dashboard/studies/{known[name]}" for name in wanted}
 
     browse(server, home, "/dashboard", links, is_opening)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A page asks for several things at once."""
+
+    daemon_threads = True
+
+
+def main(port: int) -> None:
+    """Serves the dashboard on the store that SWEEPER_HOME names."""
+    import optuna_dashboard
+
+    application = optuna_dashboard.wsgi(open_storage(Home.from_environment()))
+    make_server(HOST, port, application, server_class=_Server).serve_forever()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

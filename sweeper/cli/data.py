@@ -108,7 +108,7 @@ def _of_file(data: Path, overrides: list[str]) -> DataReport:
 
 
 def _home_of(config: Config) -> Home:
-    return Home(Path(config.store.home).expanduser().absolute())
+    return Home.named(config.store.home, config.store.optuna)
 
 
 def _show(report: DataReport, as_json: bool) -> int:

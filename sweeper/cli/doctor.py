@@ -1,4 +1,4 @@
-"""`sweeper doctor`: what this machine has, and what is missing for a sweep."""
+"""`sweeper doctor`: what this machine has, what is missing for a sweep, and what cannot be reached."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import sweeper.models  # noqa: F401  (before bitsandbytes, whose needless warning it turns off)
+from sweeper.cli.finding import Finding
+from sweeper.cli.reachable import Named, reachable
 from sweeper.errors import StoreError
 from sweeper.paths import Home
 from sweeper.units import GIB
@@ -19,21 +19,9 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "mlflow"
 MIN_FREE_GIB = 2  # a small study with its stores
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    is_ok: bool
-    detail: str
-    cure: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def examine(home: Home) -> list[Finding]:
+def examine(named: Named) -> list[Finding]:
     """Looks at everything; a check that breaks is a finding too."""
+    home = named.home
     checks: list[Callable[[], Finding]] = [
         _python,
         _libraries,
@@ -50,7 +38,7 @@ def examine(home: Home) -> list[Finding]:
         except Exception as error:  # a check must not keep the others from being made
             name = check.__name__.strip("_").replace("_", " ")
             findings.append(Finding(name, False, f"{type(error).__name__}: {error}", "reinstall with constraints.txt"))
-    return findings
+    return findings + reachable(named)
 
 
 def _python() -> Finding:

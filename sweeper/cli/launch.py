@@ -6,7 +6,6 @@ import json
 import sys
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -44,7 +43,7 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
     Returns:
         The exit code.
     """
-    home = Home(Path(config.store.home).expanduser().absolute())
+    home = Home.named(config.store.home, config.store.optuna)
     name = config.study.name
     outcome: Outcome | None = None
     error: str | None = None

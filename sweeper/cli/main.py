@@ -109,7 +109,7 @@ def plan(arguments: tuple[str, ...]) -> None:
         from sweeper.launch.screen import terminal
         from sweeper.preflight.plan import plan as plan_study
 
-        home = Home(Path(config.store.home).expanduser().absolute())
+        home = Home.named(config.store.home, config.store.optuna)
         home.create()  # what is learned of the model's memory is kept there
         planned = plan_study(config, home)
         if as_json:
@@ -325,13 +325,20 @@ def ui(study: str | None, port: int | None, is_opening: bool, is_optuna: bool) -
 
 
 @main.command()
+@click.argument("study", required=False)
+@click.option("--optuna", metavar="URL", help="A database for studies, in place of the store's: postgresql+psycopg://…")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def doctor(as_json: bool) -> int:
-    """Check this machine: versions, GPU, 4-bit training, the store."""
-    from sweeper.cli.doctor import examine
+def doctor(study: str | None, optuna: str | None, as_json: bool) -> int:
+    """Check this machine, and all that the store, or STUDY, names.
 
-    findings = examine(Home.from_environment())
+    Versions, GPU, 4-bit training, the store and its disk; then that the database of the studies and the tracking server
+    can be reached and written, which is tried. The exit code is 1 where something is missing.
+    """
+    from sweeper.cli.doctor import examine
+    from sweeper.cli.reachable import Named
+
+    findings = examine(Named.of(Home.from_environment(), study, optuna))
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:

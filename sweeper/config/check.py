@@ -22,7 +22,8 @@ from sweeper.trial import TARGET_PRESETS
 PLAIN_TEMPLATE = "{{ text }}"
 SECRETS = (
     "the Hub's token belongs in HF_TOKEN or `hf auth login`, MLflow's in MLFLOW_TRACKING_TOKEN or "
-    "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in ~/.pgpass, and on_finish may say $NAME of any other variable"
+    "MLFLOW_TRACKING_PASSWORD, PostgreSQL's in PGPASSWORD, ~/.pgpass or SWEEPER_OPTUNA, and on_finish may say $NAME of "
+    "any other variable"
 )
 Section = TypeVar("Section", ModelSection, DataSection, StudySection, RetentionSection, TrainSection)
 

@@ -1,4 +1,4 @@
-"""What a configuration names outside of the store: a tracking server, a mirror, and past trials to start from.
+"""What a configuration names outside of the store: its database, a tracking server, a mirror, and past trials.
 
 None may have a password in it, since configurations are kept, logged and shown.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweeper.config.schema import Config
+from sweeper.database import CREDENTIALS, database_problems, has_password
 from sweeper.redaction import redacted
 
 LOCAL = "local"  # tracking.uri: the store, whatever the environment says
@@ -76,9 +77,14 @@ def _absolute(path: str) -> Path:
 def problems(config: Config) -> list[str]:
     """What is wrong with the form of what is outside, a line each."""
     found = []
+    if config.store.optuna is not None:
+        found += database_problems("store.optuna", config.store.optuna)
+        if not found and has_password(config.store.optuna):
+            found.append(f"store.optuna: must have no password in it, since it is kept and shown; set {CREDENTIALS}")
     if config.tracking.uri is not None and config.tracking.uri != LOCAL:
-        found += uri_problems("tracking.uri", config.tracking.uri)
-        if not found and has_credentials(config.tracking.uri):
+        wrong = uri_problems("tracking.uri", config.tracking.uri)
+        found += wrong
+        if not wrong and has_credentials(config.tracking.uri):
             found.append(
                 f"tracking.uri: must have no user and no password in it, since it is kept with the study; set "
                 f"{_CREDENTIALS}, or the whole address as MLFLOW_TRACKING_URI"

@@ -18,7 +18,7 @@ from sweeper.config.schema import Config
 from sweeper.config.space import Space
 from sweeper.errors import ConfigError
 
-STORE = "store.home"  # where the launch is repeated is up to whoever does
+STORE = ("store.home", "store.optuna")  # where the launch is repeated is up to whoever does
 _OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
 _WORD = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
 _NO_WORD = re.compile(r"(?i)null|true|false|nan|inf")
@@ -44,7 +44,7 @@ def launch_of(config: Config) -> Launch:
     arguments += list(_overrides(compose.values_of(arguments), wanted, ""))
     try:
         composed = check.with_absolute_paths(check.check(compose.values_of(arguments)))
-        missed = [edit for edit in edits(config, composed) if edit.key != STORE]
+        missed = [edit for edit in edits(config, composed) if edit.key not in STORE]
     except ConfigError as error:
         missed = [Edit("(all)", None, " ".join(str(error).split()), is_frozen=True)]
     return Launch(tuple(arguments), tuple(missed))
@@ -52,7 +52,7 @@ def launch_of(config: Config) -> Launch:
 
 def _plain(config: Config) -> dict[str, Any]:
     plain: dict[str, Any] = config.model_dump(mode="json")
-    del plain["store"]["home"]
+    del plain["store"]["home"], plain["store"]["optuna"]
     return plain
 
 
@@ -89,7 +89,7 @@ def _options(study: str, wanted: dict[str, Any]) -> list[str]:
 def _overrides(there: Any, wanted: dict[str, Any], prefix: str) -> Iterator[str]:
     """What turns composed values into those that are wanted, key by key."""
     for name in there:
-        if name not in wanted and prefix + name != STORE:
+        if name not in wanted and prefix + name not in STORE:
             yield f"~{prefix}{name}"
     for name, value in wanted.items():
         key = prefix + name

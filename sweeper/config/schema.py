@@ -49,6 +49,8 @@ class StudySection(Section):
 
 class StoreSection(Section):
     home: Live[str]
+    optuna: Live[str | None]
+    patience_s: Live[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     keep_adapters: Live[Annotated[int, Field(ge=1)]]
     mirror: Live[Annotated[str, Field(min_length=1)] | None]
 

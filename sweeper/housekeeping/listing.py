@@ -20,7 +20,8 @@ from sweeper.money.account import sums
 from sweeper.money.bill import Bill
 from sweeper.paths import Home, StudyPaths, is_valid_name
 from sweeper.search.running import running
-from sweeper.search.views import StudyView, is_finished, open_storage, read
+from sweeper.search.storage import open_storage
+from sweeper.search.views import StudyView, is_finished, read
 
 READING = (SweeperError, SQLAlchemyError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -93,7 +94,7 @@ def optuna_store(home: Home) -> optuna.storages.RDBStorage | None:
     """Optuna's storage; None where no study has asked for a trial yet. Raises StoreError as `studies` does."""
     if not home.root.is_dir():
         raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
-    return open_storage(home) if home.optuna_file.is_file() else None
+    return open_storage(home) if home.has_optuna else None
 
 
 def _asked(storage: optuna.storages.BaseStorage | None) -> set[str]:

@@ -142,7 +142,7 @@ def _delete_trials(home: Home, storage: optuna.storages.RDBStorage, study_id: in
         leases.forget(RESERVING - study_id)
         storage.delete_study(study_id)
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise StoreError(f"{home.optuna_file} must be a store that can be written, but: {error}") from error
+        raise StoreError(f"{home.optuna_place} must be a store that can be written, but: {error}") from error
 
 
 def _refuse_what_is_not_ours(paths: StudyPaths, artifacts: Path) -> None:

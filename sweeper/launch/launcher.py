@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -33,6 +32,7 @@ from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.running import LOOK_S, note, noted
+from sweeper.search.storage import keep_storage
 from sweeper.search.views import StudyView, begun, is_finished, study_names, view
 from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep, known, record
@@ -67,9 +67,10 @@ def launch(
     """
     since_s = time.time() if since_s is None else since_s
     required(config)  # what it costs is asked first
-    home = Home(Path(config.store.home).expanduser().absolute())
+    home = Home.named(config.store.home, config.store.optuna)
     home.create()
-    config = check.with_absolute_paths(config)
+    keep_storage(home)
+    config = _in_storage(check.with_absolute_paths(config), home)
     paths = home.study(config.study.name)
     paths.create()
     with held(paths):
@@ -114,10 +115,16 @@ def launch(
             return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
 
 
+def _in_storage(config: Config, home: Home) -> Config:
+    """The settings as they are kept: with the database that the store's trials are in, whoever has named it."""
+    optuna = home.optuna_place if home.is_on_server else None
+    return config.model_copy(update={"store": config.store.model_copy(update={"optuna": optuna})})
+
+
 def _refuse_if_spent(home: Home, config: Config) -> None:
     """A study whose budget was spent before anything was measured would spend as much again, launch by launch."""
     name = config.study.name
-    if not home.optuna_file.is_file() or name not in study_names(home):
+    if not home.has_optuna or name not in study_names(home):
         return
     ended = view(home, name).attributes.get(ENDED)
     if ended is not None and ended["is_closed"] and holds(ended, config):

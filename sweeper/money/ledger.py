@@ -1,17 +1,21 @@
 """The ledger: where every second of every worker went, in the study's database.
 
 A worker opens a session and books what it has done, in whole microseconds. Bookings and their sum are written in one
-transaction, so nothing is booked twice, and what is not booked is known: it is what lies between the sum and the last
-heartbeat. When a worker has died, whoever comes next books that as `lost` and ends the session. A worker that was only
-taken for dead sees that its session has ended, and goes on under a new one, from the last heartbeat on. What a device
-took between a dead worker's last booking and its end is measured by nobody: seconds are lost time, but have no energy.
+transaction, which takes effect only where the sum is what the worker knows it to be, so nothing is booked twice; and
+what is not booked is known: it is what lies between the sum and the last heartbeat. When a worker has died, or another
+one has seen no heartbeat of it for long enough by its own clock, that one books this as `lost` and ends the session. A
+worker that was only taken for dead sees that its session has ended, and goes on under a new one, from the last
+heartbeat on. What a device took between a dead worker's last booking and its end is measured by nobody: seconds are
+lost time, but have no energy.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -23,6 +27,7 @@ from sqlalchemy import (
     Float,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -31,17 +36,17 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
-    literal_column,
     select,
     true,
     update,
 )
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.money.booking import STUDY, Activity, Booking, Whose, WorkerSession
 from sweeper.money.price import Price
-from sweeper.search.leases import NOW, Holder
+from sweeper.search.leases import Holder, Silence
+from sweeper.search.patience import in_transaction
+from sweeper.search.tables import make
 from sweeper.trial import RunKind
 
 _META = MetaData()
@@ -54,13 +59,13 @@ _SESSIONS = Table(
     Column("machine", String(512), nullable=False, index=True),
     Column("device", String(255), nullable=False),
     Column("started_s", Float(53), nullable=False),  # seconds since 1970, of the worker's clock
-    Column("seen_s", Float(53), nullable=False),  # of the database's clock
     Column("booked_us", BigInteger, nullable=False),
     Column("heartbeat_us", BigInteger, nullable=False),
     Column("reserved_us", BigInteger, nullable=False),  # what its trials in flight may still take
     Column("is_ended", Boolean, nullable=False),
     Column("price", Text, nullable=True),
 )
+_STANDING = _SESSIONS.c.booked_us, _SESSIONS.c.heartbeat_us
 _BOOKINGS = Table(
     "sweeper_bookings",
     _META,
@@ -78,6 +83,10 @@ class SessionEndedError(Exception):
     """Somebody has taken the worker for dead, and has ended its session."""
 
 
+class LateWriteError(Exception):
+    """A write of the worker's own that seemed lost has taken effect after all."""
+
+
 class Ledger:
     """The bookings of a store.
 
@@ -86,14 +95,9 @@ class Ledger:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._now: Any = literal_column(NOW[engine.dialect.name])
-        for table in _META.sorted_tables:
-            try:
-                table.create(engine, checkfirst=True)
-            except SQLAlchemyError:
-                if not inspect(engine).has_table(table.name):  # else another worker was faster
-                    raise
+        self.engine = engine
+        self._silence = Silence(engine)
+        make(engine, *_META.sorted_tables)
 
     def open(
         self,
@@ -116,36 +120,61 @@ class Ledger:
             "machine": f"{who.host} {who.boot}",
             "device": device,
             "started_s": started_s,
-            "seen_s": self._now,
             "booked_us": 0,
             "heartbeat_us": heartbeat_us,
             "reserved_us": 0,
             "is_ended": False,
             "price": json.dumps(asdict(price)) if price is not None else None,
         }
-        with self._engine.begin() as connection:
-            [number] = connection.execute(insert(_SESSIONS).values(values)).inserted_primary_key or (0,)
-        return int(number)
+        attempts = 0
 
-    def book(self, session: int, bookings: Sequence[Booking], heartbeat_us: int, is_last: bool = False) -> None:
-        """Adds bookings to a session, and says that it is alive.
+        def begin(connection: Connection) -> int:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1:  # the one before may have been done
+                same = [_SESSIONS.c[name] == values[name] for name in ("study", "holder", "started_s")]
+                known: int | None = connection.scalar(
+                    select(_SESSIONS.c.id).where(_SESSIONS.c.is_ended.is_(False), *same)
+                )
+                if known is not None:
+                    return known
+            [number] = connection.execute(insert(_SESSIONS).values(values)).inserted_primary_key or (0,)
+            return int(number)
+
+        return in_transaction(self.engine, begin)
+
+    def book(
+        self,
+        session: int,
+        bookings: Sequence[Booking],
+        heartbeat_us: int,
+        is_last: bool = False,
+        known: tuple[int, int] | None = None,
+    ) -> None:
+        """Adds bookings to a session, and says that it is alive. A caller who tries again looks first what is booked.
 
         Args:
             heartbeat_us: since its start; never less than all that is booked.
             is_last: whether the session ends with them.
+            known: what is booked of it so far, and its last heartbeat; None: whatever that is.
 
         Raises:
             SessionEndedError: if it has ended; then nothing is booked.
+            LateWriteError: if it stands otherwise than is known; then nothing else is.
             ValueError: if more would be booked than has passed.
         """
         if any(min(one.us, one.energy_mj, one.units) < 0 for one in bookings):
             raise ValueError(f"what is booked must not be negative, but got {bookings}")
-        with self._engine.begin() as connection:
-            if self._add(connection, session, bookings, heartbeat_us, is_last, true()):
+        with self.engine.begin() as connection:
+            is_known = and_(*map(operator.eq, _STANDING, known)) if known is not None else true()
+            if self._add(connection, session, bookings, heartbeat_us, is_last, is_known):
                 return
             is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
-            if connection.execute(select(_SESSIONS.c.id).where(is_open)).first() is None:
+            standing = connection.execute(select(*_STANDING).where(is_open)).first()
+            if standing is None:
                 raise SessionEndedError
+            if known not in (None, tuple(standing)):
+                raise LateWriteError
         raise ValueError(f"no more can be booked than {heartbeat_us} µs, which is what has passed, but got {bookings}")
 
     def _add(
@@ -165,7 +194,6 @@ class Ledger:
         changes = {
             "booked_us": _SESSIONS.c.booked_us + added_us,
             "heartbeat_us": heartbeat_us,
-            "seen_s": self._now,
             "is_ended": is_last,
             **({"reserved_us": 0} if is_last else {}),
         }
@@ -192,28 +220,40 @@ class Ledger:
         return True
 
     def settle(self, silent_s: float) -> list[int]:
-        """Ends the sessions of workers that are gone, or were silent for so long; what they had not booked is lost.
+        """Ends the sessions of workers that are gone; what they had not booked is lost.
+
+        Args:
+            silent_s: a worker is taken for gone whose heartbeat this ledger, asked again and again, has not seen change
+                for so long.
 
         Returns:
             Their numbers.
         """
         settled = []
         for row in self._rows(_SESSIONS.c.is_ended.is_(False)):
-            is_silent = true() if Holder.parse(row.holder).is_gone else _SESSIONS.c.seen_s < self._now - silent_s
+            if self._silence.of(row.id, row.heartbeat_us) < silent_s and not Holder.parse(row.holder).is_gone:
+                continue
             # A worker that has written meanwhile has a later heartbeat, which this one does not fit; of several that
             # settle it, one does.
             lost = Booking(row.id, STUDY, Activity.LOST, row.heartbeat_us - row.booked_us)
-            with self._engine.begin() as connection:
-                bookings = [lost] if lost.us else []
-                if self._add(connection, row.id, bookings, row.heartbeat_us, True, is_silent):
-                    settled.append(row.id)
+            bookings = [lost] if lost.us else []
+            add = partial(
+                self._add,
+                session=row.id,
+                bookings=bookings,
+                heartbeat_us=row.heartbeat_us,
+                is_last=True,
+                condition=_SESSIONS.c.booked_us == row.booked_us,
+            )
+            if in_transaction(self.engine, add):
+                settled.append(row.id)
         return settled
 
     def reserve(self, session: int, reserved_us: int) -> None:
         """Says what the trials of a session may still take."""
-        with self._engine.begin() as connection:
-            is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
-            connection.execute(update(_SESSIONS).where(is_open).values({"reserved_us": reserved_us}))
+        is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
+        change = update(_SESSIONS).where(is_open).values({"reserved_us": reserved_us})
+        in_transaction(self.engine, lambda connection: connection.execute(change))
 
     def reserved_us(self, study: str) -> dict[int, int]:
         """What each open session of a study has reserved."""
@@ -233,8 +273,7 @@ class Ledger:
     def bookings(self, study: str) -> list[Booking]:
         """All that is booked of a study."""
         own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(_BOOKINGS).where(_BOOKINGS.c.session.in_(own))).all()
+        rows = self._all(select(_BOOKINGS).where(_BOOKINGS.c.session.in_(own)))
         return [
             Booking(
                 session=row.session,
@@ -250,21 +289,25 @@ class Ledger:
     def everything(self) -> tuple[list[WorkerSession], list[Booking]]:
         """The sessions of all studies, and what is booked of each, as one booking: what a sum takes, in two queries."""
         columns = [_BOOKINGS.c.session, *(func.sum(_BOOKINGS.c[name]).label(name) for name in ("us", "energy_mj"))]
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(*columns).group_by(_BOOKINGS.c.session)).all()
+        rows = self._all(select(*columns).group_by(_BOOKINGS.c.session))
         sums = [Booking(row.session, STUDY, Activity.OVERHEAD, int(row.us), int(row.energy_mj)) for row in rows]
         return [_session(row) for row in self._rows(true())], sums
 
     def drop(self, study: str) -> None:
         """Deletes what is booked of a study that is deleted."""
         own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
-        with self._engine.begin() as connection:
+
+        def delete_all(connection: Connection) -> None:
             connection.execute(delete(_BOOKINGS).where(_BOOKINGS.c.session.in_(own)))
             connection.execute(delete(_SESSIONS).where(_SESSIONS.c.study == study))
 
+        in_transaction(self.engine, delete_all)
+
     def _rows(self, condition: Any) -> Sequence[Row[Any]]:
-        with self._engine.connect() as connection:
-            return connection.execute(select(_SESSIONS).where(condition).order_by(_SESSIONS.c.id)).all()
+        return self._all(select(_SESSIONS).where(condition).order_by(_SESSIONS.c.id))
+
+    def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        return in_transaction(self.engine, lambda connection: connection.execute(query).all())
 
 
 def has_ledger(engine: Engine) -> bool:

@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.errors import StoreError
 from sweeper.money.booking import SECOND_US, STUDY, Activity, Booking, Whose, split
-from sweeper.money.ledger import Ledger, SessionEndedError
+from sweeper.money.ledger import LateWriteError, Ledger, SessionEndedError
 from sweeper.money.price import Price
 from sweeper.search.leases import Holder
+from sweeper.search.patience import once, patient
 
 logger = logging.getLogger(__name__)
 BEAT_S = 2.0  # between two heartbeats: what a kill may lose of what had been done
@@ -65,9 +68,10 @@ class Meter:
         self._mark_us = self._start_us  # everything before it is booked, or in `_pending`
         self._mark_mj = self._energy_mj()
         self._pending: dict[tuple[Whose, Activity], tuple[int, int, int]] = {}
-        self._written_us = 0  # of this session
-        self._in_doubt: tuple[int, list[Booking]] | None = None  # a write that failed, perhaps after it was done
-        self.session = ledger.open(study, device, started_s, price, holder, now_us - self._start_us)
+        # Writes that failed, perhaps after they were done, since one that did not: heartbeats and what they book.
+        self._in_doubt: list[tuple[int, list[Booking]]] = []
+        self._written = 0, now_us - self._start_us  # of this session: what is booked, and the last heartbeat
+        self.session = ledger.open(study, device, started_s, price, holder, self._written[1])
 
     def book(self, activity: Activity, units: Mapping[Whose, int] | None = None, until_s: float | None = None) -> float:
         """Books what has passed since the last booking.
@@ -107,46 +111,58 @@ class Meter:
 
         Raises:
             SQLAlchemyError: if the database cannot be written; nothing is dropped, and the next time may do.
+            StoreError: if it has been away for too long; the same holds.
         """
+        patient(self._ledger.engine, partial(self._flush, is_last))
+
+    def _flush(self, is_last: bool) -> None:
         with self._lock:
-            if self._in_doubt is not None and self._is_written(*self._in_doubt) and is_last:
+            if self._in_doubt and self._is_done() and is_last:
                 return
             heartbeat_us = (self._mark_us if is_last else self._clock_us()) - self._start_us
             bookings = [
                 Booking(self.session, whose, activity, *sizes) for (whose, activity), sizes in self._pending.items()
             ]
-            self._in_doubt = heartbeat_us, bookings
+            self._in_doubt.append((heartbeat_us, bookings))
             try:
-                self._ledger.book(self.session, bookings, heartbeat_us, is_last)
-            except SessionEndedError:
-                self._go_on()
-                if is_last:
-                    self.flush(is_last)
+                self._ledger.book(self.session, bookings, heartbeat_us, is_last, self._written)
+            except (SessionEndedError, LateWriteError) as refusal:
+                self._in_doubt.pop()
+                is_late = isinstance(refusal, LateWriteError)
+                if is_late and not self._in_doubt:
+                    raise
+                if self._is_done() and is_last:
+                    return
+                if not is_late:
+                    self._go_on()
+                if is_late or is_last:
+                    self._flush(is_last)
                 return
             self._pending.clear()
-            self._in_doubt = None
-            self._written_us += sum(one.us for one in bookings)
+            self._in_doubt.clear()  # what has not taken effect cannot any more: what is booked is another sum by now
+            self._written = self._written[0] + sum(one.us for one in bookings), heartbeat_us
 
-    def _is_written(self, heartbeat_us: int, bookings: list[Booking]) -> bool:
+    def _is_done(self) -> bool:
         """Takes off what a write that failed had written all the same; whether the session has ended with it."""
         there = self._ledger.session(self.session)
-        self._in_doubt = None
-        written_us = self._written_us + sum(one.us for one in bookings)
-        if (there.heartbeat_us, there.booked_us) != (heartbeat_us, written_us):
-            return False
-        self._written_us = written_us
-        for one in bookings:
-            us, energy_mj, units = self._pending.pop((one.whose, one.activity))
-            rest = us - one.us, energy_mj - one.energy_mj, units - one.units
-            if any(rest):
-                self._pending[one.whose, one.activity] = rest
-        return there.is_ended and not self._pending
+        for heartbeat_us, bookings in self._in_doubt:
+            written_us = self._written[0] + sum(one.us for one in bookings)
+            if (there.booked_us, there.heartbeat_us) != (written_us, heartbeat_us):
+                continue
+            self._written = written_us, heartbeat_us
+            for one in bookings:
+                us, energy_mj, units = self._pending.pop((one.whose, one.activity))
+                rest = us - one.us, energy_mj - one.energy_mj, units - one.units
+                if any(rest):
+                    self._pending[one.whose, one.activity] = rest
+            self._in_doubt.clear()
+            return there.is_ended and not self._pending
+        return False
 
     def close(self, activity: Activity = Activity.OVERHEAD) -> None:
         """Books the rest, and ends the session with it: nothing of it is left unbooked."""
-        with self._lock:
-            self.book(activity)
-            self.flush(is_last=True)
+        self.book(activity)
+        self.flush(is_last=True)
 
     def _go_on(self) -> None:
         """Goes on under a new session, from the last heartbeat of the one that was ended; what came after is lost."""
@@ -158,7 +174,8 @@ class Meter:
         self._mark_us = self._start_us
         self._mark_mj -= sum(energy_mj for _, energy_mj, _ in self._pending.values())
         self._pending.clear()
-        self._in_doubt, self._written_us = None, 0
+        self._in_doubt.clear()
+        self._written = 0, 0
         self.book(Activity.LOST)
         logger.warning("the worker was taken for dead: what it did since its last heartbeat is booked as lost")
 
@@ -180,11 +197,12 @@ class Meter:
             thread.join()
             try:
                 self.close()
-            except SQLAlchemyError as error:  # whoever comes next books it as lost
+            except (SQLAlchemyError, StoreError) as error:  # whoever comes next books it as lost
                 logger.warning("the last bookings are not written: %s", error)
 
     def _try_to_flush(self) -> None:
         try:
-            self.flush()
+            with once(self._ledger.engine):
+                self.flush()
         except SQLAlchemyError as error:  # the next time may do: nothing is dropped
             logger.warning("bookings were not written yet: %s", error)

@@ -23,7 +23,8 @@ from sweeper.preflight.pruning import WHOLE, kept, records
 from sweeper.preflight.speed import Speed, measured, of_data_sheet, training_flops
 from sweeper.preflight.trainings import Training, adapter_values, trainings, trials_left
 from sweeper.preflight.volume import Reading, Volume, read
-from sweeper.search.views import StudyView, begun, open_storage
+from sweeper.search.storage import open_storage
+from sweeper.search.views import StudyView, begun
 from sweeper.span import ZERO, Span
 from sweeper.units import time_text, usd_text
 

@@ -8,7 +8,8 @@ from sweeper.money.account import statement
 from sweeper.money.price import Price
 from sweeper.money.statement import Statement
 from sweeper.paths import Home
-from sweeper.search.views import StudyView, open_storage, view
+from sweeper.search.storage import open_storage
+from sweeper.search.views import StudyView, view
 
 
 def studied(home: Home, name: str) -> tuple[StudyView, Config]:

@@ -1,9 +1,9 @@
 """Who works on which trial: leases in the study's database.
 
-A worker holds a lease on each of its trials and renews them all from a thread. A lease that was not
-renewed for `duration_s`, or whose holder is a process of this machine that is gone, can be taken by
-another worker. Taking is one conditional UPDATE, so of several that try, one gets it. Times are the
-database's clock: workers need not agree on theirs.
+A worker holds a lease on each of its trials and renews them all from a thread. Another worker takes it once it has
+itself seen for `duration_s` that nobody renews it, by a clock of its own process that only goes forward, or at once if
+the holder is a process of this machine that is gone. So no clock is compared with another's, and one that jumps ends no
+lease. Taking is one conditional UPDATE on what was seen, so of several that try, one gets it.
 
 Optuna's own heartbeats do nothing for a study that is asked and told.
 """
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,21 @@ import psutil
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Engine,
-    Float,
     Integer,
     MetaData,
     String,
     Table,
     delete,
     insert,
-    inspect,
-    literal_column,
-    or_,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from sweeper.search.patience import in_transaction, once, patience_of, patient
+from sweeper.search.tables import make
 
 logger = logging.getLogger(__name__)
 _WAIT_S = 0.02
@@ -51,13 +51,8 @@ _LEASES = Table(
     MetaData(),
     Column("trial_id", Integer, primary_key=True, autoincrement=False),
     Column("holder", String(512), nullable=False),
-    Column("expires_s", Float(53), nullable=False),  # seconds since 1970, of the database's clock
     Column("renewals", BigInteger, nullable=False),
 )
-NOW = {  # seconds since 1970, of the database's clock
-    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
-    "postgresql": "EXTRACT(EPOCH FROM clock_timestamp())",
-}
 
 
 @dataclass(frozen=True)
@@ -108,47 +103,74 @@ def _boot() -> str:
     return " ".join(marks) or str(psutil.boot_time())
 
 
+class Silence:
+    """For how long this process has seen that something does not change.
+
+    Attributes:
+        outages: asked for how often the database could not be looked into; what was not seen then may have changed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seen: dict[int, tuple[Any, float, int]] = {}
+
+    def of(self, key: int, state: Any) -> float:
+        """The seconds since `key` was first seen in this state; whoever calls has just looked."""
+        patience = patience_of(self._engine)
+        now_s, outages = time.monotonic(), patience.outages if patience is not None else 0
+        known, since_s, outages_then = self._seen.get(key, (None, now_s, outages))
+        if (known, outages_then) != (state, outages):
+            since_s = now_s
+        self._seen[key] = (state, since_s, outages)
+        return now_s - since_s
+
+    def forget(self, key: int) -> None:
+        self._seen.pop(key, None)
+
+
 class Leases:
     """The leases of one worker.
 
     Args:
         engine: of the database that holds the trials.
-        duration_s: after so long without a renewal, a lease can be taken.
+        duration_s: whoever has seen a lease for so long without a renewal can take it.
         holder: who takes them.
     """
 
     def __init__(self, engine: Engine, duration_s: float, holder: Holder | None = None) -> None:
-        self._engine = engine
+        self.engine = engine
         self._duration_s = duration_s
         self._holder = str(holder or Holder.this_process())
-        self._now: Any = literal_column(NOW[engine.dialect.name])
-        try:
-            _LEASES.metadata.create_all(engine)
-        except SQLAlchemyError:
-            if not inspect(engine).has_table(_LEASES.name):  # else another worker was faster
-                raise
+        self._silence = Silence(engine)
+        make(engine, _LEASES)
 
     def acquire(self, trial_id: int) -> bool:
-        """Takes the lease on a trial that has none, an expired one, or one of a process that is gone.
+        """Takes the lease on a trial that has none, one that was not renewed, or one of a process that is gone.
 
         Returns:
             False where another worker has it.
         """
-        gone = {holder for holder in self._holders(trial_id) if Holder.parse(holder).is_gone}
-        is_free = or_(
-            _LEASES.c.expires_s < self._now,
-            _LEASES.c.holder == self._holder,
-            _LEASES.c.holder.in_(gone),
-        )
-        if self._update(_LEASES.c.trial_id == trial_id, is_free):
+        return patient(self.engine, partial(self._acquire, trial_id))
+
+    def _acquire(self, trial_id: int) -> bool:
+        here = _LEASES.c.trial_id == trial_id
+        with self.engine.connect() as connection:
+            found = connection.execute(select(_LEASES).where(here)).first()
+        if found is None:
+            values = {"trial_id": trial_id, "holder": self._holder, "renewals": 0}
+            try:
+                with self.engine.begin() as connection:
+                    connection.execute(insert(_LEASES).values(values))
+            except IntegrityError:
+                return False
             return True
-        values = {"trial_id": trial_id, "holder": self._holder, "expires_s": self._expires, "renewals": 0}
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(insert(_LEASES).values(values))
-        except IntegrityError:
+        if found.holder == self._holder:
+            return self._update(here, _LEASES.c.holder == self._holder)
+        silent_s = self._silence.of(trial_id, (found.holder, found.renewals))
+        if silent_s < self._duration_s and not Holder.parse(found.holder).is_gone:
             return False
-        return True
+        self._silence.forget(trial_id)
+        return self._update(here, _LEASES.c.holder == found.holder, _LEASES.c.renewals == found.renewals)
 
     def renew(self, trial_id: int) -> bool:
         """Prolongs a lease of this worker's; False where it has been taken away."""
@@ -160,19 +182,20 @@ class Leases:
 
     def seen(self, trial_id: int) -> tuple[Holder, int] | None:
         """Who has a lease, and how often it was prolonged; None where nobody has."""
-        with self._engine.connect() as connection:
+        return patient(self.engine, partial(self._seen, trial_id))
+
+    def _seen(self, trial_id: int) -> tuple[Holder, int] | None:
+        with self.engine.connect() as connection:
             row = connection.execute(select(_LEASES).where(_LEASES.c.trial_id == trial_id)).first()
         return (Holder.parse(row.holder), row.renewals) if row is not None else None
 
     def release(self, trial_id: int) -> None:
         """Gives a lease back."""
-        with self._engine.begin() as connection:
-            connection.execute(delete(_LEASES).where(_LEASES.c.trial_id == trial_id, _LEASES.c.holder == self._holder))
+        self._delete(_LEASES.c.trial_id == trial_id, _LEASES.c.holder == self._holder)
 
     def forget(self, trial_id: int) -> None:
         """Deletes the lease on a trial that nobody needs any more, whoever had it."""
-        with self._engine.begin() as connection:
-            connection.execute(delete(_LEASES).where(_LEASES.c.trial_id == trial_id))
+        self._delete(_LEASES.c.trial_id == trial_id)
 
     @contextmanager
     def exclusively(self, key: int) -> Iterator[None]:
@@ -184,19 +207,17 @@ class Leases:
         finally:
             self.release(key)
 
-    @property
-    def _expires(self) -> Any:
-        return self._now + self._duration_s
-
-    def _holders(self, trial_id: int) -> list[str]:
-        with self._engine.connect() as connection:
-            return list(connection.scalars(select(_LEASES.c.holder).where(_LEASES.c.trial_id == trial_id)))
-
     def _update(self, *conditions: Any) -> bool:
         """The compare-and-set: takes effect only where the conditions hold at that moment."""
-        changes = {"holder": self._holder, "expires_s": self._expires, "renewals": _LEASES.c.renewals + 1}
-        with self._engine.begin() as connection:
+
+        def take(connection: Connection) -> bool:
+            changes = {"holder": self._holder, "renewals": _LEASES.c.renewals + 1}
             return connection.execute(update(_LEASES).where(*conditions).values(changes)).rowcount > 0
+
+        return in_transaction(self.engine, take)
+
+    def _delete(self, *conditions: Any) -> None:
+        in_transaction(self.engine, lambda connection: connection.execute(delete(_LEASES).where(*conditions)))
 
 
 @contextmanager
@@ -207,7 +228,8 @@ def renewing(leases: Leases, duration_s: float) -> Iterator[None]:
     def renew() -> None:
         while not ended.wait(duration_s / RENEWALS):
             try:
-                leases.renew_all()
+                with once(leases.engine):
+                    leases.renew_all()
             except SQLAlchemyError as error:  # the next time may do; a lease that is lost is noticed before tell
                 logger.warning("leases were not renewed: %s", error)
 

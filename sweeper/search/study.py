@@ -30,9 +30,11 @@ from sweeper.errors import ConfigError, LeaseLostError
 from sweeper.paths import Home
 from sweeper.redaction import redacted
 from sweeper.search.leases import Holder, Leases, renewing
+from sweeper.search.patience import Patience
 from sweeper.search.pruners import pruner, should_prune
 from sweeper.search.samplers import distributions, sampler
-from sweeper.search.views import TOLD, StudyView, TrialView, configurations, is_at_total, open_storage, views_of
+from sweeper.search.storage import open_storage
+from sweeper.search.views import TOLD, StudyView, TrialView, configurations, is_at_total, views_of
 from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
@@ -85,18 +87,25 @@ class Search:
     Args:
         constraint_keys: the constraints that every trial of the study is told with.
         holder: who asks, if not this process.
+        patience: with a database that is away; None: none.
 
     Raises:
         ConfigError: if the study was begun with other constraints.
+        StoreError: if the database cannot be opened, or is away for too long, as for everything else.
     """
 
     def __init__(
-        self, home: Home, config: Config, constraint_keys: Sequence[str] = (), holder: Holder | None = None
+        self,
+        home: Home,
+        config: Config,
+        constraint_keys: Sequence[str] = (),
+        holder: Holder | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._home, self._config = home, config
         name = config.study.name
         with FileLock(home.opening_lock):
-            storage = open_storage(home)
+            storage = open_storage(home, patience)
             _create(storage, name, config.objective.direction)
         self._engine: Engine = storage.engine
         self._leases = Leases(storage.engine, config.search.lease_s, holder)

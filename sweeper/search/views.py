@@ -12,37 +12,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.config.schema import Config, GridSection
 from sweeper.config.space import grid_size
 from sweeper.errors import StoreError, unknown
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.ended import ENDED, holds
+from sweeper.search.storage import open_storage
 from sweeper.trial import Reason
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-LOCK_WAIT_S = 60  # how long a writer waits for another to leave SQLite
 # Attributes of a study: the rows that it holds back for confirmation, what came of that, and the trials that turned out
 # infeasible after they were told, with why.
 HELD_BACK, CONFIRMATION = "confirmation_rows", "confirmation"
-
-
-def open_storage(home: Home) -> optuna.storages.RDBStorage:
-    """Optuna's storage of a store.
-
-    Raises:
-        StoreError: if it cannot be opened.
-    """
-    try:
-        return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise StoreError(
-            f"{home.optuna_file} must be Optuna's SQLite store, but it cannot be opened: {error}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -341,7 +325,7 @@ def study_names(home: Home) -> list[str]:
 
 
 def _existing_storage(home: Home) -> optuna.storages.RDBStorage:
-    if not home.optuna_file.is_file():
+    if not home.has_optuna:
         raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
     return open_storage(home)
 
@@ -358,7 +342,7 @@ def read(storage: optuna.storages.BaseStorage, name: str) -> StudyView:
 
 def begun(home: Home, name: str) -> StudyView | None:
     """A study that has measured something; one that has not binds nobody to its settings and its splits."""
-    if not home.optuna_file.is_file() or name not in study_names(home):
+    if not home.has_optuna or name not in study_names(home):
         return None
     seen = view(home, name)
     return seen if seen.trials or "baseline" in seen.attributes else None

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.errors import StoreError
 from sweeper.paths import Home
+from sweeper.tracking.mlflow_database import refuse_other_tables
 from sweeper.tracking.mlflow_runs import ARTIFACT_ROOT, KIND_TAG, NUMBER_TAG
 from sweeper.tracking.mlflow_server import impatient, reached, study_runs
 from sweeper.tracking.place import Place
@@ -88,6 +89,7 @@ class MlflowStore:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        refuse_other_tables(home)
         with self._mapped("opened"):
             self._client = MlflowClient(tracking_uri=home.mlflow_url)
             self.experiments = {found.name: found for found in self._experiments()}

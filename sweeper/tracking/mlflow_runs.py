@@ -42,6 +42,7 @@ from sweeper.disk import is_full
 from sweeper.errors import SweeperError
 from sweeper.paths import Home
 from sweeper.redaction import redacted
+from sweeper.tracking.mlflow_database import refuse_other_tables
 from sweeper.tracking.mlflow_inputs import as_input
 from sweeper.tracking.operation import Kind, Operation, Point, as_dataset
 from sweeper.tracking.spool import Waiting
@@ -104,6 +105,7 @@ class MlflowRuns(Store):
     def _open(self) -> tuple[MlflowClient, str]:
         """The client, and the id of the experiment, which is made where there is none."""
         with FileLock(self._home.opening_lock):
+            refuse_other_tables(self._home)
             client = MlflowClient(tracking_uri=self._home.mlflow_url)
             experiment = client.get_experiment_by_name(self._study)
             if experiment is not None:

@@ -29,6 +29,7 @@ from sweeper.paths import StudyPaths
 from sweeper.preflight.forecast import MemoryForecast
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.ended import ENDED, holds
+from sweeper.search.patience import Patience
 from sweeper.search.study import Search
 from sweeper.search.views import is_finished
 from sweeper.tracking.spool import unsent
@@ -95,7 +96,9 @@ class Session:
         self.recorder = Recorder(paths, self.config, tracker, self.events)
         keys = [*(forecast.keys if forecast else MemoryForecast.keys)]
         keys += [CONSTRAINT] if self.config.retention.is_on else []
-        self.search = Search(paths.home, self.config, keys)
+        place, announce = paths.home.optuna_place, lambda line: self.events.write("note", message=line)
+        patience = Patience(place, self.config.store.patience_s, announce, is_stopping)
+        self.search = Search(paths.home, self.config, keys, patience=patience)
         self.lead = Lead(self.search)
         self.spending = Spending(paths.home, self.config, self.search, self.events)
         self.reports = Reports(paths, self.config, self.search, tracker, self.spending, self.events)

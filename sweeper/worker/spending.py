@@ -210,8 +210,9 @@ class Spending:
         return self._others.plus(self._meter.elapsed_us() / 1e6, self._usd_per_s if self.price is not None else None)
 
     def _look(self) -> None:
-        """Reads what other sessions have taken; tells whoever watches."""
+        """Reads what other sessions have taken, and ends those that are silent; tells whoever watches."""
         self._looked_at = time.monotonic()
+        self.ledger.settle(self._config.search.lease_s)
         name = self._config.study.name
         own = self._meter.session
         bookings = self.ledger.bookings(name)  # before the sessions: each of theirs is then among those

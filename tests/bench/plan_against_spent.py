@@ -21,7 +21,8 @@ from sweeper.money.booking import Activity
 from sweeper.money.ledger import Ledger
 from sweeper.paths import Home
 from sweeper.preflight.cost import estimate
-from sweeper.search.views import open_storage, view
+from sweeper.search.storage import open_storage
+from sweeper.search.views import view
 from sweeper.units import time_text, usd_text
 
 PRICE = ["gpu.price_usd_per_hour=0.2", "engine.device=cpu", "confirm=false"]

@@ -38,6 +38,8 @@ OTHER: dict[str, Any] = {
     "study.description": "another one",
     "study.folder": "/elsewhere",
     "store.home": "elsewhere",
+    "store.optuna": "postgresql://ann@db/studies",
+    "store.patience_s": 5.0,
     "store.keep_adapters": 7,
     "store.mirror": "s3://bucket/demo",
     "mirror.every_s": 9.0,

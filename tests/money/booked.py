@@ -13,8 +13,9 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.pace import Pace
 from sweeper.money.price import Price
 from sweeper.paths import Home, StudyPaths
+from sweeper.search.storage import open_storage
 from sweeper.search.study import Search
-from sweeper.search.views import StudyView, open_storage
+from sweeper.search.views import StudyView
 from sweeper.trial import Reason, RunKind
 from tests.launch.test_tables import trial
 from tests.search.conftest import RECORD, ask, curve

@@ -27,7 +27,7 @@ from sweeper.preflight.cost import CostEstimate, Part, estimate, lines, pace_key
 from sweeper.preflight.forecast import Lengths
 from sweeper.preflight.pruning import records
 from sweeper.preflight.volume import Reading, Volume, read
-from sweeper.search.views import open_storage
+from sweeper.search.storage import open_storage
 from sweeper.span import Span
 from sweeper.trial import RunKind
 

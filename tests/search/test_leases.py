@@ -19,6 +19,7 @@ from sweeper.config.schema import Config
 from sweeper.errors import LeaseLostError
 from sweeper.paths import Home
 from sweeper.search.leases import Holder, Leases, renewing
+from sweeper.search.patience import Patience, attach
 from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.trial import Reason
@@ -53,12 +54,47 @@ def test_a_lease_expires_unless_it_is_renewed(home: Home) -> None:
     one, other = leases(home, HERE, 1.0), leases(home, ELSEWHERE, 1.0)
     assert one.acquire(1)
     with renewing(one, 1.0):
+        assert not other.acquire(1)
         time.sleep(1.5)
         assert not other.acquire(1)
     time.sleep(1.2)
+    assert not leases(home, THERE, 1.0).acquire(1)  # who looks for the first time has seen no silence
     assert other.acquire(1)
     one.renew_all()  # has none left
     assert not one.renew(1)
+
+
+def test_a_clock_that_jumps_ends_no_lease(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = leases(home, ELSEWHERE, 1.0), leases(home, THERE, 1.0)
+    assert one.acquire(1)
+    assert not other.acquire(1)
+    now_s = time.time
+    for jump_s in (1e6, -1e6):  # the database's own clock is never asked
+        monkeypatch.setattr(time, "time", lambda jump_s=jump_s: now_s() + jump_s)
+        assert not other.acquire(1)
+    asked: list[str] = []
+
+    @sqlalchemy.event.listens_for(other.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    time.sleep(1.1)
+    assert other.acquire(1)
+    assert asked
+    assert not any(word in statement.lower() for statement in asked for word in ("now", "timestamp", "julianday"))
+
+
+def test_what_was_not_seen_while_the_database_was_away_is_no_silence(home: Home) -> None:
+    other = leases(home, THERE, 0.5)
+    patience = Patience("it", 10.0, lambda line: None)
+    attach(other.engine, patience)
+    assert leases(home, ELSEWHERE).acquire(1)
+    assert not other.acquire(1)
+    time.sleep(0.6)
+    patience.outages += 1
+    assert not other.acquire(1)
+    time.sleep(0.6)
+    assert other.acquire(1)
 
 
 def test_the_lease_of_a_process_that_is_gone_can_be_taken_at_once(home: Home) -> None:
@@ -77,7 +113,10 @@ def test_the_lease_of_a_process_that_is_gone_can_be_taken_at_once(home: Home) ->
 
 def fight(url: str, host: str, start: Barrier, rounds: int, won: Path) -> None:
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": 60})
-    fighter = Leases(engine, 60.0, replace(HERE, host=host))
+    fighter = Leases(engine, 1.0, replace(HERE, host=host))
+    for number in range(0, rounds, 2):
+        assert not fighter.acquire(number)
+    time.sleep(1.1)  # and by now each has seen for itself that nobody renews them
     for number in range(rounds):
         start.wait()
         if fighter.acquire(number):
@@ -88,10 +127,9 @@ def fight(url: str, host: str, start: Barrier, rounds: int, won: Path) -> None:
 def test_of_several_that_take_an_expired_lease_one_gets_it(home: Home, tmp_path: Path) -> None:
     """In real processes, which begin each round together."""
     fighters, rounds = 4, 40
-    dead = leases(home, ELSEWHERE, 0.0)
+    dead = leases(home, ELSEWHERE)
     for number in range(0, rounds, 2):  # every other one has never been leased
         assert dead.acquire(number)
-    time.sleep(0.01)
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(fighters)
     files = [tmp_path / f"won-{index}" for index in range(fighters)]

@@ -26,8 +26,9 @@ from sweeper.money.ledger import Ledger
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight.forecast import VRAM
 from sweeper.search.leases import Holder
+from sweeper.search.storage import open_storage
 from sweeper.search.study import Search
-from sweeper.search.views import StudyView, open_storage, view
+from sweeper.search.views import StudyView, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind, TrialParams
 from sweeper.units import GIB
@@ -479,7 +480,7 @@ def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
         questions += 1
         if questions == 5:  # both are in flight
             with sqlalchemy.create_engine(home.optuna_url).begin() as connection:
-                connection.execute(sqlalchemy.text("UPDATE sweeper_leases SET expires_s = 0 WHERE trial_id = 1"))
+                connection.execute(sqlalchemy.text("DELETE FROM sweeper_leases WHERE trial_id = 1"))
             asked = other.ask()
             assert asked is not None
             assert asked.number == 0

@@ -24,8 +24,9 @@ from sweeper.money.meter import Meter, now_us
 from sweeper.money.pace import known_pace
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.ended import ENDED, Ended
+from sweeper.search.storage import open_storage
 from sweeper.search.study import Asked
-from sweeper.search.views import StudyView, is_finished, open_storage, view
+from sweeper.search.views import StudyView, is_finished, view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import spending, workbench
