@@ -37,8 +37,9 @@ def open_storage(home: Home) -> optuna.storages.RDBStorage:
     Raises:
         StoreError: if it cannot be opened.
     """
+    options = {"connect_args": {"timeout": LOCK_WAIT_S}} if home.optuna_url.startswith("sqlite:") else {}
     try:
-        return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+        return optuna.storages.RDBStorage(home.optuna_url, engine_kwargs=options)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StoreError(
             f"{home.optuna_file} must be Optuna's SQLite store, but it cannot be opened: {error}"
