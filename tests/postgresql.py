@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +68,14 @@ class PostgresqlServer:
         _, alive = psutil.wait_procs(family, timeout=WAIT_S)
         assert not alive, alive
 
-    def kill_backend(self, choose: Any) -> bool:
-        """Kills one that serves a connection, at which the server ends all connections and recovers; False: there is none.
+    def kill_backend(self, choose: Callable[[Sequence[psutil.Process]], psutil.Process]) -> bool:
+        """Kills a process that serves a connection, at which the server ends all of them and recovers.
 
         Args:
-            choose: takes them, and returns one.
+            choose: takes all such processes, and returns one.
+
+        Returns:
+            False where there is none.
         """
         backends = [one for one in self._postmaster().children() if " reader " in " ".join(one.cmdline())]
         if backends:
@@ -85,10 +87,8 @@ class PostgresqlServer:
 
 
 def _kill(process: psutil.Process) -> None:
-    try:
-        process.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        pass
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
 
 
 @contextmanager
