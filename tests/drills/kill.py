@@ -328,8 +328,8 @@ def write(drill: Drill, seed: int, options: str, took_s: float, file: Path) -> N
     held = sum(one["trials"] for one in drill.studies)
     file.write_text(
         f"# kill -9, {len(drill.rounds)} times\n\n`python tests/drills/kill.py {options}`: {len(drill.studies)} "
-        f"studies of {held} trials in {took_s / 60:.0f} minutes. Each came to exactly its total, no trial was lost or told "
-        "twice, what had been told did not change, and Optuna, MLflow, ledger and disk agreed.\n\n"
+        f"studies of {held} trials in {took_s / 60:.0f} minutes. Each came to exactly its total, no trial was lost "
+        "or told twice, what had been told did not change, and Optuna, MLflow, ledger and disk agreed.\n\n"
         f"{table(drill.rounds)}\n",
         encoding="utf-8",
     )

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import psutil
@@ -30,6 +30,7 @@ from sweeper.tracking.mlflow_tracker import KIND_TAG, NUMBER_TAG
 from sweeper.trial import RunKind
 from sweeper.worker.recorder import ADAPTER, RUN_STATES
 
+T = TypeVar("T")
 RECOVERY_S = 60  # how long a database may take to answer again
 ENDED = ("FINISHED", "KILLED", "FAILED")  # what a run of MLflow that has ended may be
 COUNT_LEASES = "SELECT COUNT(*) FROM sweeper_leases"
@@ -38,6 +39,18 @@ BOOKINGS = (
     "SELECT session, activity, us FROM sweeper_bookings WHERE session IN "
     "(SELECT id FROM sweeper_sessions WHERE study = :study)"
 )
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """Reads from a database that may have been killed, and first recovers."""
+    deadline = time.monotonic() + RECOVERY_S
+    while True:
+        try:
+            return read()
+        except (OperationalError, StorageInternalError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -54,15 +67,8 @@ class Stores:
     mlflow_uri: str
 
     def trials(self) -> list[FrozenTrial]:
-        """All that Optuna has; a database that was killed may first recover."""
-        deadline = time.monotonic() + RECOVERY_S
-        while True:
-            try:
-                return self._trials()
-            except (OperationalError, StorageInternalError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        """All that Optuna has."""
+        return patiently(self._trials)
 
     def _trials(self) -> list[FrozenTrial]:
         if not self._has_table("studies"):
@@ -78,6 +84,9 @@ class Stores:
 
     def lost_s(self) -> float:
         """Seconds that are booked as lost."""
+        return patiently(self._lost_s)
+
+    def _lost_s(self) -> float:
         if not self._has_table("sweeper_bookings"):
             return 0.0
         return sum(us for _, activity, us in self._rows(BOOKINGS, study=self.paths.name) if activity == "lost") / 1e6
