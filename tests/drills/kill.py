@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -348,6 +349,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="of each study; default: as its configuration says")
     parser.add_argument("--to", type=Path, help="FILE.md; every round goes to FILE.json")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends it gets its servers ended too
     print(f"seed {chosen.seed}", flush=True)
     began_s = time.monotonic()
     with ExitStack() as stack:
