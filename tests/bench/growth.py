@@ -57,6 +57,7 @@ from tests.search.conftest import RECORD, curve
 
 TRIALS = 10  # that each figure is the median of
 AT = (10, 100, 1000)
+RANGE = "+search.space.dropout={low:0.0,high:0.2}"  # CMA-ES needs two of them
 SAMPLERS = ("tpe", "gp", "random", "cmaes", "nsgaii")
 
 
@@ -114,7 +115,7 @@ def ask_tell(sampler: str, trials: int, folder: Path) -> dict[str, float]:
     """Of a study on SQLite."""
     home, clock = Home(folder), Clock()
     home.create()
-    search = filled(home, composed(f"sampler={sampler}", f"search.trials={trials + TRIALS}"), trials)
+    search = filled(home, composed(f"sampler={sampler}", RANGE, f"search.trials={trials + TRIALS}"), trials)
     search.views()  # what a session reads once
     for number in range(TRIALS):
         with clock.part("ask"):

@@ -30,7 +30,7 @@ POLL_S = 0.02
 class HomeOf(Home):
     """A store whose trials are in a database of their own."""
 
-    url: str
+    url: str = ""
 
     @property
     def optuna_url(self) -> str:
