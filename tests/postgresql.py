@@ -108,7 +108,9 @@ def postgresql_server(is_durable: bool = False) -> Iterator[PostgresqlServer]:
         server = PostgresqlServer(folder, free_port(), is_durable)
         server.create()
         server.start()
-        yield server
-        server.stop()
+        try:
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(folder)

@@ -45,6 +45,18 @@ def statement(engine: Engine, seen: StudyView, price: Price | None) -> Statement
     )
 
 
+def trial_cost(ledger: Ledger, study: str, trial: TrialView, price: Price | None) -> TrialCost:
+    """What one trial of a study has cost, without reading what is booked of the others.
+
+    Args:
+        price: of the study's settings.
+    """
+    whose, label = Whose(RunKind.TRIAL, trial.number), _label(trial, None)
+    bookings = ledger.bookings_of(study, whose)  # before the sessions: each of theirs is then among those
+    found = bill(study, ledger.sessions(study), bookings, labels({trial.number: label}))
+    return _trial(trial, label, found, price)
+
+
 def sums(engine: Engine) -> dict[str, Bill]:
     """What each study of a store has cost, by name; its lines are sums over a session."""
     if not has_ledger(engine):

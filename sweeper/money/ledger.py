@@ -272,8 +272,35 @@ class Ledger:
 
     def bookings(self, study: str) -> list[Booking]:
         """All that is booked of a study."""
+        return self._bookings(_BOOKINGS.c.session.in_(select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)))
+
+    def bookings_of(self, study: str, whose: Whose) -> list[Booking]:
+        """What is booked of one run of a study."""
         own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
-        rows = self._all(select(_BOOKINGS).where(_BOOKINGS.c.session.in_(own)))
+        is_its = and_(_BOOKINGS.c.kind == whose.kind.value, _BOOKINGS.c.number == whose.number)
+        return self._bookings(and_(_BOOKINGS.c.session.in_(own), is_its))
+
+    def sums(self, study: str) -> list[Booking]:
+        """What is booked of a study, as one booking for each of its sessions."""
+        return self._sums(_BOOKINGS.c.session.in_(select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)))
+
+    def everything(self) -> tuple[list[WorkerSession], list[Booking]]:
+        """The sessions of all studies, and what is booked of each, as one booking: what a sum takes, in two queries."""
+        sums = self._sums(true())
+        return [_session(row) for row in self._rows(true())], sums
+
+    def drop(self, study: str) -> None:
+        """Deletes what is booked of a study that is deleted."""
+        own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
+
+        def delete_all(connection: Connection) -> None:
+            connection.execute(delete(_BOOKINGS).where(_BOOKINGS.c.session.in_(own)))
+            connection.execute(delete(_SESSIONS).where(_SESSIONS.c.study == study))
+
+        in_transaction(self.engine, delete_all)
+
+    def _bookings(self, condition: ColumnElement[bool]) -> list[Booking]:
+        rows = self._all(select(_BOOKINGS).where(condition))
         return [
             Booking(
                 session=row.session,
@@ -286,22 +313,10 @@ class Ledger:
             for row in rows
         ]
 
-    def everything(self) -> tuple[list[WorkerSession], list[Booking]]:
-        """The sessions of all studies, and what is booked of each, as one booking: what a sum takes, in two queries."""
+    def _sums(self, condition: ColumnElement[bool]) -> list[Booking]:
         columns = [_BOOKINGS.c.session, *(func.sum(_BOOKINGS.c[name]).label(name) for name in ("us", "energy_mj"))]
-        rows = self._all(select(*columns).group_by(_BOOKINGS.c.session))
-        sums = [Booking(row.session, STUDY, Activity.OVERHEAD, int(row.us), int(row.energy_mj)) for row in rows]
-        return [_session(row) for row in self._rows(true())], sums
-
-    def drop(self, study: str) -> None:
-        """Deletes what is booked of a study that is deleted."""
-        own = select(_SESSIONS.c.id).where(_SESSIONS.c.study == study)
-
-        def delete_all(connection: Connection) -> None:
-            connection.execute(delete(_BOOKINGS).where(_BOOKINGS.c.session.in_(own)))
-            connection.execute(delete(_SESSIONS).where(_SESSIONS.c.study == study))
-
-        in_transaction(self.engine, delete_all)
+        rows = self._all(select(*columns).where(condition).group_by(_BOOKINGS.c.session))
+        return [Booking(row.session, STUDY, Activity.OVERHEAD, int(row.us), int(row.energy_mj)) for row in rows]
 
     def _rows(self, condition: Any) -> Sequence[Row[Any]]:
         return self._all(select(_SESSIONS).where(condition).order_by(_SESSIONS.c.id))

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from sweeper.money.apart import Apart
@@ -94,7 +95,11 @@ class Statement:
         return not self.sessions
 
     def trial(self, number: int) -> TrialCost:
-        return next(trial for trial in self.trials if trial.number == number)
+        return self._by_number[number]
+
+    @cached_property
+    def _by_number(self) -> dict[int, TrialCost]:
+        return {trial.number: trial for trial in self.trials}
 
     @property
     def useful_share(self) -> float:

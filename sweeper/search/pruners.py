@@ -101,9 +101,9 @@ class _Others:
         for trial in self._storage.get_all_trials(study_id, deepcopy=deepcopy):
             if trial.number == self._number or (self._end is not None and trial.number >= self._end):
                 continue
-            seen = copy.copy(trial)
             if trial.state == TrialState.COMPLETE and trial.user_attrs.get("reason") is not None:
-                seen.state = TrialState.PRUNED
-            if states is None or seen.state in states:
-                found.append(seen)
+                trial = copy.copy(trial)  # the storage keeps its own
+                trial.state = TrialState.PRUNED
+            if states is None or trial.state in states:
+                found.append(trial)
         return found

@@ -114,6 +114,7 @@ class Search:
         self._distributions = distributions(config)
         self._order = in_order(config.search.space)
         self._running: dict[int, optuna.Trial] = {}
+        self._told: dict[int, TrialView] = {}  # as they were seen
         self._constraint_keys = sorted(constraint_keys)
         known = self.attributes.get("constraints")
         has_begun = "baseline" in self.attributes or bool(self._study.get_trials(deepcopy=False))
@@ -176,7 +177,11 @@ class Search:
 
     def views(self) -> list[TrialView]:
         """All trials, for display."""
-        return views_of(self._study)
+        return views_of(self._study, self._told)
+
+    def trial(self, number: int) -> TrialView:
+        """One trial, for display."""
+        return self.views()[number]
 
     def seen(self) -> StudyView:
         """The study as it stands."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -24,6 +25,7 @@ from sweeper.search.storage import open_storage
 from sweeper.trial import Reason
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_TOLD_NAMES = frozenset(state.name for state in TOLD)
 # Attributes of a study: the rows that it holds back for confirmation, what came of that, and the trials that turned out
 # infeasible after they were told, with why.
 HELD_BACK, CONFIRMATION = "confirmation_rows", "confirmation"
@@ -77,7 +79,7 @@ class TrialView:
     @property
     def is_told(self) -> bool:
         """Whether the trial has ended."""
-        return self.state in {state.name for state in TOLD}
+        return self.state in _TOLD_NAMES
 
     @property
     def is_rejected(self) -> bool:
@@ -146,10 +148,23 @@ class TrialView:
         )
 
 
-def views_of(study: optuna.Study) -> list[TrialView]:
-    """All trials of a study."""
+def views_of(study: optuna.Study, told: dict[int, TrialView] | None = None) -> list[TrialView]:
+    """All trials of a study.
+
+    Args:
+        told: for whoever looks again and again: the trials that had ended at earlier looks, which do not change any
+            more; those that have ended since are added.
+    """
     is_minimized = study.direction == StudyDirection.MINIMIZE
-    return [TrialView.of(trial, is_minimized) for trial in study.get_trials(deepcopy=False)]
+    told = told if told is not None else {}
+    found = []
+    for trial in study.get_trials(deepcopy=False):
+        if (seen := told.get(trial.number)) is None:
+            seen = TrialView.of(trial, is_minimized)
+            if seen.is_told:
+                told[trial.number] = seen
+        found.append(seen)
+    return found
 
 
 @dataclass(frozen=True)
@@ -304,15 +319,15 @@ def kept_adapters(study: StudyView, paths: StudyPaths, config: Config) -> list[i
     that break them.
     """
     best_first = study.ranked or study.infeasible[:1]
-    here = [trial for trial in best_first if paths.adapter(trial.number).is_dir()]
     best = study.best
-    wanted = {trial.number for trial in here[: config.store.keep_adapters]}
+    here = (trial.number for trial in best_first if paths.adapter(trial.number).is_dir())
+    wanted = set(islice(here, config.store.keep_adapters))  # no further: there may be a thousand
     if best is not None:
         wanted.add(best.number)
         is_tested = study.attributes.get("test", {}).get("trial") == best.number
         if study.attributes.get(HELD_BACK, 0) > 0 and (not is_tested or study.must_be_confirmed(config)):
             wanted |= {trial.number for trial in study.finalists(config.confirmation.top)}
-    return [trial.number for trial in here if trial.number in wanted]
+    return [trial.number for trial in best_first if trial.number in wanted and paths.adapter(trial.number).is_dir()]
 
 
 def study_names(home: Home) -> list[str]:

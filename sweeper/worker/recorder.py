@@ -77,6 +77,7 @@ class Recorder:
         self.is_behind = False  # the runs could not be asked how they stand
         self._tags: dict[str, str] = {}  # of every trial that this session works on
         self._datasets: Sequence[DatasetUse] = ()
+        self._without: set[int] = set()  # told trials that have no adapter any more
 
     def join(
         self,
@@ -312,10 +313,15 @@ class Recorder:
         for number in kept:
             if number not in tracked:
                 self.tracker.log_file(trial_key(number), self.paths.adapter(number), ADAPTER)
-        for trial in seen.trials:  # one that is not told yet may be about to be
-            if trial.is_told and trial.number not in kept and self.paths.adapter(trial.number).is_dir():
+        for trial in seen.trials:
+            if not trial.is_told or trial.number in self._without or trial.number in kept:
+                continue  # one that is not told yet may be about to be
+            folder = self.paths.adapter(trial.number)
+            if folder.is_dir():
                 self.tracker.drop_files(trial_key(trial.number), ADAPTER)  # first, for the folder says that it is due
-                shutil.rmtree(self.paths.adapter(trial.number), ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+            if not folder.is_dir():
+                self._without.add(trial.number)
         return kept
 
 

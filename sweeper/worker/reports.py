@@ -12,8 +12,6 @@ from pathlib import Path
 from sweeper.config.schema import Config
 from sweeper.errors import SweeperError
 from sweeper.events import EventLog
-from sweeper.money.bill import Label
-from sweeper.money.statement import Statement
 from sweeper.paths import StudyPaths
 from sweeper.report.facts import Facts
 from sweeper.report.figures import figures
@@ -22,6 +20,7 @@ from sweeper.report.markdown import markdown
 from sweeper.report.note import note
 from sweeper.report.report import content
 from sweeper.search.study import Search
+from sweeper.search.views import StudyView
 from sweeper.tracking.tracker import STUDY, Tracker
 from sweeper.worker.spending import Spending
 
@@ -47,7 +46,7 @@ class Reports:
         self._said_s = -EVERY_S
         self._failed: set[str] = set()  # what has been said of it
 
-    def describe(self, cost: Statement | None = None, is_running: bool = True) -> None:
+    def describe(self, is_running: bool = True) -> None:
         """Writes the run's description, as the study stands; one that cannot be composed is left as it was.
 
         Raises:
@@ -55,7 +54,7 @@ class Reports:
         """
         self._said_s = time.monotonic()
         try:
-            facts = self._facts(cost, is_running)
+            facts = self._facts(is_running)
             self._best = facts.best.number if facts.best is not None else None
             words = note(facts, MOST)
         except Exception as error:  # a defect in a sentence must not stop the trainings that it is about
@@ -63,14 +62,14 @@ class Reports:
             return
         self._tracker.describe(words)
 
-    def trial_ended(self, cost: Statement) -> None:
+    def trial_ended(self, seen: StudyView) -> None:
         """Writes the run's description again where another trial is the best, or the last one is a minute old."""
-        best = next((trial.number for trial in cost.trials if trial.label is Label.WINNER), None)
-        if best != self._best or time.monotonic() - self._said_s >= EVERY_S:
-            self.describe(cost)
+        best = seen.best
+        if (best.number if best is not None else None) != self._best or time.monotonic() - self._said_s >= EVERY_S:
+            self.describe()
 
-    def _facts(self, cost: Statement | None, is_running: bool) -> Facts:
-        cost = cost if cost is not None else self._spending.account()
+    def _facts(self, is_running: bool) -> Facts:
+        cost = self._spending.account()
         return Facts(self._paths, self._search.seen(), self._config, cost, is_running, leaves_home=True)
 
     @contextmanager
@@ -90,7 +89,7 @@ class Reports:
                 return
             self.describe(is_running=False)
             if self._config.tracking.report and not is_stopping():
-                self._log(self._facts(None, is_running=False))
+                self._log(self._facts(is_running=False))
         except Exception as error:  # whatever a picture or a page runs into, it must not keep a study from its end
             self._say("the report is", error)
 

@@ -21,7 +21,7 @@ from sweeper.config.space import Range, values_of
 from sweeper.engine.pack import Slot
 from sweeper.events import EventLog
 from sweeper.models import base
-from sweeper.money.account import statement
+from sweeper.money.account import statement, trial_cost
 from sweeper.money.bill import bill, labels, usd_per_second
 from sweeper.money.booking import STUDY, Activity, Whose
 from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_words
@@ -30,7 +30,7 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
 from sweeper.money.pace import Pace
 from sweeper.money.price import Price
-from sweeper.money.statement import Statement, in_progress
+from sweeper.money.statement import Statement, TrialCost, in_progress
 from sweeper.paths import Home
 from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
@@ -113,11 +113,19 @@ class Spending:
 
     def account(self) -> Statement:
         """What the study has cost until this moment."""
-        self.book(Activity.OVERHEAD)
-        self._meter.flush()
+        self._flush()
         seen = self._search.seen()
         seen = replace(seen, attributes={**seen.attributes, "pace": self.pace.as_dict()})  # kept when the session ends
         return statement(self._search.engine, seen, self.price)
+
+    def trial_cost(self, trial: TrialView) -> TrialCost:
+        """What a trial has cost until this moment."""
+        self._flush()
+        return trial_cost(self.ledger, self._config.study.name, trial, self.price)
+
+    def _flush(self) -> None:
+        self.book(Activity.OVERHEAD)
+        self._meter.flush()
 
     def set_up(self, bench: Workbench) -> None:
         """Books what loading took, and remembers what the study's work consists of."""
@@ -215,7 +223,7 @@ class Spending:
         self.ledger.settle(self._config.search.lease_s)
         name = self._config.study.name
         own = self._meter.session
-        bookings = self.ledger.bookings(name)  # before the sessions: each of theirs is then among those
+        bookings = self.ledger.sums(name)  # before the sessions: each of theirs is then among those
         sessions = self.ledger.sessions(name)
         found = bill(name, sessions, bookings, labels({}))
         rates = usd_per_second(sessions)

@@ -237,14 +237,11 @@ class Teller:
 
     def _end(self, number: int) -> None:
         """Ends the run of a trial that has been told, with what it cost."""
-        trial = self._told(number)
-        account = self.spending.account()
-        costs.log_trial(self.recorder.tracker, account.trial(number), trial)
+        seen = self.search.seen()
+        trial = seen.trials[number]
+        costs.log_trial(self.recorder.tracker, self.spending.trial_cost(trial), trial)
         self.recorder.end(trial)
-        self.reports.trial_ended(account)
-
-    def _told(self, number: int) -> TrialView:
-        return next(trial for trial in self.search.views() if trial.number == number)
+        self.reports.trial_ended(seen)
 
     def _record(self, slot: Slot) -> dict[str, Any]:
         """What the storage keeps of a trial beside its value."""
@@ -328,13 +325,13 @@ class Teller:
         return scored
 
     def _log_test(self, test: dict[str, Any]) -> None:
-        tracker, winner = self.recorder.tracker, self._told(test["trial"])
+        tracker, winner = self.recorder.tracker, self.search.trial(test["trial"])
         scores, base = ({f"test/{name}": value for name, value in test[who].items()} for who in ("winner", "base"))
         tracker.log(trial_key(winner.number), scores, winner.examples_seen or 0)
         tracker.log(BASELINE, base, step=0)
         if runner_up := test.get("runner_up"):
             own = {f"test/{name}": value for name, value in runner_up["scores"].items()}
-            tracker.log(trial_key(runner_up["trial"]), own, self._told(runner_up["trial"]).examples_seen or 0)
+            tracker.log(trial_key(runner_up["trial"]), own, self.search.trial(runner_up["trial"]).examples_seen or 0)
         summary = {**scores, "best_value": winner.value or 0.0}
         if "optimism" in test:
             summary["test/optimism"] = test["optimism"]
