@@ -12,7 +12,7 @@ from sweeper.errors import ConfigError, MirrorError, StoreError
 from sweeper.mirror.copying import Copier, when
 from sweeper.mirror.manifest import latest, merged, owner
 from sweeper.mirror.remote import Remote, check
-from sweeper.mirror.restoring import fetch_file, restore
+from sweeper.mirror.restoring import fetch_file, restore, target_of
 from sweeper.mirror.standing import Standing
 from sweeper.paths import StudyPaths
 from sweeper.tracking.place import record
@@ -84,7 +84,8 @@ class Mirror:
         standing = Standing.of(self._paths)
         ahead = [one for one in latest(self._remote) if one.has_trials]
         further = [one for one in ahead if one.writer != standing.writer or standing.is_behind(one)]
-        if standing.is_restoring or (is_new and (further or is_gone)) or (is_gone and not ahead):
+        is_cut = standing.is_restoring or not ahead  # what is here is a part of it
+        if (is_new and (further or is_gone or standing.is_restoring)) or (is_gone and is_cut):
             restore(self._paths, self._url, announce)
         elif further or is_gone:
             raise MirrorError(
@@ -157,7 +158,7 @@ class Mirror:
         others = [manifest for manifest in latest(self._remote) if manifest.writer != own]
         brought = False
         for name, (manifest, entry) in sorted(merged(others).items()):
-            target = home.root / name
+            target = target_of(home, name)
             if name != wanted and not name.startswith(f"{wanted}/"):
                 continue
             if not target.exists() or target.stat().st_mtime_ns < entry.mtime_ns:

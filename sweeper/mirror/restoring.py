@@ -77,7 +77,7 @@ def _bring(paths: StudyPaths, remote: Remote, manifests: list[Manifest]) -> None
     replace(standing, is_restoring=True).keep(paths)
     last = [home.mlflow_file, home.optuna_file, paths.config]
     for file, (manifest, entry) in sorted(found.items()):
-        target = _target(home, file)
+        target = target_of(home, file)
         if target in last or (_is_of_all(home, target) and target.exists()):
             continue
         fetch_file(remote, manifest, entry, target)
@@ -93,7 +93,7 @@ def _is_of_all(home: Home, target: Path) -> bool:
     return target.is_relative_to(home.memory) or target.is_relative_to(home.pace)
 
 
-def _target(home: Home, name: str) -> Path:
+def target_of(home: Home, name: str) -> Path:
     """Where a file of a manifest belongs.
 
     Raises:
