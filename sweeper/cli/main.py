@@ -212,12 +212,12 @@ def sync(study: str, as_json: bool) -> int:
     That is for a study that has ended, or was stopped, while its tracking server was away: one that runs does it
     itself, and so does its next launch. The exit code is 1 where the server is still away.
     """
-    from sweeper.launch.launcher import held
-    from sweeper.worker.sync import sync as sync_study
-
     paths = Home.from_environment().study(study)
     if not paths.config.is_file():
         raise StoreError(f"there is no study {study!r} in {paths.home.root}; `sweeper list` says which there are")
+    from sweeper.launch.launcher import held
+    from sweeper.worker.sync import sync as sync_study
+
     with held(paths):
         synced = sync_study(paths, partial(click.echo, err=as_json))
     result = {"study": study, **asdict(synced)}

@@ -102,6 +102,8 @@ class MlflowTracker(MlflowRuns, Tracker):
     def drop_files(self, key: RunKey, folder: str) -> None:
         if self._is_there(key):
             self._writer.give(Operation(Kind.DROP, key, {"folder": folder}))
+            if self._spool is None:
+                self._writer.flush()
 
     def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
         if self._is_there(key):

@@ -69,10 +69,10 @@ class Spent:
             setattr(tracker, name, self.counted(getattr(tracker, name)))
         attempt = Writer._try
 
-        def timed(writer: Writer, task: Any) -> None:
+        def timed(writer: Writer, do: Callable[[], Any]) -> Any:
             begun = time.thread_time()
             try:
-                attempt(writer, task)
+                return attempt(writer, do)
             finally:
                 self.writing_s += time.thread_time() - begun
 

@@ -17,11 +17,11 @@ from sweeper.search.views import TrialView, view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.spool import waiting
 from sweeper.worker.recorder import RUN_STATES, trial_key
-from tests.conftest import SHORT
+from tests.conftest import SHORT, share_formulas
 from tests.launch.test_kill_drill import told, wait_for_a_tick
 from tests.launch.test_launch import start
 
-ROUNDS = 15 if os.environ.get("SWEEPER_TESTS") == "all" else 2
+ROUNDS = 15 if os.environ.get("SWEEPER_TESTS") == "all" else 1
 TRIALS = 3 + ROUNDS
 STUDY = (*SHORT, f"search.trials={TRIALS}", "train.examples=96", "checkpoint.every_s=0.5", "engine.slots=2")
 SIZE = "96m"
@@ -51,8 +51,10 @@ def fill(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(1800)
-def test_a_study_survives_a_disk_that_is_full(small: Path, few_tickets: Path, tmp_path: Path) -> None:
+def test_a_study_survives_a_disk_that_is_full(small: Path, few_tickets: Path, tmp_path: Path, formulas: Path) -> None:
     chooser, home, finished = random.Random(7), Home(small / "store"), tmp_path / "finished"
+    home.create()
+    share_formulas(formulas, home.memory)
     launch = ["launch", *STUDY, f"data.path={few_tickets}", f"on_finish='echo $SWEEPER_OUTCOME >> {finished}'"]
     before: dict[int, TrialView] = {}
     for number in range(ROUNDS):

@@ -595,8 +595,9 @@ class Failing(MemoryTracker):
 
     left = 3
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         self._answer(1)
+        return True
 
     def states(self) -> dict[RunKey, RunState]:
         self._answer(0)
