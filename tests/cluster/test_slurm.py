@@ -43,15 +43,12 @@ def events(home: Home, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_study_outlives_pre_emption_and_its_launcher(home: Home, few_tickets: Path, known_formulas: None) -> None:
-    launch = ["launch", *SHORT, f"data.path={few_tickets}", "search.trials=8", "train.examples=192",
+    launch = ["launch", *SHORT, f"data.path={few_tickets}", "search.trials=4", "train.examples=96",
               "checkpoint.every_s=600", *LOCAL]  # fmt: skip
     first = start(home, *launch)
     wait_for(has_event(home, '"event": "tick"'))
     job = controller(home)
     job.children()[0].send_signal(signal.SIGTERM)  # as SLURM does before it takes a node away
-    wait_for(lambda: len(events(home, "loading")) == 2)  # the same job, in its next allocation
-    [suspended] = events(home, "suspended")
-    assert suspended["numbers"]
     first.kill()
     first.communicate()
     assert job.is_running()  # it needs no launcher
@@ -60,8 +57,11 @@ def test_a_study_outlives_pre_emption_and_its_launcher(home: Home, few_tickets: 
     assert second.returncode == 0, out + err
     assert f"worker 0 is job {job.pid}, which an earlier launch has submitted" in out
     seen = view(home, "demo")
-    assert [trial.number for trial in seen.trials] == list(range(8))
+    assert [trial.number for trial in seen.trials] == list(range(4))
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in seen.trials)
+    assert len(events(home, "loading")) == 2  # the same job, in its next allocation
+    [suspended] = events(home, "suspended")
+    assert suspended["numbers"]
     again = [event for event in events(home, "trial_started") if event["number"] in suspended["numbers"]]
     assert any(event["step"] > 0 for event in again)  # from the checkpoints that it made in its grace
     assert not job.is_running()
