@@ -17,7 +17,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── tracking.json         the study's id, and the servers where it has runs
     ├── spool/worker-0/       what is still to be written to the runs, while their store does not take it
     ├── mirror.json           how far its mirror is, and under which id this machine writes there
-    ├── .mirror/              what is being copied to the mirror
+    ├── mirror.lock, .mirror/   which process copies it there, and what it is copying to the mirror
     ├── launcher.lock, launcher.json   which process holds the lock, or held it last
     ├── worker.lock           which every worker shares, to keep out what needs the study for itself
     ├── workers/              for each: 0.lock, 0.json, which process it is, or was last; 0.outcome.json, how it ended,
@@ -275,6 +275,11 @@ class StudyPaths:
         return self.root / "mirror.json"
 
     @property
+    def mirror_lock(self) -> Path:
+        """Held by the process that copies this folder to the mirror."""
+        return self.root / "mirror.lock"
+
+    @property
     def mirroring(self) -> Path:
         """What a copy to the mirror holds until it is made."""
         return self.root / ".mirror"
@@ -432,6 +437,7 @@ class StudyPaths:
             self.code,
             self.tracking,
             self.mirror,
+            self.mirror_lock,
             self.mirroring,
             self.spool,
             self.events,

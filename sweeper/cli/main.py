@@ -167,19 +167,21 @@ def learning_curve(study: str, fractions: str | None, seeds: int | None, as_json
 @main.command()
 @click.argument("study")
 @click.option("--workers", type=click.IntRange(1, 100), help="How many; otherwise one for each GPU, or one on the CPU.")
+@click.option("--mirror", metavar="URL", help="The study's store.mirror, where its folder is not here.")
 @click.option("--json", "as_json", is_flag=True, help="Events in JSON, a line each.")
 @_plainly
-def worker(study: str, workers: int | None, as_json: bool) -> int:
+def worker(study: str, workers: int | None, mirror: str | None, as_json: bool) -> int:
     """Add workers to a study that runs, here or elsewhere.
 
     They take trials like those that its launch has started, until none is left; whatever they had in flight goes on
-    elsewhere when they are stopped. On another machine SWEEPER_HOME must be a folder that both see.
+    elsewhere when they are stopped. On another machine SWEEPER_HOME is a folder that both see; or its trials are
+    in PostgreSQL (store.optuna), its runs on a tracking server, and its folder comes from --mirror.
     """
     from sweeper.launch.join import join
     from sweeper.launch.screen import Output
 
     output = Output.JSON if as_json else Output.PERSON
-    return join(Home.from_environment(), study, workers, partial(click.echo, err=as_json), output)
+    return join(Home.from_environment(), study, workers, mirror, partial(click.echo, err=as_json), output)
 
 
 @main.command()

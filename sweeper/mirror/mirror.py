@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from filelock import FileLock, Timeout
 
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, MirrorError, StoreError
@@ -38,6 +40,7 @@ class Mirror:
         self._remote = Remote(url)
         self._copier = Copier(paths, self._remote)
         self._ending = threading.Event()
+        self._lock = FileLock(paths.mirror_lock, thread_local=False)
         self._problem: str | None = None
 
     @classmethod
@@ -97,7 +100,10 @@ class Mirror:
 
     @contextmanager
     def running(self, announce: Announce) -> Iterator[None]:
-        """Copies from a thread while the block runs, and once more when it has ended, however it did."""
+        """Copies from a thread while the block runs, and once more when it has ended, however it did.
+
+        Of several processes that have the study's folder, one does: the launcher there, or the first worker.
+        """
         self._ending.clear()
         thread = threading.Thread(target=self._copy_on, args=(announce,), name="mirror", daemon=True)
         thread.start()
@@ -108,14 +114,28 @@ class Mirror:
             thread.join()
 
     def _copy_on(self, announce: Announce) -> None:
+        with suppress(Timeout):
+            self._lock.acquire(timeout=0)
         while not self._ending.wait(min(self._every_s, AGAIN_S) if self._problem else self._every_s):
+            if not self._is_mine():
+                continue
             was = self._problem
             self._try()
             if self._problem is not None and was is None:
                 announce(f"warning: {self._problem}. It is tried again while the study goes on")
             elif self._problem is None and was is not None:
                 announce("note: the study's mirror is reached again, and has all of it")
-        self.copy(announce)
+        if self._is_mine():
+            self.copy(announce)
+            self._lock.release()
+
+    def _is_mine(self) -> bool:
+        """Whether this process makes the copies of this folder; it does from when nobody else does."""
+        with suppress(Timeout):
+            self._lock.acquire(timeout=0)
+            while self._lock.lock_counter > 1:  # it had it
+                self._lock.release()
+        return bool(self._lock.is_locked)
 
     def copy(self, announce: Announce) -> None:
         """Makes the copy that a study which has ended is left with, or says what the mirror has instead."""

@@ -27,6 +27,7 @@ class Checkpoints:
         records: where what happens to the trials is said.
         file: where the checkpoint of each lies, by its number.
         confirm: asked before one is written; raises LeaseLostError where the trial is another worker's.
+        bring: brings a file that another machine has written.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class Checkpoints:
         records: Records,
         file: Callable[[int], Path],
         confirm: Callable[[int], None] = lambda _: None,
+        bring: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self._paths = paths
         self._config = config
         self._records = records
         self._file = file
-        self._confirm = confirm
+        self._confirm, self._bring = confirm, bring
         self._saved_at: dict[int, float] = {}
 
     def start(self, number: int) -> None:
@@ -51,6 +53,7 @@ class Checkpoints:
     def load(self, number: int) -> tuple[Slot, AdapterState] | None:
         """A trial as of its checkpoint; None where it has none, or a damaged one: it then begins again."""
         file = self._file(number)
+        self._bring(file)
         if not file.is_file():
             return None
         try:
@@ -62,6 +65,7 @@ class Checkpoints:
 
     def has(self, number: int) -> bool:
         """Whether a trial has a checkpoint."""
+        self._bring(self._file(number))
         return self._file(number).is_file()
 
     def save_due(self, pack: Pack) -> list[int]:

@@ -38,6 +38,7 @@ from sweeper.trial import RunKind
 from sweeper.worker import costs
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.confirmation import Confirmation
+from sweeper.worker.elsewhere import Elsewhere
 from sweeper.worker.forecast import Forecast
 from sweeper.worker.lead import POLL_S, Lead
 from sweeper.worker.learning_curve import LearningCurves
@@ -104,7 +105,10 @@ class Session:
         self.reports = Reports(paths, self.config, self.search, tracker, self.spending, self.events)
         told = paths, self.config, self.search, self.recorder, self.events, self.spending, self.reports
         self.teller = Teller(*told)
-        self.checkpoints = Checkpoints(paths, self.config, self.recorder, paths.checkpoint, self.search.confirm)
+        self.elsewhere = Elsewhere(paths, self.config, self.events)
+        self.checkpoints = Checkpoints(
+            paths, self.config, self.recorder, paths.checkpoint, self.search.confirm, self.elsewhere.bring
+        )
         self.curves = LearningCurves(paths, self.config, self.search, tracker, self.events, self.spending)
         self._memory: MemoryLog | None = None
         self._trials: Trials | None = None  # from when the memory is known
@@ -116,6 +120,7 @@ class Session:
                 self.search.renewing(),
                 self.spending.running(self.launched_s),
                 self.lead.held(),
+                self.elsewhere.shared(),
                 self.reports.logged(self.is_stopping, self.lead),
                 costs.logged(self.paths, self.tracker, self.search, self.spending, self.events, self.lead),
                 guarded(self.config, budget_of(self.search)) as guard,
@@ -219,6 +224,7 @@ class Session:
 
     def _ended(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
         """The study from its last trial to the test split, by the worker that leads."""
+        self.elsewhere.gather(self.search.seen, self.is_stopping)
         self.spending.hold_back(self.spending.testing_s())
         if not self._confirm(bench, trials) or self.is_stopping():
             return self._cut()
