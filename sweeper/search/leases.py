@@ -104,10 +104,9 @@ def _boot() -> str:
 
 
 class Silence:
-    """For how long this process has seen that something does not change.
+    """For how long this process has seen that something in a database does not change.
 
-    Attributes:
-        outages: asked for how often the database could not be looked into; what was not seen then may have changed.
+    It begins anew where the database was away meanwhile: then nobody could have changed it.
     """
 
     def __init__(self, engine: Engine) -> None:
