@@ -59,7 +59,17 @@ class Named:
 
 def reachable(named: Named) -> list[Finding]:
     """Asks each of them; what is away is a finding, with what to do."""
-    return [_storage(named), _tracking(named)]
+    return [_storage(named), _tracking(named), *_mirror(named)]
+
+
+def _mirror(named: Named) -> list[Finding]:
+    """Writes, reads and deletes a file in the study's mirror, where it has one."""
+    if named.config is None or (url := named.config.store.mirror) is None:
+        return []
+    from sweeper.mirror.remote import check as problem_of
+
+    problem = problem_of(url)
+    return [Finding("mirror", problem is None, redacted(problem or f"{url} can be written"))]
 
 
 def _storage(named: Named) -> Finding:

@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError
 from sweeper.config import check
 from sweeper.paths import StudyPaths
 from sweeper.search.views import StudyView, TrialView, kept_adapters
-from sweeper.tracking.mlflow_tracker import KIND_TAG, NUMBER_TAG
+from sweeper.tracking.mlflow_runs import KIND_TAG, NUMBER_TAG
 from sweeper.trial import RunKind
 from sweeper.worker.recorder import ADAPTER, RUN_STATES
 
