@@ -55,7 +55,6 @@ def test_a_study_outlives_pre_emption_and_its_launcher(home: Home, few_tickets: 
     second = start(home, *launch)
     out, err = second.communicate(timeout=240)
     assert second.returncode == 0, out + err
-    assert f"worker 0 is job {job.pid}, which an earlier launch has submitted" in out
     seen = view(home, "demo")
     assert [trial.number for trial in seen.trials] == list(range(4))
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in seen.trials)
@@ -64,7 +63,6 @@ def test_a_study_outlives_pre_emption_and_its_launcher(home: Home, few_tickets: 
     assert suspended["numbers"]
     again = [event for event in events(home, "trial_started") if event["number"] in suspended["numbers"]]
     assert any(event["step"] > 0 for event in again)  # from the checkpoints that it made in its grace
-    assert not job.is_running()
 
 
 @pytest.fixture
