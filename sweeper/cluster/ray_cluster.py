@@ -253,10 +253,10 @@ class RayCluster(Cluster):
 
     def missing(self, place: Place) -> list[str]:
         """What a worker that has another store than the launcher would lack."""
-        store = self._config.store.model_dump()
+        store = self._config.store
         needed = {
-            "store.optuna: a database of PostgreSQL, for the trials": store.get("optuna"),
-            "store.mirror: a URL that all nodes reach, for checkpoints and adapters": store.get("mirror"),
+            "store.optuna: a database of PostgreSQL, for the trials": store.optuna,
+            "store.mirror: a URL that all nodes reach, for checkpoints and adapters": store.mirror,
             "tracking.uri: the address of an MLflow server": place.uri,
         }
         return [f"{key}; it is null" for key, value in needed.items() if value is None]

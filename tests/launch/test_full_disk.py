@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.errors import StoreError
 from sweeper.paths import Home
 from sweeper.search.views import TrialView, view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.spool import waiting
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from tests.conftest import SHORT, share_formulas
-from tests.launch.test_kill_drill import told, wait_for_a_tick
-from tests.launch.test_launch import start
+from tests.launch.test_launch import start, wait_for
 
 ROUNDS = 15 if os.environ.get("SWEEPER_TESTS") == "all" else 1
 TRIALS = 3 + ROUNDS
@@ -39,6 +39,20 @@ def small(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def told(home: Home) -> dict[int, TrialView]:
+    """The trials that have ended; what Optuna says of them must not change any more."""
+    try:
+        return {trial.number: trial for trial in view(home, "demo").trials if trial.is_told}
+    except StoreError:  # before there was a study
+        return {}
+
+
+def wait_for_a_tick(home: Home) -> None:
+    events = home.study("demo").events
+    seen = events.stat().st_size if events.is_file() else 0
+    wait_for(lambda: events.is_file() and '"event": "tick"' in events.read_text(encoding="utf-8")[seen:])
 
 
 def fill(folder: Path) -> Path:
