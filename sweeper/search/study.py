@@ -39,8 +39,8 @@ from sweeper.search.warm_start import starts
 from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-# Keys of leases that are no trial's id, less the study's: who reserves a part of its budget, and who leads its workers.
-RESERVING, LEADING = -(10**9), -(2 * 10**9)
+# Keys of leases that are no trial's id, less the study's: whose turn it is, and who leads its workers.
+IN_TURN, LEADING = -(10**9), -(2 * 10**9)
 _ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
 
@@ -127,9 +127,9 @@ class Search:
             )
 
     @property
-    def is_reserving(self) -> AbstractContextManager[None]:
-        """Of several workers one reserves a part of the budget at a time."""
-        return self._leases.exclusively(RESERVING - self._study._study_id)
+    def in_turn(self) -> AbstractContextManager[None]:
+        """Of several workers one at a time is in such a block, to reserve a part of the budget, or change what all know."""
+        return self._leases.exclusively(IN_TURN - self._study._study_id)
 
     def lead(self) -> bool:
         """Whether this worker is the one that opens and ends the study; it becomes that where no other one is."""

@@ -312,22 +312,23 @@ def is_finished(study: StudyView, config: Config) -> bool:
 
 
 def kept_adapters(study: StudyView, paths: StudyPaths, config: Config) -> list[int]:
-    """The trials whose adapters are to stay, of those that have theirs on the disk.
+    """The trials whose adapters are to stay, of those that have theirs on the disk, or may have it on another one.
 
     These are the best `store.keep_adapters` and the winner; in a study that is to be confirmed also all that may be,
     until the winner has been scored on the test split. While no trial keeps to the constraints, it is the best of those
     that break them.
     """
     best_first = study.ranked or study.infeasible[:1]
-    best = study.best
-    here = (trial.number for trial in best_first if paths.adapter(trial.number).is_dir())
-    wanted = set(islice(here, config.store.keep_adapters))  # no further: there may be a thousand
+    best, is_shared = study.best, paths.home.is_on_server
+    there = (trial.number for trial in best_first if is_shared or paths.adapter(trial.number).is_dir())
+    wanted = set(islice(there, config.store.keep_adapters))  # no further: there may be a thousand
     if best is not None:
         wanted.add(best.number)
         is_tested = study.attributes.get("test", {}).get("trial") == best.number
         if study.attributes.get(HELD_BACK, 0) > 0 and (not is_tested or study.must_be_confirmed(config)):
             wanted |= {trial.number for trial in study.finalists(config.confirmation.top)}
-    return [trial.number for trial in best_first if trial.number in wanted and paths.adapter(trial.number).is_dir()]
+    kept = [trial.number for trial in best_first if trial.number in wanted]
+    return [number for number in kept if is_shared or paths.adapter(number).is_dir()]
 
 
 def study_names(home: Home) -> list[str]:

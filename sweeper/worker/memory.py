@@ -315,7 +315,7 @@ class MemoryLog:
 
     def close(self, search: Search) -> None:
         """Adds what this session took to what is known of the study, and of the machine."""
-        with search.is_reserving:  # as another worker may do at the same moment
+        with search.in_turn:
             self._add(search)
         self.forecast.calibration.save()
 

@@ -307,10 +307,11 @@ class Recorder:
             tracked: the trials whose adapters MLflow has.
 
         Returns:
-            The trials whose adapters are kept.
+            Those whose adapters are kept and that MLflow has then.
         """
         kept = kept_adapters(seen, self.paths, self.config)
-        for number in kept:
+        here = [number for number in kept if self.paths.adapter(number).is_dir()]  # or another machine has it
+        for number in here:
             if number not in tracked:
                 self.tracker.log_file(trial_key(number), self.paths.adapter(number), ADAPTER)
         for trial in seen.trials:
@@ -320,9 +321,9 @@ class Recorder:
             if folder.is_dir():
                 self.tracker.drop_files(trial_key(trial.number), ADAPTER)  # first, for the folder says that it is due
                 shutil.rmtree(folder, ignore_errors=True)
-            if not folder.is_dir():
+            if not folder.is_dir() and not self.paths.home.is_on_server:  # else it may come from another machine
                 self._without.add(trial.number)
-        return kept
+        return [number for number in kept if number in here or number in tracked]
 
 
 def _scores(point: Mapping[str, float]) -> dict[str, float]:

@@ -280,7 +280,7 @@ class Spending:
             others: the trials in flight beside it, which have the first claim.
             slots: those of them that train.
         """
-        with self._search.is_reserving:
+        with self._search.in_turn:
             return self._refusal(seen, asked, others, slots)
 
     def _refusal(

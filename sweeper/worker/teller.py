@@ -262,8 +262,9 @@ class Teller:
             self._bench.keep(self.paths.predictions(slot.number), self._bench.validation, slot.best_predictions)
 
     def keep_best_adapters(self) -> None:
-        kept = self.recorder.keep_best_adapters(self.search.seen(), self.search.attributes.get("adapters", []))
-        self.search.remember("adapters", kept)
+        with self.search.in_turn:
+            kept = self.recorder.keep_best_adapters(self.search.seen(), self.search.attributes.get("adapters", []))
+            self.search.remember("adapters", kept)
 
     def finish(self, bench: Workbench) -> None:
         """Scores winner, runner-up and base on the test split, once for each winner, and closes the study."""
