@@ -25,7 +25,7 @@ from sweeper.money.ledger import Ledger
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.leases import Leases
 from sweeper.search.running import idle, refuse_if_running
-from sweeper.search.study import RESERVING
+from sweeper.search.study import IN_TURN, LEADING
 from sweeper.tracking.mlflow_cleaning import RUN_ID, MlflowStore, ServerRuns
 from sweeper.tracking.place import record
 
@@ -139,7 +139,8 @@ def _delete_trials(home: Home, storage: optuna.storages.RDBStorage, study_id: in
         for trial in storage.get_all_trials(study_id, deepcopy=False):
             leases.forget(trial._trial_id)
         leases.forget(-study_id)  # who asks
-        leases.forget(RESERVING - study_id)
+        for key in (IN_TURN, LEADING):
+            leases.forget(key - study_id)
         storage.delete_study(study_id)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StoreError(f"{home.optuna_place} must be a store that can be written, but: {error}") from error
