@@ -128,7 +128,7 @@ class Search:
 
     @property
     def in_turn(self) -> AbstractContextManager[None]:
-        """Of several workers one at a time is in such a block: to reserve budget, or to change what all of them know."""
+        """Of several workers one at a time is in such a block, to reserve budget or to change what all know."""
         return self._leases.exclusively(IN_TURN - self._study._study_id)
 
     def lead(self) -> bool:
