@@ -127,12 +127,15 @@ def test_another_name_is_another_study(begun: Begun) -> None:
 def test_another_value_of_a_live_key_is_applied_said_and_recorded(begun: Begun, key: str) -> None:
     before = begun.with_settings(begun.composed("study=demo", *BEGUN_WITH.get(key, [])))
     begun.launch(edited(before, key, OTHER[key]))
-    was = value_of(before, key)
-    assert begun.said == [f"note: {key}: was {was!r}, is {OTHER[key]!r}"]
+    was, now = value_of(before, key), OTHER[key]
+    changes = [{"key": key, "was": was, "now": now}]
+    if isinstance(now, dict):  # what is in it is named by itself
+        changes = [{"key": f"{key}.{name}", "was": was.get(name), "now": value} for name, value in now.items()]
+    assert begun.said == [f"note: {one['key']}: was {one['was']!r}, is {one['now']!r}" for one in changes]
     [worked_with] = begun.started
     assert value_of(worked_with, key) == OTHER[key]
     [entry] = begun.record
-    assert entry["changes"] == [{"key": key, "was": was, "now": OTHER[key]}]
+    assert entry["changes"] == changes
     assert entry["trials"] == 1
     begun.launch(worked_with)  # nothing has changed since
     assert begun.said == []
