@@ -13,7 +13,7 @@ from sweeper.errors import MirrorError, StoreError
 from sweeper.events import EventLog
 from sweeper.mirror.mirror import Mirror
 from sweeper.paths import StudyPaths
-from sweeper.search.views import StudyView
+from sweeper.search.views import StudyView, kept_adapters
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 5.0  # between two looks for what is not in the mirror yet
@@ -46,7 +46,7 @@ class Elsewhere:
             logger.warning("%s is not looked for elsewhere: %s", path.name, error)
 
     def gather(self, seen: Callable[[], StudyView], is_stopping: Callable[[], bool]) -> None:
-        """Brings what the end of a study needs: all of its trials, and the adapters of those that may win.
+        """Brings what the end of a study needs: all of its trials, and the adapters that are kept.
 
         Raises:
             StoreError: if the mirror does not get one of them.
@@ -56,8 +56,8 @@ class Elsewhere:
         deadline = time.monotonic() + self._config.mirror.every_s + _LATE_S
         while not is_stopping():
             self.bring(self._paths.trials)
-            finalists = seen().finalists(max(2, self._config.confirmation.top))
-            missing = [trial.number for trial in finalists if not self._paths.adapter(trial.number).is_dir()]
+            kept = kept_adapters(seen(), self._paths, self._config)
+            missing = [number for number in kept if not self._paths.adapter(number).is_dir()]
             if not missing:
                 return
             if time.monotonic() > deadline:

@@ -27,7 +27,7 @@ STUDY = [*SHORT, "train.examples=160", "checkpoint.every_s=0.5", "confirmation.t
 
 @pytest.fixture
 def servers(tmp_path: Path, migrated: Path) -> Iterator[tuple[str, str]]:
-    """The addresses of a database and of a tracking server."""
+    """The addresses of a database and of a tracking server; before there is a store, whose processes are counted."""
     folder = tmp_path / "mlflow"
     folder.mkdir()
     with postgresql_server() as database, plain_server(folder, migrated) as tracking:
@@ -42,7 +42,7 @@ def begun(home: Home, worker: int) -> int:
 
 @pytest.mark.timeout(900)
 def test_machines_that_share_no_folder_share_a_study(
-    home: Home, few_tickets: Path, tmp_path: Path, servers: tuple[str, str]
+    servers: tuple[str, str], home: Home, few_tickets: Path, tmp_path: Path
 ) -> None:
     database, tracking = servers
     mirror = f"file://{tmp_path / 'mirror'}"
@@ -64,14 +64,12 @@ def test_machines_that_share_no_folder_share_a_study(
     seen: StudyView = view(Home(home.root, database), "demo")
     assert [trial.number for trial in seen.trials] == list(range(TRIALS))
     Stores(home.study("demo"), database, tracking).verify(TRIALS, {})
-    for trial in seen.finalists(2):  # whoever trained it, the machine that ends the study has it
-        assert (home.study("demo").adapter(trial.number) / "adapter_model.safetensors").is_file()
     assert seen.best is not None
     assert seen.attributes["test"]["trial"] == seen.best.number
 
 
 @pytest.mark.timeout(900)
-def test_connections_that_are_cut_end_nothing(home: Home, few_tickets: Path, servers: tuple[str, str]) -> None:
+def test_connections_that_are_cut_end_nothing(servers: tuple[str, str], home: Home, few_tickets: Path) -> None:
     ports = [int(re.findall(r":(\d+)", url)[-1]) for url in servers]
     with Proxy(ports[0]) as database, Proxy(ports[1]) as tracking:
         urls = [
