@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,13 +21,14 @@ from sweeper.launch.on_finish import Outcome, ended_by, on_finish
 from sweeper.launch.question import Answer
 from sweeper.launch.screen import say_next, terminal
 from sweeper.launch.tables import SHOWN, study_json, study_table
-from sweeper.paths import Home
+from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
 from sweeper.report.reading import cost_of, studied
 from sweeper.report.sentences import cost_line
 from sweeper.report.verdict import advice
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.views import StudyView, begun, view
+from sweeper.tracking.spool import waiting
 
 USAGE_ERROR = 2
 
@@ -53,6 +55,8 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         if isinstance(code, Answer):  # given before anything began
             outcome = Outcome.UNANSWERED if code is Answer.NONE else None
         else:
+            if code == 0:
+                _send_what_waits(home.study(name), announce)
             if not as_json:
                 _print_result(home, name, code == 0)
             outcome = _end(view(home, name), config) if code == 0 else None
@@ -71,6 +75,19 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         sys.stdout.flush()
         on_finish(config.on_finish, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
     return code
+
+
+def _send_what_waits(paths: StudyPaths, announce: Callable[[str], None]) -> None:
+    """Sends what is left of several workers, each of which has waited for the store of the runs by itself."""
+    if not waiting(paths.spool):
+        return
+    from sweeper.worker.sync import sync  # takes seconds to import, and is seldom needed
+
+    try:
+        words = sync(paths, announce).in_words(paths)
+    except SweeperError as error:  # the study has come to its end all the same
+        words = redacted(str(error))
+    announce(f"note: {words}")
 
 
 def print_json_result(

@@ -498,7 +498,7 @@ def test_a_trial_that_another_worker_has_taken_is_let_go_and_its_end_awaited(
     assert questions > 40
     notes = [event["message"] for event in events if event["event"] == "note"]
     assert len(notes) == 1
-    assert "silent for search.lease_s=600 s loses it" in notes[0]
+    assert "silent for search.lease_s=600 s go on here" in notes[0]
 
 
 def test_something_that_goes_wrong_after_a_trial_was_told_does_not_ask_it_again(
