@@ -1,226 +1,22 @@
-"""Where everything lies: one object owns every file name under `SWEEPER_HOME`.
-
-SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
-├── optuna.db                 every study's trials (Optuna's schema), unless store.json says where else they are
-├── store.json                the database of the studies' trials, where that is a server's; without its password
-├── mlflow.db                 every study's runs (MLflow's schema)
-├── opening.lock              held while a database is made
-├── artifacts/                what the runs point to: configs, adapters
-├── models/                   bases converted once
-└── studies/NAME/
-    ├── config.yaml           the composed configuration
-    ├── changes.yaml          what later launches changed, an entry each
-    ├── model.json            which base it is: a commit of the Hub, or what files a folder had
-    ├── splits.json           which row is in which split, where the study cut them
-    ├── data.json             what the data doctor found in the rows, without their text
-    ├── code/                 a copy of the study's own task and metric, which workers import
-    ├── tracking.json         the study's id, and the servers where it has runs
-    ├── spool/worker-0/       what is still to be written to the runs, while their store does not take it
-    ├── mirror.json           how far its mirror is, and under which id this machine writes there
-    ├── mirror.lock, .mirror/   which process copies it there, and what it is copying to the mirror
-    ├── launcher.lock, launcher.json   which process holds the lock, or held it last
-    ├── worker.lock           which every worker shares, to keep out what needs the study for itself
-    ├── workers/              for each: 0.lock, 0.json, which process it is, or was last; 0.outcome.json, how it ended,
-    │                         written once, always; token, by which a node tells that it sees this very folder;
-    │                         jobs.json and submitit/, of workers that are jobs of SLURM
-    ├── logs/worker-0.log     what a worker said, and what it said before: worker-0.log.1 and so on
-    ├── events.jsonl          what happened, a line each, for progress display
-    ├── on_finish.log         what the command of `on_finish` wrote
-    ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
-    ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
-    ├── deleting              only while the study is being deleted, or where that was interrupted
-    ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;
-    │                         retention.jsonl: how it does the items of the retention suite
-    ├── side/confirmation-0701/   a training that is no trial: checkpoint.safetensors while it runs; then result.json
-    │                         and predictions.jsonl
-    └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
-                              predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner;
-                              inference.json: what serving its adapter costs, if that was measured
-"""
+"""The files of one study."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sweeper.database import VARIABLE, database_problems, normalised, without_password
-from sweeper.errors import ConfigError, StoreError
+from sweeper.paths.files import make_folder, write_atomically
 from sweeper.redaction import redacted
 
+if TYPE_CHECKING:
+    from sweeper.paths.home import Home
+
+
 VALIDATION, TEST = "validation", "test"  # the splits that are scored: while trials train, and once for a winner
-HOME_VARIABLE = "SWEEPER_HOME"
-LAUNCHED_S = "SWEEPER_LAUNCHED_S"  # in a worker's environment: when its launcher began, in seconds since 1970
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether `name` is safe as a folder, study and experiment name."""
-    return re.fullmatch(NAME_PATTERN, name) is not None
-
-
-def write_atomically(path: Path, content: str | bytes, is_for_all: bool = False) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part.
-
-    Args:
-        is_for_all: whoever may look into its folder can read it, as what is to be passed on.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        if is_for_all:
-            os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise StoreError(
-            f"the store must be a folder that can be written, but {folder} is not: {error.strerror}. "
-            "Set SWEEPER_HOME or store.home=DIR to another folder"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Home:
-    """The store's folder.
-
-    Attributes:
-        optuna: the database of its trials that was asked for, if any; which one it is says `optuna_url`.
-    """
-
-    root: Path
-    optuna: str | None = field(default=None, compare=False)
-
-    @classmethod
-    def from_environment(cls) -> Home:
-        return cls(Path(os.environ.get(HOME_VARIABLE, "sweeps")).absolute())
-
-    @classmethod
-    def named(cls, folder: str, optuna: str | None) -> Home:
-        """The store of a configuration: `store.home` and `store.optuna`."""
-        return cls(Path(folder).expanduser().absolute(), optuna)
-
-    @property
-    def optuna_url(self) -> str:
-        """The database of the trials: what was asked for, or is kept, or the environment names; or else the file.
-
-        It has the password in it that the environment has, and so is neither kept nor shown.
-
-        Raises:
-            ConfigError: if the environment names no such database.
-            StoreError: if what is kept cannot be read.
-        """
-        given = os.environ.get(VARIABLE)
-        if given and (problems := database_problems(VARIABLE, given)):
-            raise ConfigError(problems)
-        url = self.optuna or self.kept_optuna or (given if given and not self.optuna_file.exists() else None)
-        if url is None:
-            return f"sqlite:///{self.optuna_file}"
-        is_given = given and without_password(normalised(given)) == without_password(normalised(url))
-        return normalised(given if given and is_given else url)
-
-    @property
-    def optuna_file(self) -> Path:
-        """The database of the trials, where that is no server's."""
-        return self.root / "optuna.db"
-
-    @property
-    def optuna_place(self) -> str:
-        """The database of the trials, for whoever reads it."""
-        return without_password(self.optuna_url) if self.is_on_server else str(self.optuna_file)
-
-    @property
-    def is_on_server(self) -> bool:
-        """Whether the trials are in the database of a server."""
-        return not self.optuna_url.startswith("sqlite:")
-
-    @property
-    def has_optuna(self) -> bool:
-        """Whether there may be trials: a file appears with the first study."""
-        return self.is_on_server or self.optuna_file.is_file()
-
-    @property
-    def kept(self) -> Path:
-        """What is kept of the store itself."""
-        return self.root / "store.json"
-
-    @property
-    def kept_optuna(self) -> str | None:
-        """The server's database that holds the trials of this store; None where nothing says so."""
-        try:
-            return str(json.loads(self.kept.read_text(encoding="utf-8"))["optuna"])
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{self.kept} must say which database the store's trials are in, but it cannot be read: {error}. "
-                f'It has one line: {{"optuna": "postgresql+psycopg://USER@HOST:PORT/DATABASE"}}'
-            ) from error
-
-    def keep_optuna(self) -> None:
-        """Notes where the trials are, so that every command finds them."""
-        if self.is_on_server and self.kept_optuna is None:
-            write_atomically(self.kept, json.dumps({"optuna": self.optuna_place}) + "\n")
-
-    @property
-    def mlflow_url(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
-
-    @property
-    def mlflow_file(self) -> Path:
-        return self.root / "mlflow.db"
-
-    @property
-    def opening_lock(self) -> Path:
-        """Held by whoever may be the first to open a database: two would make its tables at once."""
-        return self.root / "opening.lock"
-
-    @property
-    def artifacts(self) -> Path:
-        return self.root / "artifacts"
-
-    @property
-    def models(self) -> Path:
-        return self.root / "models"
-
-    @property
-    def memory(self) -> Path:
-        """What is known of the memory that models take here."""
-        return self.root / "memory"
-
-    @property
-    def pace(self) -> Path:
-        """What is known of the time that work takes here."""
-        return self.root / "pace"
-
-    @property
-    def studies(self) -> Path:
-        return self.root / "studies"
-
-    def study(self, name: str) -> StudyPaths:
-        """The paths of the study `name`; raises StoreError for a name that is not safe as a path."""
-        if not is_valid_name(name):
-            raise StoreError(f"a study name has 1 to 64 letters, digits, dots, dashes or underscores, but got {name!r}")
-        return StudyPaths(self, name)
-
-    def create(self) -> None:
-        """Makes the folder; raises StoreError where it cannot be written."""
-        for folder in (self.root, self.artifacts, self.models, self.studies):
-            _make(folder)
 
 
 @dataclass(frozen=True)
@@ -236,7 +32,7 @@ class StudyPaths:
 
     def create(self) -> None:
         """Makes the study's folder; raises StoreError where it cannot be written."""
-        _make(self.root)
+        make_folder(self.root)
         self.workers.mkdir(exist_ok=True)
 
     @property
