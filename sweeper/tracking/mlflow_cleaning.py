@@ -89,8 +89,8 @@ class MlflowStore:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        refuse_other_tables(home)
         with self._mapped("opened"):
+            refuse_other_tables(home)
             self._client = MlflowClient(tracking_uri=home.mlflow_url)
             self.experiments = {found.name: found for found in self._experiments()}
 

@@ -61,8 +61,8 @@ def test_a_launch_prints_its_events_and_its_result(launched: Launched) -> None:
 def test_a_worker_keeps_a_log(launched: Launched) -> None:
     paths = launched[0].study("demo")
     lines = paths.worker_log(0).read_text(encoding="utf-8").splitlines()
-    assert "INFO sweeper.worker: the worker of demo begins: process " in lines[0]
-    assert lines[-1].endswith("INFO sweeper.worker: the worker of demo ends: finished")
+    assert "INFO sweeper.worker: worker 0 of demo begins: process " in lines[0]
+    assert lines[-1].endswith("INFO sweeper.worker: worker 0 of demo ends: finished")
     assert any("INFO sweeper.events: trial_ended: number 1, " in line for line in lines)
     assert not any("sweeper.events: tick" in line for line in lines)
     assert {file.name for file in paths.root.iterdir()} <= paths.known

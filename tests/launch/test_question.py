@@ -18,7 +18,7 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.launch import launcher
-from sweeper.launch.question import Answer
+from sweeper.launch.question import INTERRUPTED, Answer
 from sweeper.paths import Home
 from sweeper.preflight import cost
 from sweeper.search.views import begun as begun_study
@@ -127,7 +127,7 @@ def test_a_launch_goes_on_only_with_a_yes(home: Home, few_tickets: Path) -> None
     terminal.type(b"y\n", after="go on? [y/N] ")
     wait_for(paths.events.exists)  # the worker works
     terminal.type(b"\x03", after="go on?")
-    assert terminal.end() == launcher.INTERRUPTED
+    assert terminal.end() == INTERRUPTED
 
 
 def test_without_a_terminal_there_is_no_question() -> None:
