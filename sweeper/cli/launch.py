@@ -28,6 +28,7 @@ from sweeper.report.sentences import cost_line
 from sweeper.report.verdict import advice
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.views import StudyView, begun, view
+from sweeper.search.views import is_finished as is_at_end
 from sweeper.tracking.spool import waiting
 
 USAGE_ERROR = 2
@@ -57,9 +58,10 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         else:
             if code == 0:
                 _send_what_waits(home.study(name), announce)
+            is_finished = code == 0 and _has_ended(home, name, announce)
             if not as_json:
-                _print_result(home, name, code == 0)
-            outcome = _end(view(home, name), config) if code == 0 else None
+                _print_result(home, name, is_finished)
+            outcome = _end(view(home, name), config) if is_finished else None
     except Exception as problem:  # a defect leaves the machine as idle as anything else does
         outcome = None if isinstance(problem, HeldError) else Outcome.ERROR
         known = full(problem, home.study(name).root) if is_full(problem) else problem
@@ -75,6 +77,14 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         sys.stdout.flush()
         on_finish(config.on_finish, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
     return code
+
+
+def _has_ended(home: Home, name: str, announce: Callable[[str], None]) -> bool:
+    """Whether the study has come to its end; where a worker that has joined it leads, that one ends it."""
+    if is_at_end(view(home, name), check.load(home.study(name))):
+        return True
+    announce(f"note: a worker that has joined {name} brings it to its end; `sweeper status {name} --follow` shows it")
+    return False
 
 
 def _send_what_waits(paths: StudyPaths, announce: Callable[[str], None]) -> None:

@@ -69,6 +69,7 @@ class LocalCluster(Cluster):
 
     def start(self, index: int, options: Sequence[str] = ()) -> LocalWorker:
         device = self._devices[index - self._first] if self._devices else None
+        launched_s = time.time() if index in self._before else self._launched_s  # what was before is booked
         self._clear(index, device)
         self._paths.logs.mkdir(exist_ok=True)
         with self._paths.worker_log(index).open("ab") as log:  # what the worker says before it writes there itself
@@ -78,7 +79,7 @@ class LocalCluster(Cluster):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**environment(self._paths, self._launched_s), **self._own(device)},
+                env={**environment(self._paths, launched_s), **self._own(device)},
             )
         self._before[index] = process.pid
         return LocalWorker(index, process)

@@ -6,8 +6,10 @@ A machine that does not see the study's folder has one of its own, which comes f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+
+from filelock import FileLock, Timeout
 
 from sweeper.cluster.local import LocalCluster
 from sweeper.config import check
@@ -21,7 +23,7 @@ from sweeper.mirror.remote import Remote
 from sweeper.mirror.restoring import restore
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
-from sweeper.search.running import is_held, working
+from sweeper.search.running import is_held
 from sweeper.search.storage import keep_storage
 from sweeper.search.views import begun, is_finished
 from sweeper.tracking.place import Place
@@ -69,12 +71,30 @@ def join(
         announce(f"{name} is complete already: {before.summary()}")
         return 0
     own = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": workers})})
-    first = max([FIRST - 1, *working(paths)]) + 1
-    cluster = LocalCluster(paths, own, began_s, first)
-    announce(f"{cluster.count} more worker{'s' * (cluster.count > 1)} for {name}; Ctrl-C takes them back")
+    count = LocalCluster(paths, own, began_s).count
     copies = Mirror.of(paths, config) if home.is_on_server else None  # else its launcher's
-    with copies.running(announce) if copies is not None else nullcontext():
+    with _places(paths, count) as first, copies.running(announce) if copies is not None else nullcontext():
+        announce(f"{count} more worker{'s' * (count > 1)} for {name}; Ctrl-C takes them back")
+        cluster = LocalCluster(paths, own, began_s, first)
         return Supervisor(paths, own, before, since_s=began_s, output=output, cluster=cluster, first=first).run()
+
+
+@contextmanager
+def _places(paths: StudyPaths, count: int) -> Iterator[int]:
+    """Takes so many indices in a row, which no other worker of this folder has; the first of them."""
+    first = FIRST
+    while True:
+        with ExitStack() as taken:
+            try:
+                for index in range(first, first + count):
+                    taken.enter_context(FileLock(paths.workers / f"{index}.joined.lock").acquire(timeout=0))
+                    if is_held(paths.worker_lock(index)):
+                        raise Timeout(str(paths.worker_lock(index)))
+            except Timeout:
+                first += 1
+                continue
+            yield first
+            return
 
 
 def _bring(paths: StudyPaths, url: str, announce: Callable[[str], None]) -> None:

@@ -31,13 +31,14 @@ from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
 from sweeper.search.ended import ENDED, holds
-from sweeper.search.running import LOOK_S, note, noted
+from sweeper.search.running import LOOK_S, note, noted, working
 from sweeper.search.storage import keep_storage
 from sweeper.search.views import StudyView, begun, is_finished, study_names, view
 from sweeper.search.warm_start import starts
 from sweeper.tracking.place import Place, identify, keep, known, record
 from sweeper.tracking.spool import unsent, waiting
 
+LEAVING_S = 30.0  # that the workers of a launcher which was killed have to checkpoint and end
 _UNBEGUN = {
     Answer.NO: "nothing was begun",
     Answer.INTERRUPTED: "nothing was begun",
@@ -88,6 +89,7 @@ def launch(
             resumption = resume(config, paths, before)
             for line in resumption.lines:
                 announce(line)
+            _refuse_under_workers(paths, resumption.changed)
             if is_finished(before, config):
                 resumption.keep()
                 if mirror is not None:
@@ -113,6 +115,22 @@ def launch(
         waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
         with mirror.running(announce) if mirror is not None else contextlib.nullcontext():
             return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
+
+
+def _refuse_under_workers(paths: StudyPaths, changed: list[str]) -> None:
+    """Workers that joined, or whose launcher is gone, go on with the settings that they have read.
+
+    Raises:
+        HeldError: if some of them run, and settings change; those that are about to end are waited for.
+    """
+    deadline = time.monotonic() + LEAVING_S
+    while changed and (left := working(paths)):
+        if time.monotonic() > deadline:
+            raise HeldError(
+                f"settings change while none of a study's workers runs, but {', '.join(changed)} differ and workers "
+                f"{', '.join(map(str, left))} of {paths.name!r} run; `sweeper stop {paths.name}`, or launch as before"
+            )
+        time.sleep(LOOK_S)
 
 
 def _in_storage(config: Config, home: Home) -> Config:

@@ -81,6 +81,7 @@ class Progress:
     baseline: float | None = None
     in_flight: dict[Key, InFlight] = field(default_factory=dict)  # the one begun last is the last
     states: dict[int, str] = field(default_factory=dict)  # of the trials that have ended, in whichever session
+    ended_by: Counter[int] = field(default_factory=Counter)  # how many of this launch each worker has ended
     rejected: set[int] = field(default_factory=set)  # of these, those that a forecast ended: they come on top
     best: tuple[float, int] | None = None
     spent: Spent | None = None
@@ -261,6 +262,7 @@ class Progress:
         number, state, value = event["number"], event["state"], event["value"]
         trial = self.in_flight.pop((RunKind.TRIAL.value, number), None)
         self.states[number] = state
+        self.ended_by[event["worker"]] += 1
         if event["is_rejected"]:
             self.rejected.add(number)
         if trial is not None:

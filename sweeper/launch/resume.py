@@ -21,6 +21,8 @@ from sweeper.paths import StudyPaths, write_atomically
 from sweeper.preflight.model import admit
 from sweeper.search.views import StudyView, is_finished
 
+# What only launchers read, so that workers which run already need not know of it.
+_OF_LAUNCHERS = ("cluster.", "mirror.", "preflight.", "store.mirror", "study.description", "confirm", "on_finish")
 CODE_REASON = "what it scores would not be comparable; it may change where an error of its own stopped the study"
 
 
@@ -31,9 +33,11 @@ class Resumption:
     Attributes:
         lines: for the person: what is live and has changed, which settings the study did not have yet, what there is
             to know of its base, and which libraries have other versions than at its first launch.
+        changed: the keys that have other values than before, and that workers read.
     """
 
     lines: list[str]
+    changed: list[str]
     _config: Config
     _paths: StudyPaths
     _entry: dict[str, Any] | None
@@ -85,7 +89,10 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> Resumption:
         lines.append("note: what changed of tracking takes effect with the study's next trial, for it is complete")
     if libraries:
         lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
-    return Resumption(lines, config, paths, entry, brought if brought is not None and kept != brought.sha256 else None)
+    read = [edit.key for edit in changed if not edit.key.startswith(_OF_LAUNCHERS)]
+    return Resumption(
+        lines, read, config, paths, entry, brought if brought is not None and kept != brought.sha256 else None
+    )
 
 
 def as_begun(config: Config, paths: StudyPaths) -> Config:

@@ -37,7 +37,7 @@ _LAST_LINES = 15  # of the log of a worker that said nothing of its end
 
 @dataclass
 class _Watched:
-    """One worker, and how often it has been started again since a trial ended."""
+    """One worker, and how often it has been started again since it ended a trial."""
 
     worker: Worker
     restarts: int = 0
@@ -93,12 +93,8 @@ class Supervisor:
         is_joining = self._indices.start > 0
         for file in [self._paths.outcome(index) for index in self._indices] if is_joining else self._paths.outcomes:
             file.unlink(missing_ok=True)
-        handlers = {
-            signal.SIGINT: self._interrupt,
-            signal.SIGTERM: self._interrupt,
-            signal.SIGHUP: self._hang_up,
-        }
-        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGHUP, self._hang_up)  # also afterwards: the mirror and `on_finish` come then
         reader = EventReader(self._paths.events)
         self._events = EventLog(self._paths.events, worker=None)
         self._events.write("joined" if is_joining else "launched", workers=len(self._indices))
@@ -171,8 +167,9 @@ class Supervisor:
         return found is None or (found.status == outcome.ERROR and found.kind not in ERRORS)
 
     def _restart(self, index: int, before: _Watched, code: int, found: Outcome | None) -> bool:
-        """Starts a worker again, unless it has died too often without any trial of the study ending in between."""
-        restarts = before.restarts if self._progress.done == before.ended_trials else 0
+        """Starts a worker again, unless it has died too often without ending a trial in between."""
+        ended = self._progress.ended_by[index]
+        restarts = before.restarts if ended == before.ended_trials else 0
         if restarts >= self._config.cluster.restarts:
             return False
         how = f"code {code}" if found is None else str(found.kind)
@@ -186,8 +183,10 @@ class Supervisor:
         except (SweeperError, OSError) as error:
             self._note(f"worker {index} cannot be started again: {error}")
             return True
-        self._running[index] = _Watched(again, restarts + 1, self._progress.done)
+        self._running[index] = _Watched(again, restarts + 1, ended)
         del self._outcomes[index]
+        if self._interruptions:  # while it was starting
+            again.stop()
         return True
 
     def _note(self, message: str) -> None:

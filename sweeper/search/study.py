@@ -12,6 +12,7 @@ What this keeps, beyond what Optuna does by itself:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Keys of leases that are no trial's id, less the study's: whose turn it is, and who leads its workers.
+WAIT_S = 0.05
 IN_TURN, LEADING = -(10**9), -(2 * 10**9)
 _ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
@@ -71,13 +73,17 @@ class _Study(optuna.Study):  # type: ignore[misc]
     def _pop_waiting_trial_id(self) -> int:
         """What `ask` begins with: a trial that waits, or else a new one that waits no longer than until here."""
         while True:
-            for trial in self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,)):
+            waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,))
+            for trial in waiting:
                 if not self.leases.acquire(trial._trial_id):
                     continue
                 if self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
                     self.sampler = sampler(self.config, trial.number)
                     return int(trial._trial_id)
                 self.leases.release(trial._trial_id)
+            if waiting:  # whoever put it back has not let go of it yet, or was killed in between: a new one would be
+                time.sleep(WAIT_S)  # one too many
+                continue
             self._storage.create_new_trial(self._study_id, create_trial(state=TrialState.WAITING))
 
 

@@ -114,6 +114,8 @@ class MlflowRuns(Store):
 
     def _start(self, key: RunKey, name: str, params: dict[str, str], tags: dict[str, str]) -> None:
         if self._find(key):  # made before, perhaps by another worker, or only the answer was lost
+            if key != STUDY and self._find(STUDY):  # or whoever made it was there before the study's run
+                tags = {"mlflow.parentRunId": self._runs[STUDY], **tags}
             self._with_run(key, lambda run_id: self._start_again(run_id, params, tags))
             return
         self._lost.discard(key)

@@ -103,12 +103,13 @@ class Spool(Waiting):
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder / name
-        self._folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / f"{name}.lock")
         try:
             self._lock.acquire(timeout=LOCK_S)
         except Timeout:
             raise HeldError(f"one process writes {self._folder}, but another one has it; stop it first") from None
+        self._folder.mkdir(exist_ok=True)  # now: another one may have taken over what was in it
         for other in sorted(folder.glob("*/")):
             if other != self._folder:
                 self._adopt(other)
@@ -125,6 +126,8 @@ class Spool(Waiting):
         except Timeout:
             return  # it is alive, and does it itself
         with lock:
+            if not other.is_dir():  # a third one was faster
+                return
             for file in sorted(other.iterdir()):
                 os.replace(file, self._folder / file.name)
             other.rmdir()

@@ -104,7 +104,7 @@ def _study_of(pid: int) -> str | None:
         words = psutil.Process(pid).cmdline()
     except psutil.Error:
         return None
-    return words[words.index(WORKER_MODULE) + 1] if WORKER_MODULE in words[:-1] else None
+    return words[-1] if WORKER_MODULE in words[:-1] else None
 
 
 def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) -> MemoryForecast:

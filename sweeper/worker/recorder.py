@@ -150,6 +150,8 @@ class Recorder:
         self.is_behind = False
         for trial in trials:
             key = trial_key(trial.number)
+            if trial.state == "RUNNING":
+                continue  # whoever has it says so, and may have ended it by now
             if key in states and states[key] is not RUN_STATES[trial.state]:
                 if trial.is_told:
                     if trial.same_as is None:

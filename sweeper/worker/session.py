@@ -110,6 +110,7 @@ class Session:
             paths, self.config, self.recorder, paths.checkpoint, self.search.confirm, self.elsewhere.bring
         )
         self.curves = LearningCurves(paths, self.config, self.search, tracker, self.events, self.spending)
+        self._has_led = False  # until it ended by an error
         self._memory: MemoryLog | None = None
         self._trials: Trials | None = None  # from when the memory is known
 
@@ -130,6 +131,7 @@ class Session:
                 except BudgetSpent:
                     return self._cut()
                 finally:  # before the report, which has it
+                    self._has_led = bool(self.lead)
                     if self._memory is not None:
                         self._memory.close(self.search)
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
@@ -218,8 +220,11 @@ class Session:
             trials.save()
             return self._suspend()
         trials.put_aside()
-        if not self.lead and not self.lead.falls_to_me(self.is_stopping):
-            return self._leave()
+        if not self.lead:
+            if not self.lead.falls_to_me(self.is_stopping):
+                return self._leave()
+            if trials.ended is not None and not self.search.is_complete:
+                self.spending.end(trials.ended)  # which is said by the one that leads
         return self._ended(bench, trials)
 
     def _ended(self, bench: Workbench, trials: Trials) -> dict[str, Any]:
@@ -244,6 +249,7 @@ class Session:
             return self._suspend()
         if not self.lead:
             return self._leave()
+        self.recorder.reconcile(self.search.views())
         self.tracker.settle()
         if self.curve is None:  # or it is not the study that ends
             ended, limit = self.search.attributes.get(ENDED), self.spending.over()
@@ -314,16 +320,16 @@ class Session:
 
     def _abandon(self, has_crashed: bool) -> None:
         """Puts the trials in flight back as of their last checkpoints, and says so in both stores."""
-        numbers = self.search.in_flight
-        for number in numbers:
-            self.search.requeue(number, has_crashed)
+        numbers = [number for number in self.search.in_flight if self.search.requeue(number, has_crashed)]
         try:
             for number in numbers:
                 if self.tracker.has(trial_key(number)):
                     self.recorder.wait(number)
-            if self.lead:
-                self.recorder.reconcile(self.search.views())
-            if self.lead and self.tracker.has(STUDY):
+            if not self.lead and not self._has_led:
+                return
+            views = self.search.views()
+            self.recorder.reconcile(views)
+            if self.tracker.has(STUDY) and not any(trial.state == "RUNNING" for trial in views):
                 self.tracker.end(STUDY, *self._state())
         except TrackingError as error:  # the next session catches up
             logger.warning("the runs do not say yet that the study is interrupted: %s", error)

@@ -270,9 +270,7 @@ class Spending:
         """Whether it is known what a trial takes."""
         return self._work is not None and self.pace.is_known
 
-    def refusal(
-        self, seen: StudyView, asked: Asked | None, others: Sequence[int], slots: Sequence[Slot]
-    ) -> Ended | None:
+    def refusal(self, asked: Asked | None, others: Sequence[int], slots: Sequence[Slot]) -> Ended | None:
         """Why another trial cannot be paid to its end, with all that must come after it; None where it can.
 
         Args:
@@ -281,14 +279,16 @@ class Spending:
             slots: those of them that train.
         """
         with self._search.in_turn:
-            return self._refusal(seen, asked, others, slots)
+            return self._refusal(self._search.seen(), asked, others, slots)
 
     def _refusal(
         self, seen: StudyView, asked: Asked | None, others: Sequence[int], slots: Sequence[Slot]
     ) -> Ended | None:
         budget = self._config.budget
         trained = [t for t in seen.trials if t.counts and t.same_as is None and t.examples_seen]
-        flying = [t for t in seen.trials if t.state == "RUNNING" and (asked is None or t.number != asked.number)]
+        flying = [t for t in seen.trials if t.state == "RUNNING"]
+        if asked is not None:  # of two that are asked at once, the earlier one has the last place
+            flying = [t for t in flying if t.number < asked.number or (t.curve and t.number != asked.number)]
         if budget.trials is not None and len(trained) + len(flying) >= budget.trials:
             return Ended(
                 "budget.trials",

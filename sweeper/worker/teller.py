@@ -130,7 +130,8 @@ class Teller:
         """Where the runs go to another place than before, that place gets the whole study."""
         place, attributes = self.recorder.tracker.place, self.search.attributes
         if attributes.get("tracked_in", "store") != place:
-            self.search.remember("adapters", [])  # that are there
+            with self.search.in_turn:
+                self.search.remember("adapters", [])  # that are there
             known = attributes.get("baseline")
             baseline = {**known, **base_metrics(attributes)} if known is not None else None
             self.recorder.catch_up(self.search.views(), baseline)

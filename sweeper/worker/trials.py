@@ -49,6 +49,7 @@ class Trials:
 
     Attributes:
         room: who of them trains.
+        ended: why the search has ended before its total, as this worker sees it.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Trials:
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
         self._requeued: set[int] = set()  # trials whose place was lost, until they are asked again
         self._refused: Ended | None = None  # why no other trial is asked for, until one has ended
+        self.ended: Ended | None = None
 
     def train(self) -> bool:
         """Trains until the study has its total, a stop is asked for, or the budget or the stop rule ends it.
@@ -160,7 +162,8 @@ class Trials:
         return any(trial.state == "RUNNING" and trial.number not in own for trial in self.search.views())
 
     def _end(self, ended: Ended) -> None:
-        """Remembers why there are no more trials; of several workers, the one that ends the study."""
+        """Remembers why there are no more trials; the one that ends the study says it."""
+        self.ended = ended
         if self.lead:
             self.spending.end(ended)
 
@@ -209,7 +212,7 @@ class Trials:
 
     def _refusal(self, asked: Asked | None) -> Ended | None:
         others = [number for number in self.search.in_flight if asked is None or number != asked.number]
-        return self.spending.refusal(self.search.seen(), asked, others, self.bench.pack.slots)
+        return self.spending.refusal(asked, others, self.bench.pack.slots)
 
     def _can_pay(self, asked: Asked) -> bool:
         """Whether a trial that was asked for can be paid to its end; else it waits for a raised budget."""
@@ -388,8 +391,8 @@ class Trials:
             return
         self.save()
         for number in self.search.in_flight:
-            self.search.requeue(number, has_crashed=False)
-            self.recorder.wait(number)
+            if self.search.requeue(number, has_crashed=False):
+                self.recorder.wait(number)
         self._verdicts.clear()
         self._held.clear()
         self.room.clear()

@@ -142,3 +142,10 @@ def test_a_terminal_that_goes_ends_nothing(home: Home, is_signalled: bool, tmp_p
     said = home.study("demo").launcher_log.read_text()
     assert "code 0" in said
     assert "note: and on" in said
+
+
+def test_a_neighbour_that_ends_trials_forgives_nothing(run: Run, paths: StudyPaths) -> None:
+    busy = "".join(TELLS.replace("number=0", f"number={number}") for number in range(4)) + ENDS
+    code, cluster = run([DIES], [busy], overrides=("cluster.restarts=1",))
+    assert (code, cluster.started) == (0, [2, 1])
+    assert "worker 0 is not started again: it died 2 times in a row" in notes(paths)

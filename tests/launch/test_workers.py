@@ -7,9 +7,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 import sqlalchemy
+from filelock import FileLock
 
+from sweeper.errors import HeldError
 from sweeper.events import EventReader
+from sweeper.launch import launcher
+from sweeper.launch.join import _places
 from sweeper.paths import Home
 from sweeper.search.running import noted, working
 from sweeper.search.views import view
@@ -68,3 +73,25 @@ def test_workers_share_a_study(home: Home, few_tickets: Path) -> None:
 def test_what_cannot_be_joined_says_why(home: Home) -> None:
     missing = sweeper(home, "worker", "demo")
     assert (missing.returncode, "launch the study first" in missing.stderr) == (2, True)
+
+
+def test_those_who_join_at_once_have_places_of_their_own(home: Home) -> None:
+    paths = home.study("demo")
+    paths.create()
+    with _places(paths, 2) as first, _places(paths, 1) as second, FileLock(paths.worker_lock(103)):
+        assert (first, second) == (100, 102)
+        with _places(paths, 2) as third:
+            assert third == 104
+
+
+def test_settings_do_not_change_under_workers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "LEAVING_S", 0.2)
+    paths = home.study("demo")
+    paths.create()
+    with FileLock(paths.worker_lock(100)):
+        launcher._refuse_under_workers(paths, [])
+        with pytest.raises(
+            HeldError, match=r"search\.trials differ and workers 100 of 'demo' run; `sweeper stop demo`"
+        ):
+            launcher._refuse_under_workers(paths, ["search.trials"])
+    launcher._refuse_under_workers(paths, ["search.trials"])

@@ -426,7 +426,7 @@ def test_the_watcher_looks_as_often_as_it_is_told_to(prepare: Prepare, monkeypat
 
 def test_workers_of_earlier_runs_are_named_and_left_alone() -> None:
     """Another process holds memory of the card; what its command line says is said."""
-    words = [sys.executable, "-c", "import time; time.sleep(60)", "-m", "sweeper.worker", "old-study"]
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "-m", "sweeper.worker", "--index", "0", "old-study"]
     process = subprocess.Popen(words)
     try:
         while psutil.Process(process.pid).cmdline()[-1:] != words[-1:]:  # the system shows it a moment later
