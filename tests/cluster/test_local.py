@@ -99,6 +99,8 @@ def test_a_worker_for_each_gpu(home: Home, composed_once: Compose, started: list
     assert cluster.count == 2
     for index in range(2):
         ended(cluster.start(index))
+    ended(cluster.start(1))
+    assert float(started.pop()["SWEEPER_LAUNCHED_S"]) > time.time() - 60  # what was before the first's end is booked
     assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == [card.uuid for card in CARDS]
     assert [one["command"][-3:] for one in started] == [["--index", str(index), "demo"] for index in range(2)]
     assert {one["SWEEPER_LAUNCHED_S"] for one in started} == {"5.0"}
