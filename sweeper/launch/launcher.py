@@ -94,9 +94,7 @@ def launch(
                 resumption.keep()
                 if mirror is not None:
                     mirror.copy(announce)
-                announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
-                if count := waiting(paths.spool):
-                    announce(f"note: {unsent(count, paths)}")
+                _say_complete(paths, config, before, announce)
                 return 0
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
@@ -115,6 +113,12 @@ def launch(
         waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
         with mirror.running(announce) if mirror is not None else contextlib.nullcontext():
             return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
+
+
+def _say_complete(paths: StudyPaths, config: Config, before: StudyView, announce: Callable[[str], None]) -> None:
+    announce(f"{paths.name} is complete already: {before.summary()}. {_how_to_go_on(before, config)}")
+    if count := waiting(paths.spool):
+        announce(f"note: {unsent(count, paths)}")
 
 
 def _refuse_under_workers(paths: StudyPaths, changed: list[str]) -> None:

@@ -12,7 +12,6 @@ What this keeps, beyond what Optuna does by itself:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
 from sweeper.config import combinations
@@ -30,9 +28,10 @@ from sweeper.config.space import exists, in_order
 from sweeper.errors import ConfigError, LeaseLostError
 from sweeper.paths import Home
 from sweeper.redaction import redacted
+from sweeper.search.asking import AskedStudy, create, suggest
 from sweeper.search.leases import Holder, Leases, renewing
 from sweeper.search.patience import Patience
-from sweeper.search.pruners import pruner, should_prune
+from sweeper.search.pruners import should_prune
 from sweeper.search.samplers import distributions, sampler
 from sweeper.search.storage import open_storage
 from sweeper.search.views import TOLD, StudyView, TrialView, configurations, is_at_total, views_of
@@ -41,7 +40,6 @@ from sweeper.trial import Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Keys of leases that are no trial's id, less the study's: whose turn it is, and who leads its workers.
-WAIT_S = 0.05
 IN_TURN, LEADING = -(10**9), -(2 * 10**9)
 _ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
 
@@ -55,36 +53,6 @@ class Asked:
     is_informed: bool
     crashes: int
     start: str | None  # where it came from, if not from the sampler alone
-
-
-class _Study(optuna.Study):  # type: ignore[misc]
-    """A study whose trials are asked under a lease: a trial that is RUNNING always has one."""
-
-    def __init__(self, config: Config, storage: optuna.storages.BaseStorage, leases: Leases) -> None:
-        super().__init__(config.study.name, storage, pruner=pruner(config))
-        self.config = config
-        self.leases = leases
-
-    @property
-    def is_asking(self) -> AbstractContextManager[None]:
-        """Of several workers one asks at a time, so that together they do not ask for more than the total."""
-        return self.leases.exclusively(-self._study_id)
-
-    def _pop_waiting_trial_id(self) -> int:
-        """What `ask` begins with: a trial that waits, or else a new one that waits no longer than until here."""
-        while True:
-            waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,))
-            for trial in waiting:
-                if not self.leases.acquire(trial._trial_id):
-                    continue
-                if self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
-                    self.sampler = sampler(self.config, trial.number)
-                    return int(trial._trial_id)
-                self.leases.release(trial._trial_id)
-            if waiting:  # whoever put it back has not let go of it yet, or was killed in between: a new one would be
-                time.sleep(WAIT_S)  # one too many
-                continue
-            self._storage.create_new_trial(self._study_id, create_trial(state=TrialState.WAITING))
 
 
 class Search:
@@ -112,10 +80,10 @@ class Search:
         name = config.study.name
         with FileLock(home.opening_lock):
             storage = open_storage(home, patience)
-            _create(storage, name, config.objective.direction)
+            create(storage, name, config.objective.direction)
         self._engine: Engine = storage.engine
         self._leases = Leases(storage.engine, config.search.lease_s, holder)
-        self._study = _Study(config, storage, self._leases)
+        self._study = AskedStudy(config, storage, self._leases)
         self._configurations = configurations(config)
         self._distributions = distributions(config)
         self._order = in_order(config.search.space)
@@ -248,7 +216,7 @@ class Search:
             if exists(self._config.search.space[name], params):
                 # Independent draws have a seed for each parameter: a worker may have died between two of them.
                 self._study.sampler = sampler(self._config, trial.number, name)
-                params[name] = _suggest(trial, name, self._distributions[name])
+                params[name] = suggest(trial, name, self._distributions[name])
         if "is_informed" not in trial.user_attrs:
             is_drawn = combinations.is_blind(self._config) or "start" in trial.user_attrs
             trial.set_user_attr("is_informed", not is_drawn and bool(relative))
@@ -437,23 +405,3 @@ class Search:
         # Optuna's public interface has no way back from RUNNING; its storages allow it.
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
         self._leases.release(trial._trial_id)
-
-
-def _create(storage: optuna.storages.BaseStorage, name: str, direction: str) -> None:
-    """Makes a study where there is none; one of the other direction has measured nothing yet, and is made anew."""
-    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-    if study.direction.name.lower() == direction:
-        return
-    if study.get_trials(deepcopy=False):
-        raise ConfigError(f"objective.direction: the study {name!r} was begun with the other one, but has {direction}")
-    optuna.delete_study(study_name=name, storage=storage)
-    optuna.create_study(storage=storage, study_name=name, direction=direction)
-
-
-def _suggest(trial: optuna.Trial, name: str, parameter: BaseDistribution) -> Any:
-    if isinstance(parameter, CategoricalDistribution):
-        return trial.suggest_categorical(name, parameter.choices)
-    if isinstance(parameter, IntDistribution):
-        return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-    assert isinstance(parameter, FloatDistribution)
-    return trial.suggest_float(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)

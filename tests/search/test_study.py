@@ -276,7 +276,7 @@ def test_a_kill_between_two_parameters_changes_neither(
     told: int,
 ) -> None:
     settings = ("+search.space.dropout={low:0.0,high:0.3}", "+search.space.weight_decay={low:0.0,high:0.3}")
-    suggest = study_module._suggest
+    suggest = study_module.suggest
 
     def drawn(cut: int | None) -> dict[str, object]:
         home = Home(tmp_path_factory.mktemp("store"))
@@ -291,7 +291,7 @@ def test_a_kill_between_two_parameters_changes_neither(
                 next(left)
                 return suggest(*arguments)  # type: ignore[arg-type]
 
-            patched.setattr(study_module, "_suggest", killed)
+            patched.setattr(study_module, "suggest", killed)
             if cut is not None:
                 with pytest.raises(StopIteration):
                     search.ask()
