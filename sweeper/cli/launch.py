@@ -58,7 +58,7 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         else:
             if code == 0:
                 _send_what_waits(home.study(name), announce)
-            is_finished = code == 0 and _has_ended(home, name, announce)
+            is_finished = code == 0 and _has_ended(home, config, announce)
             if not as_json:
                 _print_result(home, name, is_finished)
             outcome = _end(view(home, name), config) if is_finished else None
@@ -79,9 +79,10 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
     return code
 
 
-def _has_ended(home: Home, name: str, announce: Callable[[str], None]) -> bool:
+def _has_ended(home: Home, config: Config, announce: Callable[[str], None]) -> bool:
     """Whether the study has come to its end; where a worker that has joined it leads, that one ends it."""
-    if is_at_end(view(home, name), check.load(home.study(name))):
+    name = config.study.name
+    if is_at_end(view(home, name), config):
         return True
     announce(f"note: a worker that has joined {name} brings it to its end; `sweeper status {name} --follow` shows it")
     return False

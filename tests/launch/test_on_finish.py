@@ -141,7 +141,7 @@ def test_it_runs_where_nobody_is_there_and_after_everything_was_said(
     monkeypatch.setattr(cli, "launch", launch)
     monkeypatch.setattr(cli, "_print_result", lambda *_: click.echo("the result"))
     config = composed("study=demo", "on_finish='echo ran'")
-    ended = {"key": "stop.trials", "settings": config.stop.model_dump(mode="json")}
+    ended = {"key": "stop.trials", "settings": config.stop.model_dump(mode="json"), "is_closed": True}
     monkeypatch.setattr(cli, "view", lambda *_: StudyView("demo", [], {"ended": ended}))
 
     def to_the_end() -> int:
@@ -166,3 +166,19 @@ def test_it_runs_where_nobody_is_there_and_after_everything_was_said(
         config = composed("study=demo")
         assert to_the_end() == code
         assert not paths.on_finish_log.exists()
+
+
+def test_it_waits_for_a_worker_that_has_joined_and_ends_the_study(
+    composed: Callable[..., Config],
+    paths: StudyPaths,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "launch", lambda *_: 0)
+    monkeypatch.setattr(cli, "_print_result", lambda _home, _name, is_finished: click.echo(f"finished: {is_finished}"))
+    monkeypatch.setattr(cli, "view", lambda *_: StudyView("demo", [], {}))
+    assert cli.launch_to_the_end(composed("study=demo", "on_finish='echo ran'")) == 0
+    assert not paths.on_finish_log.exists()
+    out, _ = capfd.readouterr()
+    assert "finished: False" in out
+    assert "a worker that has joined demo brings it to its end" in out
