@@ -168,7 +168,7 @@ def test_it_runs_where_nobody_is_there_and_after_everything_was_said(
         assert not paths.on_finish_log.exists()
 
 
-def test_it_waits_for_a_worker_that_has_joined_and_ends_the_study(
+def test_it_does_not_run_while_a_worker_that_has_joined_ends_the_study(
     composed: Callable[..., Config],
     paths: StudyPaths,
     monkeypatch: pytest.MonkeyPatch,
