@@ -155,12 +155,15 @@ def test_while_it_runs_and_where_it_ended_early(facts: MakeFacts) -> None:
 
 def test_why_the_last_session_ended(facts: MakeFacts) -> None:
     found = facts()
+    found.paths.workers.mkdir(parents=True, exist_ok=True)
     found.paths.write_outcome(
-        {"status": "error", "kind": "DataError", "message": "train.csv:17 is empty\nmore", "trace": None}
+        0, {"pid": 1, "status": "error", "kind": "DataError", "message": "train.csv:17 is empty\nmore", "trace": None}
     )
     assert "ended with an error. DataError: train.csv:17 is empty" in page_of(found).text
     assert "more" not in str(replace(found).last_error)
-    found.paths.write_outcome({"status": "error", "kind": "RuntimeError", "message": "a row", "trace": "File /x.py"})
+    found.paths.write_outcome(
+        0, {"pid": 1, "status": "error", "kind": "RuntimeError", "message": "a row", "trace": "File /x.py"}
+    )
     text = page_of(replace(found)).text
     assert "RuntimeError: message and trace are in the study's logs/worker-0.log" in text
     assert "/x.py" not in text

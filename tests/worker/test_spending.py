@@ -139,10 +139,10 @@ def test_a_configuration_that_is_too_dear_once_it_is_known_waits_for_more(
 ) -> None:
     refusal = Spending.refusal
 
-    def dear(self: Spending, seen: StudyView, asked: Asked | None, *rest: Any) -> Ended | None:
+    def dear(self: Spending, asked: Asked | None, *rest: Any) -> Ended | None:
         if asked is not None and asked.number == 1:
             return Ended("budget.usd", "the second is too dear", {})
-        return refusal(self, seen, asked, *rest)
+        return refusal(self, asked, *rest)
 
     tracker = MemoryTracker()
     with monkeypatch.context() as patched:
