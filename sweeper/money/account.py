@@ -30,7 +30,7 @@ def statement(engine: Engine, seen: StudyView, price: Price | None) -> Statement
         engine: of the store's database.
         price: of the study's settings.
     """
-    ledger = Ledger(engine) if has_ledger(engine) else None
+    ledger = Ledger(engine, makes_tables=False) if has_ledger(engine) else None
     found = account(ledger, seen) if ledger is not None else Bill(())
     sessions = ledger.sessions(seen.name) if ledger is not None else []
     outcomes = _outcomes(seen)
@@ -61,7 +61,7 @@ def sums(engine: Engine) -> dict[str, Bill]:
     """What each study of a store has cost, by name; its lines are sums over a session."""
     if not has_ledger(engine):
         return {}
-    sessions, bookings = Ledger(engine).everything()
+    sessions, bookings = Ledger(engine, makes_tables=False).everything()
     studies = {session.id: session.study for session in sessions}
     lines: dict[str, list[Line]] = defaultdict(list)
     for line in lines_of(sessions, bookings, labels({})):

@@ -92,12 +92,14 @@ class Ledger:
 
     Args:
         engine: of the database that holds the trials.
+        makes_tables: or brings older ones to today's form; whoever only looks changes nothing.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, makes_tables: bool = True) -> None:
         self.engine = engine
         self._silence = Silence(engine)
-        make(engine, *_META.sorted_tables)
+        if makes_tables:
+            make(engine, *_META.sorted_tables)
 
     def open(
         self,

@@ -35,7 +35,7 @@ def cluster(request: pytest.FixtureRequest, home: Home, composed: Callable[..., 
         pytest.importorskip("submitit", reason="submitit is missing: pip install -e '.[dev]'")
     paths = home.study("demo")
     paths.create()
-    paths.workers.mkdir()
+    paths.workers.mkdir(exist_ok=True)
     made = cluster_of(paths, composed("study=demo", *options), time.time())
     yield made
     made.close()
