@@ -92,6 +92,6 @@ def empty_store(folder: Path, study: str = "demo") -> StudyPaths:
 
 def files(paths: StudyPaths) -> dict[str, str]:
     """What lies in a study's folder, what is this machine's own left out."""
-    own = {paths.launcher_lock, paths.holder, paths.mirror}
+    own = {paths.launcher_lock, paths.holder, paths.mirror, paths.mirror_lock}
     found = (file for file in sorted(paths.root.rglob("*")) if file.is_file() and file not in own)
     return {file.relative_to(paths.root).as_posix(): file.read_text() for file in found}
