@@ -118,4 +118,4 @@ def test_no_secret_is_left_behind(server: PostgresqlServer, tmp_path: Path, form
         assert secret not in stored
     assert f'"optuna": "{plain}"' in person.home.kept.read_text()
     assert person.where("postgresql+psycopg://") != []  # the search finds what is there to be found
-    assert "401 for [redacted]" in person.home.study("demo").worker_log.read_text()
+    assert "401 for [redacted]" in person.home.study("demo").worker_log(0).read_text()
