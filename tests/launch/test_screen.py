@@ -12,7 +12,7 @@ from sweeper.launch.screen import Output, View, show
 from tests.launch.test_progress import EVALUATED, STARTED, ended, tick
 
 NAME = "t07 r64 a/r2 lr2e-4"
-STORY: list[Event] = [
+_TOLD: list[Event] = [
     {"event": "loading", "model": "tiny"},
     {"event": "baseline", "accuracy": 0.129, "accuracy_se": 0.02},
     STARTED,
@@ -24,6 +24,7 @@ STORY: list[Event] = [
     tick(130.0, (7, 17), peak_gib=2.5),
     {"event": "spent", "time": 130.0, "usd": 0.0123, "device_s": 1234.6, "usd_per_s": 0.0001},
 ]
+STORY: list[Event] = [{"worker": 0, **event} for event in _TOLD]
 
 
 class Terminal(io.TextIOWrapper):
@@ -111,7 +112,7 @@ def test_the_budget_that_is_spent_first_is_said() -> None:
 
 def test_what_is_not_known_is_not_shown() -> None:
     assert frame(Progress("demo", "accuracy", 16, began_s=70.0), 120) == [
-        "demo  1:00  starting the worker",
+        "demo  1:00  starting",
         "ended: 0 of 16",
         "best accuracy: none yet",
     ]

@@ -274,7 +274,7 @@ def test_the_way_of_a_defect(study: Callable[..., StudyPaths], monkeypatch: pyte
 def test_the_way_of_what_is_too_dear(study: Callable[..., StudyPaths], monkeypatch: pytest.MonkeyPatch) -> None:
     paths = study([(8, 1e-2), (8, 1.1e-2)])
 
-    def refusal(_: Spending, __: Any, asked: Any, *___: Any) -> Ended | None:
+    def refusal(_: Spending, asked: Any, *__: Any) -> Ended | None:
         return Ended("budget.usd", "it is too dear") if asked is not None and asked.number == 1 else None
 
     monkeypatch.setattr(Spending, "refusal", refusal)

@@ -30,6 +30,7 @@ from sweeper.search.views import StudyView, is_finished, view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import spending, workbench
+from sweeper.worker.session import Session
 from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Workbench
 from tests.worker.conftest import Prepare
@@ -61,10 +62,11 @@ def trained(seen: StudyView) -> list[int]:
 
 
 def test_every_second_of_a_session_is_booked_once_for_what_it_was(prepare: Prepare, home: Home) -> None:
-    paths, tracker, started = prepare(*ON, "engine.slots=2"), MemoryTracker(), time.monotonic()
-    assert run(paths, tracker, StopAfter(6)) == {"status": "stopped"}
-    assert run(paths, tracker) == {"status": "finished"}
-    wall_s = time.monotonic() - started
+    paths, tracker, wall_s = prepare(*ON, "engine.slots=2"), MemoryTracker(), 0.0
+    for stop, status in ((StopAfter(6), "stopped"), (lambda: False, "finished")):
+        launched_s = time.time()
+        assert Session(paths, tracker, stop, launched_s=launched_s).run() == {"status": status}
+        wall_s += time.time() - launched_s
     sessions, found = ledger_of(home).sessions("demo"), booked(home)
     assert [one.is_ended for one in sessions] == [True, True]
     assert sum(one.booked_us for one in sessions) == sum(one.heartbeat_us for one in sessions)
