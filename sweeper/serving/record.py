@@ -12,6 +12,7 @@ from sweeper.errors import ExportError
 from sweeper.export.export import MANIFEST
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.tracking.place import Place, record
+from sweeper.tracking.spool import unsent, waiting
 from sweeper.tracking.tracker import RunKey
 from sweeper.trial import RunKind
 
@@ -61,7 +62,9 @@ def log(
         return
     tracker, key = opened(paths, config), RunKey(RunKind.TRIAL, number)
     if key not in tracker.states():
-        announce(f"note: MLflow has no run of trial {number} any more: this is not logged there")
+        count = waiting(paths.spool)
+        why = unsent(count, paths) if count else f"MLflow has no run of trial {number} any more"
+        announce(f"note: {why}: this is not logged there")
         return
     tracker.log(key, metrics, step=examples)
     tracker.log_file(key, paths.inference(number))

@@ -17,15 +17,15 @@ from typing import Any
 
 from sweeper.paths import Home
 from tests.postgresql import postgresql_server
-from tests.search.short_trials import Crew, HomeOf, Study
+from tests.search.short_trials import Crew, Study
 
 PATIENCE_S = 900
 
 
-def measure(url: str, folder: Path, workers: int, trials: int, sampler: str) -> list[Any]:
+def measure(url: str | None, folder: Path, workers: int, trials: int, sampler: str) -> list[Any]:
     """A row: trials a second by all workers together, and milliseconds of one ask and one tell."""
-    home = HomeOf(folder, url)
-    Home(folder).create()
+    home = Home(folder, url)
+    home.create()
     # A study of its own for each count: what others left must not be read.
     name, settings = f"study.name=workers-{workers}", ("search.lease_s=60", f"search.trials={trials}")
     study = Study(home, ("study=demo", name, f"sampler={sampler}", *settings), longest_s=0.0)
@@ -65,7 +65,7 @@ def main() -> None:
     for storage in chosen.storages:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            url = f"sqlite:///{folder}/optuna.db"
+            url = None
             if storage == "postgresql":
                 url = stack.enter_context(postgresql_server(is_durable=True)).url
             for workers in chosen.workers:

@@ -27,17 +27,6 @@ POLL_S = 0.02
 
 
 @dataclass(frozen=True)
-class HomeOf(Home):
-    """A store whose trials are in a database of their own."""
-
-    url: str = ""
-
-    @property
-    def optuna_url(self) -> str:
-        return self.url
-
-
-@dataclass(frozen=True)
 class Study:
     """What all workers of a study are told.
 

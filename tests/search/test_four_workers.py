@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from sweeper.paths import Home
-from tests.search.short_trials import Crew, HomeOf, Study, Worker
+from tests.search.short_trials import Crew, Study, Worker
 
 WORKERS = 4
 TRIALS, KILLS = (500, 40) if os.environ.get("SWEEPER_TESTS") == "all" else (100, 8)
@@ -37,7 +37,7 @@ def claims(workers: list[Worker]) -> dict[int, list[tuple[float, float]]]:
 
 @pytest.mark.timeout(900)
 def test_no_trial_is_claimed_twice_and_none_is_told_twice(home: Home, postgresql: str, tmp_path: Path) -> None:
-    store = HomeOf(home.root, postgresql)
+    store = Home(home.root, postgresql)
     study = Study(store, ("study=demo", "sampler=random", f"search.trials={TRIALS}", "search.lease_s=60"))
     study.create()  # four that make the tables at once are tested elsewhere
     chooser, crew, kills = random.Random(4), Crew(study, tmp_path), 0

@@ -20,7 +20,11 @@ from sweeper.paths import Home, StudyPaths
 from sweeper.serving import record
 from sweeper.tracking import place
 from sweeper.tracking.opened import opened
+from sweeper.tracking.operation import Kind, Operation
 from sweeper.tracking.place import Place
+from sweeper.tracking.spool import Spool
+from sweeper.tracking.tracker import RunKey
+from sweeper.trial import RunKind
 from sweeper.worker.session import Session
 from tests.conftest import SHORT, share_formulas
 from tests.mistakes.conftest import Make, data, make  # noqa: F401  (fixtures)
@@ -183,3 +187,16 @@ def test_runs_that_are_elsewhere_are_not_logged_to_the_store(study: StudyPaths) 
     assert logged(study).get("inference/best_batch") != 64
     record.log(study, check.load(study), 5, 32, {"inference/best_batch": 64.0}, lines.append)
     assert "MLflow has no run of trial 5 any more" in lines[1]
+
+
+def test_a_run_that_waits_to_be_sent_is_said_to(study: StudyPaths) -> None:
+    spool = Spool(study.spool, "worker-0")
+    spool.add(Operation(Kind.END, RunKey(RunKind.TRIAL, 5), {"state": "FINISHED", "tags": {}}))
+    spool.close()
+    lines: list[str] = []
+    try:
+        record.log(study, check.load(study), 5, 32, {"inference/best_batch": 64.0}, lines.append)
+    finally:
+        shutil.rmtree(study.spool)
+    assert "1 write to the study's runs waits" in lines[0]
+    assert lines[0].endswith("or the next launch, sends them: this is not logged there")

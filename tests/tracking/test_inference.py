@@ -30,6 +30,7 @@ def test_it_is_logged_on_a_server(
     tracker.start(STUDY, "demo", {}, {})
     tracker.start(trial, "t00", {}, {})
     tracker.end(trial, RunState.FINISHED, {})
+    tracker.flush()
 
     paths.trial(0).mkdir(parents=True)
     found: dict[str, Any] = {"best_batch": 4}
