@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -68,19 +68,14 @@ class PostgresqlServer:
         _, alive = psutil.wait_procs(family, timeout=WAIT_S)
         assert not alive, alive
 
-    def kill_backend(self, choose: Callable[[Sequence[psutil.Process]], psutil.Process]) -> bool:
-        """Kills a process that serves a connection, at which the server ends all of them and recovers.
-
-        Args:
-            choose: takes all such processes, and returns one.
-
-        Returns:
-            False where there is none.
-        """
-        backends = [one for one in self._postmaster().children() if " reader " in " ".join(one.cmdline())]
-        if backends:
-            _kill(choose(backends))
-        return bool(backends)
+    def backends(self) -> list[psutil.Process]:
+        """The processes that serve a connection; when one is killed, the server ends all of them and recovers."""
+        found = []
+        for child in self._postmaster().children():
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                if " reader " in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def _postmaster(self) -> psutil.Process:
         return psutil.Process(int((self._data / "postmaster.pid").read_text().splitlines()[0]))

@@ -237,7 +237,8 @@ class Drill:
             found["MLflow server"] = lambda: self._restart(mlflow)
         if (postgresql := self._postgresql) is not None:
             found["PostgreSQL"] = lambda: self._restart(postgresql)
-            found["PostgreSQL backend"] = lambda: postgresql.kill_backend(self._chooser.choice)
+            if backends := postgresql.backends():
+                found["PostgreSQL backend"] = lambda: _kill(self._chooser.choice(backends))
         return found
 
     def _workers(self) -> list[psutil.Process]:
@@ -280,8 +281,8 @@ class Drill:
 
 
 def _kill(process: psutil.Process) -> None:
-    process.kill()
-    with suppress(psutil.TimeoutExpired):  # its launcher may leave it to be collected
+    with suppress(psutil.TimeoutExpired, psutil.NoSuchProcess):  # it may be left to be collected, or have ended
+        process.kill()
         process.wait(STOP_S)
 
 
@@ -362,9 +363,11 @@ def main() -> None:
         home.create()
         data = few_tickets(folder / "data")
         drill = Drill(home, data, chosen.seed, chosen.trials, postgresql, mlflow, chosen.workers)
-        drill.run(chosen.rounds)
+        try:
+            drill.run(chosen.rounds)
+        finally:  # also of one that has failed
+            print(table(drill.rounds))
     took_s = time.monotonic() - began_s
-    print(table(drill.rounds))
     print(f"{len(drill.studies)} studies came to exactly their totals in {took_s / 60:.0f} minutes")
     if chosen.to is not None:
         write(drill, chosen.seed, shlex.join(sys.argv[1:]), took_s, chosen.to)
