@@ -91,6 +91,7 @@ def test_a_command_says_it_in_a_line(home: Home, monkeypatch: pytest.MonkeyPatch
     assert said.stderr.startswith("error: the disk must have room for what a study writes, but /store/studies/demo/c")
 
 
-def test_what_is_no_study_has_nothing_to_send(home: Home) -> None:
-    said = CliRunner().invoke(main, ["sync", "nothing"])
+@pytest.mark.parametrize("command", ["sync", "doctor"])
+def test_what_is_no_study_is_none_for_any_command(home: Home, command: str) -> None:
+    said = CliRunner().invoke(main, [command, "nothing"])
     assert (said.exit_code, said.stderr.startswith("error: there is no study 'nothing' in ")) == (2, True)

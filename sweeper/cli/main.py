@@ -20,7 +20,6 @@ from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
 from sweeper.cli.report import report
-from sweeper.errors import StoreError
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
@@ -215,11 +214,11 @@ def sync(study: str, as_json: bool) -> int:
     itself, and so does its next launch. The exit code is 1 where the server is still away.
     """
     paths = Home.from_environment().study(study)
-    if not paths.config.is_file():
-        raise StoreError(f"there is no study {study!r} in {paths.home.root}; `sweeper list` says which there are")
+    from sweeper.config import check
     from sweeper.launch.launcher import held
     from sweeper.worker.sync import sync as sync_study
 
+    check.load(paths)  # what is wrong with it is said before a lock is made
     with held(paths):
         synced = sync_study(paths, partial(click.echo, err=as_json))
     result = {"study": study, **asdict(synced)}

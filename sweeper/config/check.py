@@ -281,7 +281,7 @@ def load(paths: StudyPaths) -> Config:
     """Reads the configuration of an existing study; a key that the schema has gained since has today's default.
 
     Raises:
-        StoreError: if its file is gone, or cannot be read.
+        StoreError: if there is no such study, or its file is gone or cannot be read.
         ConfigError: if what it says is not a configuration, or has a key that there is no more.
     """
     return load_filled(paths)[0]
@@ -289,6 +289,8 @@ def load(paths: StudyPaths) -> Config:
 
 def load_filled(paths: StudyPaths) -> tuple[Config, list[str]]:
     """Reads the configuration of an existing study as `load` does, and says which keys it lacked."""
+    if not paths.root.is_dir():
+        raise StoreError(f"there is no study {paths.name!r} in {paths.home.root}; `sweeper list` says which there are")
     if not paths.config.is_file():
         raise StoreError(f"a study has its settings in {paths.config}, but that file is gone")
     try:
