@@ -49,14 +49,13 @@ class LocalCluster(Cluster):
 
     Args:
         launched_s: when the launcher began, in seconds since 1970.
-        first: the index of the first worker.
 
     Raises:
         ConfigError: if there are fewer devices than workers.
     """
 
-    def __init__(self, paths: StudyPaths, config: Config, launched_s: float, first: int = 0) -> None:
-        self._paths, self._launched_s, self._first = paths, launched_s, first
+    def __init__(self, paths: StudyPaths, config: Config, launched_s: float) -> None:
+        self._paths, self._launched_s = paths, launched_s
         self._devices = visible(config.engine.device)
         wanted = config.cluster.workers
         if self._devices and wanted is not None and wanted > len(self._devices):
@@ -68,7 +67,7 @@ class LocalCluster(Cluster):
         self._before: dict[int, int] = {}  # the process group of each worker that was started
 
     def start(self, index: int, options: Sequence[str] = ()) -> LocalWorker:
-        device = self._devices[index - self._first] if self._devices else None
+        device = self._devices[index % self.count] if self._devices else None  # indices come in a row
         launched_s = time.time() if index in self._before else self._launched_s  # what was before is booked
         self._clear(index, device)
         self._paths.logs.mkdir(exist_ok=True)

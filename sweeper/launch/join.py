@@ -71,11 +71,10 @@ def join(
         announce(f"{name} is complete already: {before.summary()}")
         return 0
     own = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": workers})})
-    count = LocalCluster(paths, own, began_s).count
+    cluster = LocalCluster(paths, own, began_s)
     copies = Mirror.of(paths, config) if home.is_on_server else None  # else its launcher's
-    with _places(paths, count) as first, copies.running(announce) if copies is not None else nullcontext():
-        announce(f"{count} more worker{'s' * (count > 1)} for {name}; Ctrl-C takes them back")
-        cluster = LocalCluster(paths, own, began_s, first)
+    with _places(paths, cluster.count) as first, copies.running(announce) if copies is not None else nullcontext():
+        announce(f"{cluster.count} more worker{'s' * (cluster.count > 1)} for {name}; Ctrl-C takes them back")
         return Supervisor(paths, own, before, since_s=began_s, output=output, cluster=cluster, first=first).run()
 
 

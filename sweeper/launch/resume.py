@@ -21,8 +21,8 @@ from sweeper.paths import StudyPaths, write_atomically
 from sweeper.preflight.model import admit
 from sweeper.search.views import StudyView, is_finished
 
-# What only launchers read, so that workers which run already need not know of it.
-_OF_LAUNCHERS = ("cluster.", "mirror.", "preflight.", "store.mirror", "study.description", "confirm", "on_finish")
+# What only launchers read, as all of `cluster`, so that workers which run already need not know of it.
+_OF_LAUNCHERS = {"confirm", "on_finish", "preflight.answer_s", "study.description"}
 CODE_REASON = "what it scores would not be comparable; it may change where an error of its own stopped the study"
 
 
@@ -89,7 +89,7 @@ def resume(config: Config, paths: StudyPaths, before: StudyView) -> Resumption:
         lines.append("note: what changed of tracking takes effect with the study's next trial, for it is complete")
     if libraries:
         lines.append(f"warning: results may differ from those of the study's first launch: {', '.join(libraries)}")
-    read = [edit.key for edit in changed if not edit.key.startswith(_OF_LAUNCHERS)]
+    read = [edit.key for edit in changed if edit.key not in _OF_LAUNCHERS and not edit.key.startswith("cluster.")]
     return Resumption(
         lines, read, config, paths, entry, brought if brought is not None and kept != brought.sha256 else None
     )

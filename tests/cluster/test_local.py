@@ -104,6 +104,9 @@ def test_a_worker_for_each_gpu(home: Home, composed_once: Compose, started: list
     assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == [card.uuid for card in CARDS]
     assert [one["command"][-3:] for one in started] == [["--index", str(index), "demo"] for index in range(2)]
     assert {one["SWEEPER_LAUNCHED_S"] for one in started} == {"5.0"}
+    for index in (103, 104):  # that joined, in a row
+        ended(cluster.start(index))
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in started[-2:]} == {card.uuid for card in CARDS}
     assert LocalCluster(paths, composed_once("study=demo", "cluster.workers=1"), 5.0).count == 1
     with pytest.raises(ConfigError, match=r"cluster\.workers: a device has one worker, but got 3 for 2"):
         LocalCluster(paths, composed_once("study=demo", "cluster.workers=3"), 5.0)

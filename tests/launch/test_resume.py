@@ -142,6 +142,15 @@ def test_another_value_of_a_live_key_is_applied_said_and_recorded(begun: Begun, 
     assert len(begun.record) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "is_read"),
+    [("cluster.grace_s", False), ("on_finish", False), ("preflight.learning_curve", True), ("mirror.every_s", True)],
+)
+def test_what_workers_read_is_told_from_what_their_launcher_does(begun: Begun, key: str, is_read: bool) -> None:
+    now = edited(begun.with_settings(begun.composed("study=demo")), key, OTHER[key])
+    assert resume(now, begun.paths, view(begun.home, "demo")).changed == ([key] if is_read else [])
+
+
 def test_what_a_complete_study_does_not_do_any_more_is_said(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume_module, "is_finished", lambda *_: True)
     begun.launch(edited(check.load(begun.paths), "tracking.log_text", True))
