@@ -10,36 +10,46 @@ from typing import Any
 import click
 
 from sweeper.cli.plainly import plainly
+from sweeper.export.formats import ADAPTER, FORMATS
 from sweeper.paths import Home
 
 
 @click.command()
 @click.argument("study")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
-@click.option("--trial", "number", type=int, help="Another trial than the best.")
+@click.option("--trial", "number", type=int, help="Another trial than the winner.")
+@click.option("--metric", help="The best trial by another metric, of those within the constraints.")
 @click.option(
-    "--force", is_flag=True, help="Replace the folder if it is there; export the best though it is nothing to use."
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    default=ADAPTER,
+    show_default=True,
+    help="; ".join(f"{name}: {words}" for name, words in FORMATS.items()) + ".",
 )
+@click.option("--no-parity", "skips_parity", is_flag=True, help="Do not score what is exported, which takes a while.")
+@click.option("--allow-drop", "allows_drop", is_flag=True, help="Export it though it does not answer as its trial did.")
+@click.option(
+    "--register/--no-register",
+    "registers",
+    default=True,
+    show_default=True,
+    help="Make a winner that holds the champion of the study's registered model in MLflow (format adapter).",
+)
+@click.option("--register-as", metavar="NAME", help="The registered model's name; otherwise the study's.")
+@click.option("--device", default="auto", show_default=True, help="That scores and merges: auto, cpu or cuda:N.")
+@click.option("--force", is_flag=True, help="Replace an earlier export; export the best though it is nothing to use.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @plainly
-def export(study: str, folder: Path, number: int | None, force: bool, as_json: bool) -> None:
-    """Export the best adapter as a PEFT folder."""
-    from sweeper.export.export import export as export_adapter
-    from sweeper.report.sentences import plus_minus
+def export(study: str, folder: Path, as_json: bool, **asked: Any) -> None:
+    """Export the winner as a folder that others can load, scored again as they will load it.
 
-    manifest = export_adapter(Home.from_environment(), study, folder, number, force)
-    if as_json:
-        click.echo(json.dumps({"study": study, "folder": str(folder.absolute()), **manifest}, indent=2))
-        return
-    click.echo(f"trial {manifest['trial']} of {study} is in {folder}")
-    for split in ("validation", "test"):
-        if scores := manifest["scores"][split]:
-            names = [name for name in scores if not name.endswith("_se")]
-            click.echo(f"{split}: " + ", ".join(f"{name} {plus_minus(scores, name)}" for name in names))
-    if manifest["task"]["name"] == "custom":
-        click.echo(f"try it: sweeper predict {folder} --trust-code < ROWS.jsonl")
-    else:
-        click.echo(f'try it: sweeper predict {folder} "some text"')
+    The folder is loaded afresh in a process of its own, with transformers and PEFT alone. Where it does not answer as
+    the study recorded of the trial, nothing is written.
+    """
+    from sweeper.cli.export import run
+
+    run(Home.from_environment(), study, folder, as_json, asked)
 
 
 @click.command()

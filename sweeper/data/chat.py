@@ -106,6 +106,15 @@ class Chat:
                 state = "the template does not" if template is not None else "the model has no chat template"
                 raise PromptError(f"{key} must be read by the chat template, but {state}; leave it out")
 
+    @property
+    def exported(self) -> str:
+        """The template with what the tokenizer puts before a text by itself, which `apply_chat_template` does not."""
+        if self.has_template:
+            return self.template
+        bare, whole = (self.tokenizer("x", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+        head = self.tokenizer.decode(whole[: len(whole) - len(bare)]) if whole[len(whole) - len(bare) :] == bare else ""
+        return "{{ " + repr(head) + " }}" + self.template if head else self.template
+
     def opened(self, messages: Sequence[Message]) -> list[Message]:
         """The conversation with `prompt.system` at its begin."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *messages]

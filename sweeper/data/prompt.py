@@ -103,6 +103,10 @@ class Renderer(_RowRenderer):
         """The rendered prompt, as the model will see it."""
         return self.chat.render(self.chat.opened(_asked(self._body(text, columns or {}))), True)
 
+    def messages(self, row: Row) -> list[Message]:
+        """What the model is asked of a row, as messages for its chat template; raises as `prompt_tokens` does."""
+        return self.chat.opened(_asked(self._body(row.text, row.columns)))
+
     def answer_tokens(self, label: str) -> tuple[int, ...]:
         """The tokens of a label, with the token that ends the turn."""
         return self._answers[label]
@@ -178,6 +182,10 @@ class Conversations(_RowRenderer):
             PromptError: if the row has one of the tokenizer's special tokens in it, or a template fails.
         """
         return self.chat.prompt(self._messages(row))
+
+    def messages(self, row: Row) -> list[Message]:
+        """What the model is asked of a row, as messages for its chat template; raises as `prompt_tokens` does."""
+        return self.chat.opened(self._messages(row))
 
     def answer(self, tokens: Sequence[int]) -> str:
         """What was written, as text."""

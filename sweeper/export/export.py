@@ -1,73 +1,127 @@
-"""Writes the best adapter as a folder that plain PEFT loads, with what is needed to use it."""
+"""Writes a trial as a folder that its user loads with plain transformers and PEFT, and holds it to its scores.
+
+The folder appears whole or not at all, once it has been scored afresh (`parity.py`): weights in one of the formats, the
+tokenizer with its chat template, a model card, the base's licence, and the manifest `sweeper.json` with the prompt, the
+labels, the scores, and the sha256 of every file.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
+
 from sweeper import __version__
-from sweeper.config import check
-from sweeper.config.schema import Config
+from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import CustomSection
 from sweeper.custom import own
-from sweeper.custom.sources import Sources
+from sweeper.data.chat import Chat
 from sweeper.errors import ExportError
-from sweeper.models import origin
-from sweeper.paths import Home, StudyPaths, write_atomically
+from sweeper.export import card, formats, gguf, licence, parity, staging
+from sweeper.export.choosing import choose, kept_adapter
+from sweeper.export.formats import ADAPTER, GGUF, MERGED_4BIT
+from sweeper.export.fresh import Source
+from sweeper.export.manifest import CODE, CONFIG, PREDICTIONS, write_manifest
+from sweeper.export.parity import Parity
+from sweeper.export.recorded import recorded
+from sweeper.mistakes import kept
+from sweeper.models import base, origin
+from sweeper.paths import Home, write_atomically
 from sweeper.preflight import disk
 from sweeper.preflight.disk import Need
-from sweeper.search.advice import shortfall
-from sweeper.search.views import StudyView, TrialView, view
+from sweeper.report import facts as study_facts
+from sweeper.report.facts import Facts
+from sweeper.search.running import idle
+from sweeper.search.views import TrialView
 from sweeper.units import MIB
 
-MANIFEST = "sweeper.json"
-CONFIG = "adapter_config.json"  # PEFT's name
-CODE = "code"  # of a task of the study's own
 TOKENIZER_BYTES = 32 * MIB  # more than the largest ones take
 _VERSIONED = ("torch", "transformers", "peft", "bitsandbytes")
+Announce = Callable[[str], None]
 
 
-def export(home: Home, study: str, folder: Path, number: int | None, force: bool) -> dict[str, Any]:
-    """Exports one trial's adapter, the best by default.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be exported; `sweeper export --help` says what each is."""
 
-    The folder appears whole or not at all: PEFT's two files, the tokenizer with its chat template, the code of
-    a task of the study's own, and a manifest with the prompt, the labels, the scores and the hash of every file.
+    number: int | None = None
+    metric: str | None = None
+    form: str = ADAPTER
+    force: bool = False
+    has_parity: bool = True
+    allows_drop: bool = False
+    device: str = "auto"
+
+
+def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Announce) -> dict[str, Any]:
+    """Exports one trial, the winner by default.
 
     Returns:
         The manifest.
 
     Raises:
         ModelError: if the base is not the one that the study was begun with.
-        ExportError: if there is nothing to export, or without `force`: if `folder` exists, or the best is of no use.
-        StoreError: if there is no room for it.
+        ExportError: if there is nothing to export, or `folder` is in the way, or it does not answer as the trial did.
+        StoreError: if there is no room for it, or the study runs while it is to be scored.
     """
-    seen = view(home, study)
-    paths = home.study(study)
-    config = check.load(paths)
-    trial = chosen(seen, number) if number is not None else _best(seen, config, force)
-    adapter = kept_adapter(seen, config, paths, trial)
+    facts = study_facts.read(home, study)
+    config, paths = facts.config, facts.paths
+    trial = choose(facts.seen, config, wanted.number, wanted.metric, wanted.force)
+    adapter = kept_adapter(facts.seen, config, paths, trial)
     folder = folder.expanduser().absolute()
-    if folder.exists() and not force:
-        raise ExportError(f"the folder must not exist yet, but {folder} does; --force replaces it")
-    is_ours = folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
-    if folder.exists() and not is_ours:
-        raise ExportError(f"--force replaces an earlier export, but {folder} has no {MANIFEST}; choose another folder")
+    staging.check(folder, wanted.force)
+    converter = gguf.converter() if wanted.form == GGUF else None
+    known = recorded(facts, trial) if wanted.has_parity else None
+    with staging.staged(folder) as temporary:
+        _check_room(folder, facts, adapter, wanted.form)
+        manifest = _manifest(facts, trial, wanted.form)
+        _write_weights(temporary, adapter, facts, trial, wanted, converter)
+        chat = _write_tokenizer(temporary, facts)
+        manifest["answer"] = {"end": chat.end, "lead": chat.lead}
+        code = own.kept(config, paths.code) if isinstance(config.task, CustomSection) else None
+        if code is not None:
+            code.keep(temporary / CODE)
+        found = None
+        if known is not None:
+            with idle(paths):  # or both would have the device
+                found = parity.check(_source(temporary, facts, wanted), wanted.form, known, announce)
+            _judge(found, wanted)
+            manifest["parity"] = found.as_dict()
+            kept.write(temporary / PREDICTIONS, known.judged(found.answers, has_texts=config.tracking.log_text))
+        terms = licence.copy(temporary, _section(facts))
+        write_atomically(temporary / card.FILE, card.text(facts, trial, manifest, terms), is_for_all=True)
+        write_manifest(temporary, manifest)
+    return manifest
 
-    known = origin.kept(paths)
-    section = origin.pinned(config.model, known)
+
+def _judge(found: Parity, wanted: Wanted) -> None:
+    if found.holds or wanted.allows_drop:
+        return
+    problems = "\n".join(f"  - {problem}" for problem in found.problems)
+    raise ExportError(
+        f"an export must answer as its trial did, but loaded afresh it does not, and nothing is written:\n{problems}\n"
+        "--allow-drop writes it all the same, and says so in its card"
+    )
+
+
+def _manifest(facts: Facts, trial: TrialView, form: str) -> dict[str, Any]:
+    config, seen, known = facts.config, facts.seen, origin.kept(facts.paths)
     test: dict[str, Any] = seen.attributes.get("test", {})
     is_tested = test.get("trial") == trial.number
-    manifest: dict[str, Any] = {
+    return {
         "sweeper": __version__,
-        "study": study,
+        "format": form,
+        "study": facts.name,
         "trial": trial.number,
         "params": trial.params,
-        "model": section.model_dump(mode="json"),
+        "model": origin.pinned(config.model, known).model_dump(mode="json"),
+        "dtype": _dtype(facts),
         "base": known.as_dict() if known is not None else None,
         "prompt": config.prompt.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
@@ -80,102 +134,82 @@ def export(home: Home, study: str, folder: Path, number: int | None, force: bool
             "test": test["winner"] if is_tested else None,
             "test_rows": test["rows"] if is_tested else None,
         },
+        "parity": None,
         "lora": config.trial_params(trial.params).model_dump(mode="json"),
+        "reproduce": card.reproduce(facts),
         "versions": {name: version(name) for name in _VERSIONED},
     }
-    code = own.kept(config, paths.code) if isinstance(config.task, CustomSection) else None
-    _write(folder, adapter, manifest, section.model_dump(), home, code)
-    return manifest
 
 
-def kept_adapter(seen: StudyView, config: Config, paths: StudyPaths, trial: TrialView) -> Path:
-    """The folder of a trial's adapter; raises ExportError where it is not kept."""
-    adapter = paths.adapter(trial.number)
-    if not adapter.is_dir():
-        kept = ", ".join(map(str, seen.attributes.get("adapters", []))) or "none"
-        raise ExportError(
-            f"the adapter of trial {trial.number} must still be there, but only those of the best "
-            f"{config.store.keep_adapters} trials are kept (store.keep_adapters): {kept}"
-        )
-    return adapter
+def _dtype(facts: Facts) -> str:
+    """What the study computed in."""
+    known = facts.seen.attributes.get("dtype")
+    if known is not None:
+        return str(known)
+    return str(base.compute_dtype(facts.config.model, base.pick_device("auto"))).removeprefix("torch.")
 
 
-def _best(seen: StudyView, config: Config, force: bool) -> TrialView:
-    """The winner; where there is none, `force` takes the best of those that break a constraint."""
-    problem = shortfall(seen, config)
-    if problem is not None and not force:
-        raise ExportError(
-            f"what is exported must be of use: {problem} `sweeper best {seen.name}` says what to try next; --force "
-            "exports the best there is all the same"
-        )
-    best = seen.best or next(iter(seen.infeasible), None)
-    if best is None:
-        raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}")
-    return best
+def _section(facts: Facts) -> ModelSection:
+    """The base that the study was begun with, computing in what it computed in."""
+    section = origin.pinned(facts.config.model, origin.kept(facts.paths))
+    return section.model_copy(update={"dtype": _dtype(facts)})
 
 
-def chosen(seen: StudyView, number: int) -> TrialView:
-    """The complete trial of that number; raises ExportError where it has no adapter of its own."""
-    found = [trial for trial in seen.trials if trial.number == number]
-    if not found:
-        raise ExportError(f"{seen.name!r} has the trials 0 to {len(seen.trials) - 1}, but not {number}")
-    if found[0].state != "COMPLETE":
-        raise ExportError(f"only a complete trial has an adapter, but trial {number} is {found[0].state}")
-    if found[0].same_as is not None:
-        raise ExportError(
-            f"trial {number} is trial {found[0].same_as} again and has no adapter of its own; export that"
-        )
-    return found[0]
-
-
-def _write(
-    folder: Path,
-    adapter: Path,
-    manifest: dict[str, Any],
-    model: dict[str, Any],
-    home: Home,
-    code: Sources | None = None,
-) -> None:
-    from sweeper.config.schema import ModelSection
-    from sweeper.config.teaching import PromptSection
-    from sweeper.data.chat import Chat
-    from sweeper.models.base import load_tokenizer, source
-
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        temporary.rmdir()
-    except OSError as error:
-        raise ExportError(
-            f"the folder to export to must be one that can be written, but {folder}: {error.strerror}"
-        ) from None
+def _check_room(folder: Path, facts: Facts, adapter: Path, form: str) -> None:
     taken = sum(file.stat().st_size for file in adapter.iterdir()) + TOKENIZER_BYTES
-    disk.check(
-        disk.rooms([Need("the adapter and its tokenizer", folder.parent, taken, "export to another disk (--to)")])
-    )
-    try:
-        shutil.copytree(adapter, temporary)
-        section = ModelSection.model_validate(model)
-        tokenizer = load_tokenizer(section, home)
-        chat = Chat(tokenizer, PromptSection.model_validate(manifest["prompt"]))
-        if chat.has_template:  # as it was trained with: of the study, with its arguments and without today's date
-            tokenizer.chat_template = chat.template
-        tokenizer.save_pretrained(temporary)
+    if form != ADAPTER:
+        known = origin.kept(facts.paths)
+        # A GGUF file and a 4-bit model are made of the merged one, which lies there meanwhile.
+        taken += (known.size_bytes if known is not None else 0) * (1 if form == formats.MERGED else 2)
+    disk.check(disk.rooms([Need(f"the export ({form})", folder.parent, taken, "export to another disk (--to)")]))
+
+
+def _write_weights(
+    folder: Path, adapter: Path, facts: Facts, trial: TrialView, wanted: Wanted, converter: str | None
+) -> None:
+    home, section = facts.paths.home, _section(facts)
+    if wanted.form == ADAPTER:
+        shutil.copytree(adapter, folder, dirs_exist_ok=True)
         # Where the base is now: the store may have moved since the adapter was trained.
-        config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = source(section, home)
-        config["revision"] = section.revision
-        write_atomically(temporary / CONFIG, json.dumps(config, indent=2))
-        if code is not None:
-            code.keep(temporary / CODE)
-        manifest["sha256"] = {
-            file.relative_to(temporary).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(temporary.rglob("*"))
-            if file.is_file()
-        }
-        write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"], config["revision"] = base.source(section, home), section.revision
+        write_atomically(folder / CONFIG, json.dumps(config, indent=2))
+        return
+    from sweeper.export import merged
+
+    whole = folder / ".merged" if wanted.form in (GGUF, MERGED_4BIT) else folder
+    merged.write(whole, adapter, facts.config.trial_params(trial.params), section, home, wanted.device)
+    if wanted.form == MERGED_4BIT:
+        merged.quantise(whole, folder, section, wanted.device)
+    elif converter is not None:
+        _write_tokenizer(whole, facts)
+        gguf.convert(converter, whole, folder, facts.name)
+    if whole != folder:
+        shutil.rmtree(whole)
+
+
+def _write_tokenizer(folder: Path, facts: Facts) -> Chat:
+    """Writes the tokenizer with the template as it was trained with: of the study, and without today's date."""
+    tokenizer = base.load_tokenizer(_section(facts), facts.paths.home)
+    chat = Chat(tokenizer, facts.config.prompt)
+    tokenizer.chat_template = chat.exported
+    tokenizer.save_pretrained(folder)
+    # Greedy, as it was scored: the base's own settings may sample, punish repetition, or end elsewhere.
+    GenerationConfig(do_sample=False, eos_token_id=chat.end, pad_token_id=tokenizer.pad_token_id).save_pretrained(
+        folder
+    )
+    return chat
+
+
+def _source(folder: Path, facts: Facts, wanted: Wanted) -> Source:
+    """How whoever gets the folder loads it."""
+    section, is_adapter = _section(facts), wanted.form == ADAPTER
+    return Source(
+        folder=str(folder),
+        is_adapter=is_adapter,
+        quant=section.quant if is_adapter else "none",
+        dtype=section.dtype if is_adapter else "auto",
+        gguf=gguf.file_name(facts.name) if wanted.form == GGUF else None,
+        device=None if wanted.device == "auto" else wanted.device,
+        trust_remote_code=section.trust_remote_code,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError, PromptError
-from sweeper.export.export import CODE, MANIFEST
+from sweeper.export.manifest import CODE, read_manifest
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
@@ -66,13 +65,7 @@ class Predictor:
             ExportError: if the folder is not an export, or has code that is not trusted.
             ModelError: if its base is not there, or is another one.
         """
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ExportError(
-                f"an exported folder has a readable {MANIFEST}, but {folder} has not ({error}); "
-                "write one with `sweeper export STUDY --to DIR`"
-            ) from None
+        manifest = read_manifest(folder)
         try:
             section = ModelSection.model_validate(manifest["model"])
             known = origin.Origin(**manifest["base"]) if manifest.get("base") else None
@@ -80,11 +73,6 @@ class Predictor:
             prompt = PromptSection.model_validate(manifest["prompt"])
             task: Any = TypeAdapter(TaskSection).validate_python(manifest["task"])
             columns, labels = ColumnsSection.model_validate(manifest["columns"]), manifest["labels"]
-            changed = [name for name, sha256 in manifest["sha256"].items() if _sha256(folder / name) != sha256]
-            if changed:
-                raise ExportError(
-                    f"the files of {folder} must be as they were exported, but changed: {', '.join(changed)}"
-                )
             weights = adapter.read(folder, params)
         except (KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
             raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
@@ -145,10 +133,6 @@ def _own_task(folder: Path, task: Any, trusts_code: bool) -> OwnTask | None:
             "needed to write prompts; look at it, and say --trust-code"
         )
     return own.load_task(task, folder / CODE)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_jsonl(lines: Iterable[bytes], column: str | None) -> list[dict[str, Any]]:

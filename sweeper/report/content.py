@@ -22,9 +22,10 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Code:
-    """A command, as it is typed."""
+    """A command, as it is typed, or a piece of code in another language."""
 
     text: str
+    language: str = "sh"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def _block(block: Block, pictures: str | None) -> Iterator[str]:
         case Bullets():
             yield "\n".join(f"- {inline(item)}" for item in block.items)
         case Code():
-            yield fenced(text.command(block.text))
+            yield fenced(text.command(block.text), block.language)
         case Table():
             yield f"**{inline(block.caption)}**"
             yield table(block)
@@ -91,8 +91,8 @@ def _entity(match: re.Match[str]) -> str:
     return "".join(f"&#{ord(letter)};" for letter in match[0])
 
 
-def fenced(command: str) -> str:
+def fenced(command: str, language: str = "sh") -> str:
     """A command between fences that are longer than any in it."""
     longest = max((len(run) for run in re.findall("`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{command}\n{fence}"
+    return f"{fence}{language}\n{command}\n{fence}"

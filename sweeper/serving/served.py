@@ -22,8 +22,9 @@ from sweeper.data import files, long, rows
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError, OutOfRoomError, StoreError
-from sweeper.export.export import MANIFEST, chosen, kept_adapter
+from sweeper.export.choosing import chosen, kept_adapter
 from sweeper.export.predict import Predictor
+from sweeper.export.staging import MANIFEST
 from sweeper.memory.formula import Formula
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted

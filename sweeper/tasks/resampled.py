@@ -86,6 +86,10 @@ class Resampler:
             return Resampled(value, np.asarray(corpus_scores(self._metric, truth, texts, self._counts.astype(int))))
         return Resampled(value, np.asarray([self._anew(counts, texts) for counts in self._counts]))
 
+    def value(self, places: Sequence[int], texts: Sequence[str]) -> float:
+        """The metric of predictions for some of the rows alone; raises as `score` does."""
+        return self._task.score([self._rows[place] for place in places], texts).as_dict()[self._metric]
+
     def _macro_f1(self, texts: Sequence[str]) -> Array:
         """Macro-F1 of each draw, over the labels that are in it: from counts, which costs milliseconds."""
         labels = sorted({row.label for row in self._rows})
