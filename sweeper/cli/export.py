@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from sweeper.export.export import Wanted
 from sweeper.export.export import export as export_trial
+from sweeper.export.formats import ADAPTER
 from sweeper.paths import Home
 from sweeper.report.sentences import plus_minus, score
 
@@ -34,10 +36,26 @@ def run(home: Home, study: str, folder: Path, as_json: bool, asked: dict[str, An
         device=asked["device"],
     )
     manifest = export_trial(home, study, folder, wanted, announce)
+    version = _register(home, folder, manifest, asked, announce)
     if as_json:
-        click.echo(json.dumps({"study": study, "folder": str(folder.absolute()), **manifest}, indent=2))
+        click.echo(
+            json.dumps(
+                {"study": study, "folder": str(folder.absolute()), "model_version": version, **manifest}, indent=2
+            )
+        )
     else:
         _say(study, folder, manifest)
+
+
+def _register(
+    home: Home, folder: Path, manifest: dict[str, Any], asked: dict[str, Any], announce: Callable[[str], None]
+) -> str | None:
+    """Registers a winner that answers as it should; returns the version."""
+    if not asked["registers"] or manifest["format"] != ADAPTER or manifest["parity"] is None:
+        return None
+    from sweeper.export import champion
+
+    return champion.register(home, folder.expanduser().absolute(), manifest, asked["register_as"], announce)
 
 
 def _say(study: str, folder: Path, manifest: dict[str, Any]) -> None:

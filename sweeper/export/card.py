@@ -174,7 +174,7 @@ def _parity(manifest: dict[str, Any]) -> Iterator[Block]:
     if (kept := found["retention"]) is not None:
         recorded = f", recorded {kept['recorded']:.3f}" if kept["recorded"] is not None else ""
         yield Paragraph(
-            f"Of the retention suite it has lost {kept['drop']:.3f} ± {kept['drop_se']:.3f} in {kept['kind']}{recorded}, "
+            f"In the retention suite it loses {kept['drop']:.3f} ± {kept['drop_se']:.3f} of {kept['kind']}{recorded}, "
             f"of which {kept['tolerance']:.3f} was tolerated."
         )
 

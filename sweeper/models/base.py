@@ -70,7 +70,7 @@ def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
     if section.quant == "nf4":
         arguments["quantization_config"] = quantization(dtype)
-    with _mapped(section), _without_progress():
+    with _mapped(section), without_progress():
         model: Any = AutoModelForCausalLM.from_pretrained(
             source(section, home),
             revision=section.revision,
@@ -187,7 +187,7 @@ def _converted(file: Path, folder: Path) -> Path:
     from transformers import GgufConfig
 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    with _without_progress():
+    with without_progress():
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(
             str(file.parent),
@@ -216,7 +216,7 @@ def _mapped(section: ModelSection) -> Any:
 
 
 @contextmanager
-def _without_progress() -> Any:
+def without_progress() -> Any:
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -11,10 +11,7 @@ from sweeper.config.schema import Config
 from sweeper.errors import ExportError
 from sweeper.export.staging import MANIFEST
 from sweeper.paths import StudyPaths, write_atomically
-from sweeper.tracking.place import Place, record
-from sweeper.tracking.spool import unsent, waiting
-from sweeper.tracking.tracker import RunKey
-from sweeper.trial import RunKind
+from sweeper.tracking.afterwards import run_of
 
 FILE = "inference.json"  # beside an exported adapter
 
@@ -51,21 +48,9 @@ def log(
     Raises:
         TrackingError: if a server cannot be reached, or refuses.
     """
-    from sweeper.tracking.opened import opened  # MLflow takes seconds to import, which reading does not need
-
-    place, known = Place.of(config), record(paths)
-    if place.uri is None and known is not None and known.places:
-        announce(
-            f"note: the study's runs are in {known.places[-1]}, where this is not logged: tracking.uri or "
-            "MLFLOW_TRACKING_URI must say so"
-        )
+    if (found := run_of(paths, config, number, announce)) is None:
         return
-    tracker, key = opened(paths, config), RunKey(RunKind.TRIAL, number)
-    if key not in tracker.states():
-        count = waiting(paths.spool)
-        why = unsent(count, paths) if count else f"MLflow has no run of trial {number} any more"
-        announce(f"note: {why}: this is not logged there")
-        return
+    tracker, key = found
     tracker.log(key, metrics, step=examples)
     tracker.log_file(key, paths.inference(number))
     tracker.flush()

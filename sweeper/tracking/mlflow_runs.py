@@ -57,6 +57,8 @@ SIDE_TAG = "sweeper.side_run"  # the number of a run that is no trial
 STUDY_TAG, STUDY_ID_TAG = "sweeper.study", "sweeper.study_id"
 _UNAVAILABLE: str = ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
 _MISSING: str = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+CHAMPION = "champion"  # the alias of a registered model, and the folder of the model on its run
+MODEL_KIND = "champion"
 logger = logging.getLogger(__name__)
 for _noisy in ("alembic", "mlflow"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -198,6 +200,24 @@ class MlflowRuns(Store):
     def _drop(self, key: RunKey, folder: str) -> None:
         if (self._folder(key) / folder).is_dir():
             self._repository(key).delete_artifacts(folder)
+
+    def _register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str]) -> str:
+        self._connect()
+        run_id = self._runs[key]
+        tags = {KIND_TAG: MODEL_KIND, STUDY_TAG: self._study, **tags}
+        try:
+            champion = self._client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException:  # there is no such model, or it has no champion
+            champion = None
+        if champion is None or champion.run_id != run_id or not tags.items() <= champion.tags.items():
+            self._drop(key, CHAMPION)
+            self._copy(key, folder, CHAMPION)
+            if not self._client.search_registered_models(filter_string=f"name = '{name}'"):
+                self._client.create_registered_model(name, tags={KIND_TAG: MODEL_KIND})
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/{CHAMPION}"
+            champion = self._client.create_model_version(name, source, run_id, tags=tags)
+            self._client.set_registered_model_alias(name, CHAMPION, champion.version)
+        return str(champion.version)
 
     def _end(self, run_id: str, state: str, tags: dict[str, str]) -> None:
         self._tag(run_id, tags)

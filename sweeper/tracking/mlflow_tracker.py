@@ -130,6 +130,22 @@ class MlflowTracker(MlflowRuns, Tracker):
     def close(self) -> None:
         self._writer.close()
 
+    def register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str]) -> str:
+        """Logs a model on a run, and makes it the champion of a registered model.
+
+        Args:
+            folder: of the model; it may be gone afterwards.
+            name: of the registered model, which is made where there is none.
+            tags: of the version; one with the same tags is not made again.
+
+        Returns:
+            The version.
+
+        Raises:
+            TrackingError: if the store refuses it.
+        """
+        return self._writer.ask(lambda: self._register(key, folder, name, tags))
+
     def states(self) -> dict[RunKey, RunState]:
         return self._writer.ask(self._states)
 

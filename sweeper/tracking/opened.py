@@ -8,7 +8,7 @@ from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import Place, identify, known
 from sweeper.tracking.spool import Spool
-from sweeper.tracking.tracker import Tracker, Watcher
+from sweeper.tracking.tracker import Watcher
 
 
 def opened(
@@ -17,7 +17,7 @@ def opened(
     patience_s: float = 0.0,
     watcher: Watcher | None = None,
     spool: str | None = None,
-) -> Tracker:
+) -> MlflowTracker:
     """The tracker of the place that the settings and the environment name.
 
     Args:
