@@ -166,9 +166,9 @@ def guard(model: Any) -> None:
 
 
 def compute_in(model: Any, dtype: torch.dtype) -> None:
-    """Makes a frozen model compute in `dtype`, also where it was saved quantised: transformers then loads what is there.
+    """Makes a frozen model compute in `dtype`, whatever it was saved quantised for; its 4-bit weights stay as they are.
 
-    Its 4-bit weights stay as they are.
+    Of a model that was saved so, transformers loads the other weights as they are, in no other precision.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
