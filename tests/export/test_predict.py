@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForCausalLM
 
 from sweeper.errors import DataError, ExportError
 from sweeper.export.export import MANIFEST
@@ -54,6 +55,13 @@ def test_a_merged_folder_in_4_bits_computes_as_the_study_does(merged_4bit: Path,
     assert predictor.pack.model.dtype is torch.float32
     answers = predictor.answer(predictor.prompts(ROWS), weighs=True)
     assert all(sum((answer.by_label or {}).values()) == pytest.approx(1) for answer in answers)
+    tokens = torch.tensor([predictor.prompts(ROWS)[0]])
+    plain = AutoModelForCausalLM.from_pretrained(merged_4bit)  # computes in bfloat16, which has three digits
+    with torch.no_grad():
+        own, theirs = (
+            model(input_ids=tokens).logits[0, -1].float().softmax(0) for model in (predictor.pack.model, plain)
+        )
+    assert float((own - theirs).abs().sum()) < 0.1
 
 
 def test_files_that_somebody_adds_are_nobodys_business(merged: Path, home: Home, tmp_path: Path) -> None:
