@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,30 +51,23 @@ def export(study: str, folder: Path, as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("texts", nargs=-1)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option("--rows", type=click.Path(path_type=Path, dir_okay=False), help="JSONL, CSV, Parquet, or SQuAD's JSON.")
+@click.option("--to", type=click.Path(path_type=Path), help="A .jsonl or .csv file to write the answered rows to.")
+@click.option("--force", "is_replacing", is_flag=True, help="Replace the file of --to if it is there.")
+@click.option("--probabilities", "weighs", is_flag=True, help="Also say the probability of every label.")
 @click.option("--trust-code", "trusts_code", is_flag=True, help="Run the code of a task=custom that is in the export.")
 @click.option("--json", "as_json", is_flag=True, help="Texts that are arguments come back as JSONL too.")
 @plainly
-def predict(folder: Path, texts: tuple[str, ...], trusts_code: bool, as_json: bool) -> None:
-    """Label or answer texts with an exported adapter: as arguments, or as JSONL on standard input.
+def predict(**asked: Any) -> None:
+    """Label or answer texts with an exported adapter: as arguments, of a file, or as JSONL on standard input.
 
-    Each line of JSONL comes back with a field `prediction` added.
+    Rows come back as JSONL with `prediction` and its `probability` added; --to writes them to a file.
     """
-    from sweeper.errors import DataError
-    from sweeper.export.predict import Predictor, read_jsonl
+    from sweeper.cli.predict import Asked, show
 
-    predictor = Predictor.load(folder, Home.from_environment(), trusts_code)
-    if texts:
-        if predictor.text_column is None:
-            raise DataError("a task of one's own reads rows, not texts: give them as JSONL on standard input")
-        given = [{predictor.text_column: text} for text in texts]
-        for row, label in zip(given, predictor.predict(given), strict=True):
-            click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False) if as_json else label)
-        return
-    rows = read_jsonl(sys.stdin.buffer, predictor.text_column)
-    for row, label in zip(rows, predictor.predict(rows), strict=True):
-        click.echo(json.dumps({**row, "prediction": label}, ensure_ascii=False))
+    show(Home.from_environment(), Asked(**asked))
 
 
 @click.command("price-inference")

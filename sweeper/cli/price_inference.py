@@ -76,11 +76,13 @@ class _Priced:
 
     Attributes:
         whose: study and trial, or the folder.
+        form: how the adapter answered.
         note: what is to be said of the price.
     """
 
     whose: dict[str, Any]
     words: str
+    form: str
     device: str
     cost: Cost
     note: str | None
@@ -93,7 +95,7 @@ class _Priced:
             **self.whose,
             "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
             "device": self.device,
-            "adapter": "unmerged, in a pack with one slot",
+            "adapter": self.form,
             **{name: value for name, value in asdict(self.measured).items() if name != "speeds"},
             "price": None if price is None else {**asdict(price), "watts": self.cost.watts},
             "note": self.note,
@@ -151,7 +153,14 @@ def _measured(serving: AbstractContextManager[Served], whose: dict[str, Any], gp
         note = _note(gpu, price, served.device)
         watts = gpu.watts if price is not None and price.tariff_usd_per_kwh is not None else None
         return _Priced(
-            whose, served.words, served.device, Cost(price, watts, asked.per_day), note, found, asked.replaced
+            whose,
+            served.words,
+            served.form,
+            served.device,
+            Cost(price, watts, asked.per_day),
+            note,
+            found,
+            asked.replaced,
         )
 
 
@@ -182,7 +191,7 @@ def _print(found: _Priced, as_json: bool, file: Path | None) -> None:
         return
     console, measured, cost = terminal(), found.measured, found.cost
     click.echo(
-        f"{found.words}, on {found.device}: the adapter, not merged, over the 4-bit base in a pack with one slot; "
+        f"{found.words}, on {found.device}; the adapter is {found.form}; "
         f"{measured.requests} requests of {measured.prompt_tokens:.0f} tokens (median) with answers of "
         f"{measured.answer_tokens:.1f} (mean), from tokens to text, without a network"
     )

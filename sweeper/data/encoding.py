@@ -11,7 +11,7 @@ HEAD_BYTES = 4096
 LATIN = "WINDOWS-1252"  # what a file of Western text is that is neither
 
 
-def check(file: Path, head: bytes) -> None:
+def check(file: Path | str, head: bytes) -> None:
     """Refuses a file in UTF-16 or UTF-32, by its first bytes.
 
     Raises:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 from sweeper.config.teaching import DataSection
 from sweeper.data import code_comments, docqa, encoding, squad, tickets
@@ -26,6 +26,7 @@ _BUNDLED: dict[str, Callable[[], Mapping[str, Any]]] = {
     "code-comments": cache(code_comments.splits),
 }
 _SHOWN = 5  # lines that a message lists
+_BATCH_ROWS = 1024  # of a Parquet file that are in memory at a time
 _NUL_CURE = "tr -d '\\000' < FILE > NEW drops them"
 
 
@@ -52,8 +53,24 @@ def read_file(file: Path, name: str) -> list[Raw]:
     Args:
         name: what the file is called in the places of its rows.
     """
+    return list(each_of_file(file, name))
+
+
+def each_of_file(file: Path, name: str) -> Iterator[Raw]:
+    """As `read_file`, one row after the other: of all but JSON only a part is in memory at a time.
+
+    Lines of JSONL that are broken are said behind the last row, all of them together.
+    """
     reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet, ".json": squad.read}[file.suffix]
-    return [(f"{name}:{number}", row) for number, row in reader(file)]
+    return ((f"{name}:{number}", row) for number, row in reader(file))
+
+
+def each_of_lines(lines: Iterable[bytes], name: str) -> Iterator[Raw]:
+    """The rows of JSONL that is no file, as standard input; raises as `each_of_file` does."""
+    lines = iter(lines)
+    first = next(lines, b"")
+    encoding.check(name, first[: encoding.HEAD_BYTES])
+    return ((f"{name}, line {number}", row) for number, row in _of_jsonl(name, chain((first,), lines)))
 
 
 def _find(folder: Path, split: str, name: str) -> Path:
@@ -81,22 +98,26 @@ def _find(folder: Path, split: str, name: str) -> Path:
 
 
 def _read_jsonl(file: Path) -> Iterator[Numbered]:
-    broken: dict[str, list[tuple[int, DataError]]] = {}  # by code: all of a file is said at once
     with file.open("rb") as lines:
         encoding.check(file, lines.read(encoding.HEAD_BYTES))
         lines.seek(0)
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, _parsed(file, number, line)
-                except DataError as error:
-                    broken.setdefault(error.code, []).append((number, error))
+        yield from _of_jsonl(file, lines)
+
+
+def _of_jsonl(source: Path | str, lines: Iterable[bytes]) -> Iterator[Numbered]:
+    broken: dict[str, list[tuple[int, DataError]]] = {}  # by code: all of a file is said at once
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, _parsed(source, number, line)
+            except DataError as error:
+                broken.setdefault(error.code, []).append((number, error))
     if broken:
         raise DataError.joined([_of_lines(code, found) for code, found in broken.items()])
 
 
-def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    where = f"{file}, line {number}"
+def _parsed(source: Path | str, number: int, line: bytes) -> dict[str, Any]:
+    where = f"{source}, line {number}"
     if b"\0" in line:
         raise DataError(f"{where}: must be text, but has NULs, as damaged files do; {_NUL_CURE}", code="nul")
     try:
@@ -122,8 +143,18 @@ def _of_lines(code: str, found: list[tuple[int, DataError]]) -> DataError:
 
 
 def _read_csv(file: Path) -> Iterator[Numbered]:
-    text = encoding.decoded(file, file.read_bytes())
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    with file.open("rb") as head:
+        encoding.check(file, head.read(encoding.HEAD_BYTES))
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            yield from _of_csv(file, text)
+    except UnicodeDecodeError:
+        encoding.decoded(file, file.read_bytes())  # knows the line
+        raise
+
+
+def _of_csv(file: Path, text: TextIO) -> Iterator[Numbered]:
+    reader = csv.DictReader(text, strict=True)
     begin = 1  # of the row that is read next; a quoted field may go over several lines
     try:
         names = list(reader.fieldnames or [])
@@ -147,15 +178,20 @@ def _read_csv(file: Path) -> Iterator[Numbered]:
 
 def _read_parquet(file: Path) -> Iterator[Numbered]:
     from datasets import Dataset
-    from pyarrow import ArrowException
+    from pyarrow import ArrowException, Table
     from pyarrow.parquet import ParquetFile
 
+    done = 0
     try:
         with ParquetFile(file) as opened:
-            table = opened.read()
+            metadata = opened.schema_arrow.metadata  # has the names of classes
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
+                table = Table.from_batches([batch]).replace_schema_metadata(metadata)
+                # `Dataset.from_parquet` would leave a copy in the user's cache.
+                yield from _named(Dataset(table), done + 1)
+                done += len(table)
     except (OSError, ArrowException) as error:
         raise DataError(f"{file}: must be a Parquet file, but {error}") from error
-    yield from _named(Dataset(table))  # `Dataset.from_parquet` would leave a copy in the user's cache
 
 
 def _read_hub(path: str, split: str) -> list[Raw]:
@@ -173,12 +209,12 @@ def _read_hub(path: str, split: str) -> list[Raw]:
         return [(f"{path}[{split}]:{number}", row) for number, row in _named(dataset)]
 
 
-def _named(dataset: Any) -> Iterator[Numbered]:
+def _named(dataset: Any, first: int = 1) -> Iterator[Numbered]:
     """Rows of a `datasets.Dataset`, class numbers turned into their names."""
     from datasets import ClassLabel
 
     classes = {key: feature for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
-    for number, row in enumerate(dataset, start=1):
+    for number, row in enumerate(dataset, start=first):
         for key, feature in classes.items():
             if row[key] is not None and row[key] >= 0:
                 row[key] = feature.int2str(row[key])

@@ -20,6 +20,13 @@ class Choice(NamedTuple):
     log_probability: float
 
 
+class Weighed(NamedTuple):
+    """The likeliest of the tokens that were allowed, and the log-probability of each among them, in their order."""
+
+    token: int
+    log_probabilities: tuple[float, ...]
+
+
 class Written(NamedTuple):
     """A continuation, and the mean logarithm of its tokens' probabilities, that which ended it included."""
 

@@ -27,7 +27,7 @@ from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
-from sweeper.engine.likelihood import Choice, Likelihoods, Written, of_endings
+from sweeper.engine.likelihood import Choice, Likelihoods, Weighed, Written, of_endings
 from sweeper.engine.lora import Layout
 from sweeper.engine.loss_scale import LossScale
 from sweeper.engine.moments import OptimizerState
@@ -344,6 +344,30 @@ class Pack:
 
     def best_of(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of each row's allowed tokens the likeliest behind it, and its log-probability among them: `(rows,)` each."""
+        index, is_padded, among = self._among(chunk, allowed)
+        best = among.argmax(1, keepdim=True)
+        likelihood = among.gather(1, best)[:, 0] - among.masked_fill(is_padded, -math.inf).logsumexp(1)
+        return index.gather(1, best)[:, 0], likelihood
+
+    @torch.no_grad()
+    def weigh_next(
+        self, items: Sequence[Item], candidates: Sequence[Sequence[int]], with_adapters: bool = True
+    ) -> list[Weighed]:
+        """As `choose_next`, with the log-probability of every candidate among all of them."""
+
+        def weigh(chunk: Chunk) -> list[Weighed]:
+            allowed = [list(candidates[item.key]) for item in chunk.items]
+            index, is_padded, among = self._among(chunk, allowed)
+            tokens = index.gather(1, among.argmax(1, keepdim=True))[:, 0].tolist()
+            shares = among.double().masked_fill(is_padded, -math.inf).log_softmax(1).tolist()
+            return [
+                Weighed(token, tuple(row[: len(own)])) for token, row, own in zip(tokens, shares, allowed, strict=True)
+            ]
+
+        return self._in_parts(items, Work.SCORE, weigh, with_adapters)
+
+    def _among(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each row's allowed tokens, which of them are padding, and their logits behind it: `(rows, most)` each."""
         hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
         last = chunk.attention_mask.sum(1) - 1
         logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
@@ -352,10 +376,7 @@ class Pack:
         index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed])
         is_padded = torch.tensor([[place >= len(tokens) for place in range(width)] for tokens in allowed])
         index, is_padded = index.to(logits.device), is_padded.to(logits.device)
-        among = logits.gather(1, index)
-        best = among.argmax(1, keepdim=True)
-        likelihood = among.gather(1, best)[:, 0] - among.masked_fill(is_padded, -math.inf).logsumexp(1)
-        return index.gather(1, best)[:, 0], likelihood
+        return index, is_padded, logits.gather(1, index)
 
     @torch.no_grad()
     def likelihoods(self, items: Sequence[Item], starts: Sequence[int], with_adapters: bool = True) -> list[float]:

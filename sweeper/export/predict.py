@@ -1,18 +1,16 @@
-"""Labels or answers with an exported adapter, the way that it was scored."""
+"""Labels or answers with an exported folder, the way that it was scored."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
-from sweeper.config.schema import ModelSection
-from sweeper.config.teaching import ColumnsSection, CustomSection, PromptSection, TaskSection, WrittenSection
+from sweeper.config.teaching import ColumnsSection, CustomSection, WrittenSection
 from sweeper.custom import own
 from sweeper.custom.own import OwnTask
 from sweeper.data import kinds, long
@@ -21,143 +19,171 @@ from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError, PromptError
-from sweeper.export.manifest import CODE, read_manifest
-from sweeper.models import base, origin
+from sweeper.export.folder import Exported, not_whole
+from sweeper.export.manifest import CODE
+from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
-from sweeper.quoting import kind_of
+from sweeper.quoting import name_of
+from sweeper.tasks.classification import Classification
 from sweeper.tasks.task import Task, task_of
-from sweeper.trial import Rhythm, TrialParams
+from sweeper.trial import Rhythm
 
 CHUNK_TOKENS = 4096
+Prompt = tuple[int, ...]
+_ASKING = ("text", "prompt", "question", "context", "code", "messages")  # the keys of `data.columns` that ask
+_SHOWN = 10  # names of columns that a message lists
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to one row.
+
+    Attributes:
+        probability: that the model gave it: of a label among all labels, at each branch of their tokens; of a written
+            answer the geometric mean over its tokens; None where the task knows none.
+        by_label: the probability of every label, if it was asked for.
+    """
+
+    text: str
+    probability: float | None
+    by_label: Mapping[str, float] | None = None
 
 
 @dataclass
 class Predictor:
-    """A base with one adapter, ready to label or to answer.
+    """A base with one adapter, or a model that has it merged in, ready to label or to answer.
 
     Attributes:
+        exported: the folder that it is from.
         text_column: what a text that is given alone stands for; None where it stands for nothing.
     """
 
+    exported: Exported
     pack: Pack
     rendered: Renderer | Conversations
     task: Task
-    columns: ColumnsSection
-    long: str  # `data.long` of the study: a text that is too long is cut as it was there
     own: OwnTask | None = None  # the task that the study brought, which reads rows by itself
 
     @property
+    def columns(self) -> ColumnsSection:
+        return self.exported.columns
+
+    @property
     def text_column(self) -> str | None:
-        columns = self.columns
-        if self.own is not None:
-            return None
-        return str(columns.text or columns.prompt or columns.question or columns.code or columns.messages)
+        return self._asking[0] if len(self._asking) == 1 else None
+
+    @cached_property
+    def _asking(self) -> list[str]:
+        """The columns that each row must have; none where the study's own task reads them."""
+        return [column for key, column in self.columns.named().items() if key in _ASKING and self.own is None]
 
     @classmethod
-    def load(cls, folder: Path, home: Home, trusts_code: bool = False) -> Predictor:
-        """Loads an exported folder and its base.
+    def load(cls, folder: Path, home: Home, trusts_code: bool = False, weighs: bool = False) -> Predictor:
+        """Loads an exported folder, and its base where it has an adapter.
 
         Args:
             trusts_code: whether code that came with the export may run.
+            weighs: whether the probabilities of all labels will be asked for.
 
         Raises:
-            ExportError: if the folder is not an export, or has code that is not trusted.
+            ExportError: if the folder is not an export, has code that is not trusted, or has no labels to weigh.
             ModelError: if its base is not there, or is another one.
         """
-        manifest = read_manifest(folder)
-        try:
-            section = ModelSection.model_validate(manifest["model"])
-            known = origin.Origin(**manifest["base"]) if manifest.get("base") else None
-            params = TrialParams.model_validate({"replay": 0.0, **manifest["lora"]})  # older ones lack it
-            prompt = PromptSection.model_validate(manifest["prompt"])
-            task: Any = TypeAdapter(TaskSection).validate_python(manifest["task"])
-            columns, labels = ColumnsSection.model_validate(manifest["columns"]), manifest["labels"]
-            weights = adapter.read(folder, params)
-        except (KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
-            raise ExportError(f"{folder} is not a whole export ({error}); export it again") from error
-        brought = _own_task(folder, task, trusts_code)
-        section = origin.pinned(section, known)
+        exported = Exported.read(folder)
+        if weighs and isinstance(exported.task, WrittenSection):
+            raise ExportError(
+                f"--probabilities: needs a task that chooses among labels, but that of {folder} writes answers; "
+                "`probability` has that of each"
+            )
+        brought = _own_task(exported, trusts_code)
+        section = exported.base()
         tokenizer: Any = base.load_tokenizer(section, home)
-        rendered: Renderer | Conversations = Renderer(tokenizer, prompt, labels)
-        if isinstance(task, WrittenSection):
-            rendered = Conversations(tokenizer, prompt, "last", task.max_new_tokens)
-        model = base.load_base(section, home, base.pick_device("auto"))
-        pack = Pack(model, linear_names(model), [], pad=tokenizer.pad_token_id, chunk_tokens=CHUNK_TOKENS)
-        never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
-        pack.admit(Slot(0, params, never_trained, seed=0), weights)
-        return cls(pack, rendered, task_of(task, rendered, brought), columns, str(manifest["long"]), brought)
+        rendered: Renderer | Conversations = Renderer(tokenizer, exported.prompt, exported.labels)
+        if isinstance(exported.task, WrittenSection):
+            rendered = Conversations(tokenizer, exported.prompt, "last", exported.task.max_new_tokens)
+        device = base.pick_device("auto")
+        model = base.load_base(section, home, device)
+        if not exported.has_adapter:
+            base.compute_in(model, base.compute_dtype(section, device))
+        pack = _pack(exported, model, tokenizer.pad_token_id)
+        return cls(exported, pack, rendered, task_of(exported.task, rendered, brought), brought)
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The label or the answer of each row; raises as `prompts` does."""
-        [predicted] = self.task.predict(self.pack, [0], self.prompts(rows))
-        return [prediction.text for prediction in predicted]
+        return [answer.text for answer in self.answer(self.prompts(rows))]
 
-    def prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
+    def answer(self, prompts: Sequence[Prompt], weighs: bool = False) -> list[Answer]:
+        """What is answered to each prompt.
+
+        Args:
+            weighs: whether with the probability of every label, where there are labels.
+        """
+        has_adapter = self.exported.has_adapter
+        if weighs and isinstance(self.task, Classification):
+            weighed = self.task.weigh(self.pack, 0, prompts, has_adapter)
+            return [Answer(label, probability, by_label) for (label, probability), by_label in weighed]
+        [predicted] = self.task.predict(self.pack, [0], prompts, has_adapter)
+        return [Answer(text, probability) for text, probability in predicted]
+
+    def prompts(self, rows: Sequence[Mapping[str, Any]], places: Sequence[str] | None = None) -> list[Prompt]:
         """What each row asks, as tokens: of what its kind asks with, and of what else `prompt.template` reads.
 
+        Args:
+            places: what each row is called; None: it is counted from 1.
+
         Raises:
-            DataError, PromptError: naming the row, counted from 1, and what is wrong with it.
+            DataError, PromptError: naming the row, and what is wrong with it.
         """
         prompts = []
-        for number, row in enumerate(rows, start=1):
+        for place, row in zip(places or [f"row {number}" for number in range(1, len(rows) + 1)], rows, strict=True):
             try:
                 prompts.append(self._prompt(row))
             except ValueError as error:
-                raise DataError(f"row {number}: {error}") from None
+                raise DataError(f"{place}: {error}") from None
             except PromptError as error:
-                raise PromptError(f"row {number}: {error}") from None
+                raise PromptError(f"{place}: {error}") from None
         return prompts
 
-    def _prompt(self, row: Mapping[str, Any]) -> tuple[int, ...]:
+    def _prompt(self, row: Mapping[str, Any]) -> Prompt:
+        if missing := [column for column in self._asking if column not in row]:
+            names = ", ".join(map(name_of, list(row)[:_SHOWN])) or "none"
+            raise ValueError(f"must have the column `{missing[0]}`, but has {names}{', …' * (len(row) > _SHOWN)}")
         if self.own is not None:
             asked = kinds.own_asking(self.own, row)
         elif self.columns.messages is not None:
             asked = Row("", "", "", row, messages=kinds.conversation(self.columns, row))
         else:
             asked = kinds.asking(self.columns, row)
-        if self.long.startswith("cut"):
-            asked = long.shorten(self.rendered, asked, self.long, is_scored=True)
+        if self.exported.long.startswith("cut"):
+            asked = long.shorten(self.rendered, asked, self.exported.long, is_scored=True)
         if isinstance(self.rendered, Renderer):
             return self.rendered.prompt_tokens(asked.text, asked.columns)
         return self.rendered.prompt_tokens(asked)
 
 
-def _own_task(folder: Path, task: Any, trusts_code: bool) -> OwnTask | None:
+def _own_task(exported: Exported, trusts_code: bool) -> OwnTask | None:
     """The task that an export brings, if it does; only a person can say that its code may run."""
+    task, code = exported.task, exported.folder / CODE
     if not isinstance(task, CustomSection):
         return None
     if not trusts_code:
         raise ExportError(
-            f"code that comes with an export runs only where that is said, but {task.target} of {folder / CODE} is "
+            f"code that comes with an export runs only where that is said, but {task.target} of {code} is "
             "needed to write prompts; look at it, and say --trust-code"
         )
-    return own.load_task(task, folder / CODE)
+    return own.load_task(task, code)
 
 
-def read_jsonl(lines: Iterable[bytes], column: str | None) -> list[dict[str, Any]]:
-    """Rows of standard input.
-
-    Args:
-        column: that each must have; None: which they have is not known here.
-
-    Raises:
-        DataError: naming the line that is not an object with that column, a text or a list of messages.
-    """
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise DataError(f"standard input, line {number}: must be one JSON object, but {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"standard input, line {number}: must be one JSON object, but is {kind_of(row)}")
-        value = row.get(column) if column is not None else ""
-        if not isinstance(value, str | list):
-            raise DataError(
-                f"standard input, line {number}: must have the text field `{column}`, but has {kind_of(value)}"
-            )
-        rows.append(row)
-    return rows
+def _pack(exported: Exported, model: Any, pad: int) -> Pack:
+    """The model with its adapter in a slot; without one where that is merged."""
+    if not exported.has_adapter:
+        return Pack(model, [], [], pad=pad, chunk_tokens=CHUNK_TOKENS)
+    try:
+        weights = adapter.read(exported.folder, exported.params)
+    except (KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
+        raise not_whole(exported.folder, error) from error
+    pack = Pack(model, linear_names(model), [], pad=pad, chunk_tokens=CHUNK_TOKENS)
+    never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
+    pack.admit(Slot(0, exported.params, never_trained, seed=0), weights)
+    return pack

@@ -165,6 +165,19 @@ def guard(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Makes a frozen model compute in `dtype`, whatever it was saved quantised for; its 4-bit weights stay as they are.
+
+    Of a model that was saved so, transformers loads the other weights as they are, in no other precision.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+
+
 def _without_dropout(model: Any) -> None:
     """Turns a base's own dropout off: it draws from the global generator, so neighbours would change a trial.
 

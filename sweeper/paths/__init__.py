@@ -38,7 +38,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
                               inference.json: what serving its adapter costs, if that was measured
 """
 
-from sweeper.paths.files import NAME_PATTERN, is_valid_name, write_atomically
+from sweeper.paths.files import NAME_PATTERN, is_valid_name, opened_atomically, write_atomically
 from sweeper.paths.home import HOME_VARIABLE, LAUNCHED_S, Home
 from sweeper.paths.study import TEST, VALIDATION, StudyPaths
 
@@ -51,5 +51,6 @@ __all__ = [
     "Home",
     "StudyPaths",
     "is_valid_name",
+    "opened_atomically",
     "write_atomically",
 ]

@@ -1,28 +1,31 @@
 """What is measured: an adapter over its 4-bit base, in a pack with one slot, and real requests as tokens.
 
 Of a study that is a trial's adapter and the study's test rows; of an exported folder its adapter, and the rows of a
-file, or of the study that it is from. The adapter is not merged: merged into a 4-bit base it would be rounded.
+file, or of the study that it is from. The adapter is not merged: merged into a 4-bit base it would be rounded. Of a
+folder that was exported merged, it is that model by itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.custom import own
-from sweeper.data import files, long, rows
+from sweeper.data import long, rows
+from sweeper.data.files import Raw
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
-from sweeper.errors import DataError, ExportError, OutOfRoomError, StoreError
+from sweeper.errors import ExportError, OutOfRoomError, StoreError
+from sweeper.export import rows as export_rows
 from sweeper.export.choosing import chosen, kept_adapter
+from sweeper.export.folder import ADAPTER, MERGED, MERGED_4BIT
 from sweeper.export.predict import Predictor
 from sweeper.export.staging import MANIFEST
 from sweeper.memory.formula import Formula
@@ -41,6 +44,7 @@ from sweeper.worker.memory import forecast_of, guarded
 from sweeper.worker.workbench import set_up
 
 Announce = Callable[[str], None]
+_FORMS = {ADAPTER: "unmerged, in a pack with one slot", MERGED: "merged, 16-bit", MERGED_4BIT: "merged, 4-bit"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,23 @@ class Served:
     Attributes:
         prompts: what is asked, as tokens; of each row one.
         words: what it is, and whose rows these are.
+        format: of `sweeper.export.folder.FORMATS`; where it has no adapter, the model answers by itself.
     """
 
     pack: Pack
     task: Task
     prompts: list[tuple[int, ...]]
     words: str
+    format: str = ADAPTER
+
+    @property
+    def form(self) -> str:
+        """How the adapter answers, such as `merged, 16-bit`."""
+        return _FORMS[self.format]
+
+    def answer(self, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Answers each prompt, all of them together where they fit."""
+        self.task.predict(self.pack, [0], prompts, with_adapters=self.format == ADAPTER)
 
     @property
     def device(self) -> str:
@@ -125,7 +140,7 @@ def of_folder(folder: Path, home: Home, file: Path | None, trusts_code: bool, an
         OutOfRoomError: if the base does not fit into memory.
         DataError, PromptError, ModelError: what is wrong with rows or base.
     """
-    asked = _rows(file) if file is not None else None
+    asked = list(export_rows.of_file(file)()) if file is not None else None
     guard = Guard(backend_for(base.pick_device("auto")))
     with guard.watching():
         announce(f"loading {folder}")
@@ -135,11 +150,12 @@ def of_folder(folder: Path, home: Home, file: Path | None, trusts_code: bool, an
                 f"the base must fit into memory, but that of {folder} does not ({loaded.message}); {guard.describe()}"
             )
         pack = loaded.pack
-        sizes = dimensions_of(pack.model, [pack.slots[0].params.target_modules], pack.model.dtype, has_dropout=False)
+        targets = [slot.params.target_modules for slot in pack.slots] or ["all-linear"]  # merged: no slot to take room
+        sizes = dimensions_of(pack.model, targets, pack.model.dtype, has_dropout=False)
         pack.planner = Planner(guard=guard, cost=_Bound(Formula.generic(sizes)))
-        prompts = loaded.prompts(asked) if asked is not None else _test_prompts(folder, loaded, home)
+        prompts = _prompts(asked, loaded) if asked is not None else _test_prompts(folder, loaded, home)
         whose = f"the rows of {file.name}" if file is not None else "the test rows of its study"
-        yield Served(pack, loaded.task, prompts, f"{folder}, {whose}")
+        yield Served(pack, loaded.task, prompts, f"{folder}, {whose}", loaded.exported.format)
 
 
 @dataclass(frozen=True)
@@ -161,16 +177,8 @@ class _Bound:
         """Nothing is learned of it: only training steps are compared."""
 
 
-def _rows(file: Path) -> list[Mapping[str, Any]]:
-    if file.suffix not in files.ENDINGS:
-        raise DataError(f"--rows: must be one of {', '.join(files.ENDINGS)}, but got {file}")
-    try:
-        found: list[Mapping[str, Any]] = [row for _, row in files.read_file(file, file.name)]
-    except OSError as error:
-        raise DataError(f"--rows: must be a file that can be read, but {file}: {error.strerror}") from None
-    if not found:
-        raise DataError(f"--rows: must have rows, but {file} has none")
-    return found
+def _prompts(asked: list[Raw], loaded: Predictor) -> list[tuple[int, ...]]:
+    return loaded.prompts([row for _, row in asked], [place for place, _ in asked])
 
 
 def _test_prompts(folder: Path, loaded: Predictor, home: Home) -> list[tuple[int, ...]]:

@@ -109,13 +109,13 @@ def _at(served: Served, size: int, asked: list[Prompt], clock_s: Callable[[], fl
     pack = served.pack
     batches = [asked[start : start + size] for start in range(0, len(asked), size)]
     rescues = sum(pack.planner.rescues.values())
-    served.task.predict(pack, [0], batches[0])  # warms up
+    served.answer(batches[0])  # warms up
     latencies, passes, tokens = [], [], pack.answer_tokens
     for _ in range(PASSES):
         started = clock_s()
         for batch in batches:
             began = clock_s()
-            served.task.predict(pack, [0], batch)  # ends with texts: nothing is left to be waited for
+            served.answer(batch)  # ends with texts: nothing is left to be waited for
             latencies.append(clock_s() - began)
         passes.append(clock_s() - started)
     if size > 1 and sum(pack.planner.rescues.values()) > rescues:

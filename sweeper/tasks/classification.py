@@ -56,6 +56,25 @@ class LabelTrie:
         """The label that `path` spells, or None while it is not at an end."""
         return self._labels.get(path)
 
+    @property
+    def branches(self) -> list[tuple[int, ...]]:
+        """The paths behind which more than one token may follow, parents before their children."""
+        return [path for path, children in self._children.items() if len(children) > 1]
+
+    def likelihoods(self, by_branch: Mapping[tuple[int, ...], Sequence[float]]) -> dict[str, float]:
+        """The log-probability of each label: those of its tokens at the branches that it passes, added.
+
+        Args:
+            by_branch: of each of `branches`, the log-probabilities of its `children`, in their order.
+        """
+        chances = {path: dict(zip(self._children[path], found, strict=True)) for path, found in by_branch.items()}
+        return {
+            label: sum(
+                chances[tokens[:depth]][token] for depth, token in enumerate(tokens) if tokens[:depth] in chances
+            )
+            for tokens, label in self._labels.items()
+        }
+
 
 def predict(
     pack: Pack, slots: Sequence[int], prompts: Sequence[tuple[int, ...]], trie: LabelTrie, with_adapters: bool = True
@@ -78,6 +97,29 @@ def predict(
         pending = [key for key in pending if trie.label(paths[key]) is None]
     found = {key: Prediction(str(trie.label(path)), math.exp(likelihoods[key])) for key, path in paths.items()}
     return [[found[slot, row] for row in range(len(prompts))] for slot in slots]
+
+
+def weigh(
+    pack: Pack, slot: int, prompts: Sequence[tuple[int, ...]], trie: LabelTrie, with_adapters: bool = True
+) -> list[tuple[Prediction, dict[str, float]]]:
+    """As `predict` of one slot, and the probability of every label beside it; these add up to 1.
+
+    The model runs at every branch of the trie for every prompt. The prediction is the greedy one all the same, which
+    is what was scored: where labels begin alike, another label may be likelier.
+    """
+    branches = trie.branches
+    items = [Item(slot, prompt + path) for prompt in prompts for path in branches]
+    weighed = pack.weigh_next(items, [trie.children(path) for _ in prompts for path in branches], with_adapters)
+    found = []
+    for row in range(len(prompts)):
+        own = dict(zip(branches, weighed[row * len(branches) : (row + 1) * len(branches)], strict=True))
+        path = trie.follow(())
+        while (label := trie.label(path)) is None:
+            path = trie.follow((*path, own[path].token))
+        likelihoods = trie.likelihoods({branch: weights.log_probabilities for branch, weights in own.items()})
+        by_label = {name: math.exp(likelihood) for name, likelihood in likelihoods.items()}
+        found.append((Prediction(label, by_label[label]), by_label))
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,6 +171,12 @@ class Classification:
     ) -> list[list[Prediction]]:
         """For each of `slots`, a label for each prompt."""
         return predict(pack, slots, prompts, self.trie, with_adapters)
+
+    def weigh(
+        self, pack: Pack, slot: int, prompts: Sequence[tuple[int, ...]], with_adapters: bool = True
+    ) -> list[tuple[Prediction, dict[str, float]]]:
+        """A label for each prompt, with the probability of every label."""
+        return weigh(pack, slot, prompts, self.trie, with_adapters)
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:
         return Scores.of([row.label for row in rows], predictions)

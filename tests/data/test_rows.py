@@ -13,7 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from sweeper.config.teaching import ColumnsSection, DataSection
-from sweeper.data import rows
+from sweeper.data import files, rows
 from sweeper.data.row import Row
 from sweeper.errors import DataError
 
@@ -26,7 +26,10 @@ def section(folder: Path, text: str = "text", label: str = "label", **splits: st
     return DataSection.model_validate(values)
 
 
-def test_jsonl_csv_and_parquet_give_the_same_rows(ticket_files: Path, tmp_path: Path) -> None:
+def test_jsonl_csv_and_parquet_give_the_same_rows(
+    ticket_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_BATCH_ROWS", 3)  # of which there are more than one
     expected = rows.load(section(ticket_files))
     plain = [json.loads(line) for line in (ticket_files / "train.jsonl").read_text().splitlines()]
     with (ticket_files / "train.csv").open("w", newline="") as file:
@@ -40,6 +43,25 @@ def test_jsonl_csv_and_parquet_give_the_same_rows(ticket_files: Path, tmp_path: 
         loaded = rows.load(section(ticket_files, train=name))
         assert [(row.text, row.label) for row in loaded.train] == [(row.text, row.label) for row in expected.train]
         assert loaded.sha256 == expected.sha256
+    numbers = [place for place, _ in files.each_of_file(ticket_files / "train.parquet", "t")]
+    assert numbers == [f"t:{number}" for number in range(1, len(plain) + 1)]
+
+
+def test_a_csv_in_another_encoding_is_refused_with_the_line(tmp_path: Path) -> None:
+    """Far from its begin, where it is read piece by piece."""
+    (tmp_path / "own.csv").write_bytes(b"text\n" + b"abcdefghi\n" * 10_000 + "Stra\xdfe\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"own\.csv, line 10002: must be UTF-8, but .*iconv -f WINDOWS-1252"):
+        list(files.each_of_file(tmp_path / "own.csv", "own.csv"))
+
+
+def test_lines_that_are_no_file_say_the_same_of_an_encoding() -> None:
+    with pytest.raises(DataError, match="standard input: must be UTF-8, but is UTF-16"):
+        list(files.each_of_lines('{"text": "a"}\n'.encode("utf-16").splitlines(True), "standard input"))
+    rows = ['\ufeff{"text": "a\u2028b"}\n'.encode(), b"\n", b'{"text": "c"}']
+    assert list(files.each_of_lines(rows, "it")) == [
+        ("it, line 1", {"text": "a\u2028b"}),
+        ("it, line 3", {"text": "c"}),
+    ]
 
 
 @pytest.mark.parametrize("source", ["files", "hub"])

@@ -41,7 +41,9 @@ class Paced:
         self.sizes: list[int] = []
         self.now_s = 0.0
 
-    def predict(self, pack: Pack, slots: Sequence[int], prompts: Sequence[Any]) -> list[list[Prediction]]:
+    def predict(
+        self, pack: Pack, slots: Sequence[int], prompts: Sequence[Any], with_adapters: bool
+    ) -> list[list[Prediction]]:
         self.sizes.append(len(prompts))
         pack.answer_tokens += 2 * len(prompts)
         self.now_s += self.seconds(len(prompts))

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from sweeper.engine.pack import Pack
 from sweeper.models.targets import linear_names
-from sweeper.tasks.classification import LabelTrie, Scores, predict
+from sweeper.tasks.classification import LabelTrie, Scores, predict, weigh
 from sweeper.trial import Prediction, Rhythm
 from tests.conftest import random_examples, small_model, trial_params
 
@@ -146,6 +146,29 @@ def test_the_confidence_is_the_product_over_the_branches() -> None:
     # Beside another prompt, whose node has another number of branches.
     [[found, *_]] = predict(pack, [0], [prompt, (8, 9, 10, 11)], LabelTrie(ANSWERS), with_adapters=False)
     assert found.confidence == pytest.approx(expected[found.text])
+    [(again, by_label), *_] = weigh(pack, 0, [prompt, (8, 9, 10, 11)], LabelTrie(ANSWERS), with_adapters=False)
+    assert by_label == pytest.approx(expected)
+    assert list(by_label) == list(ANSWERS)
+    assert (again.text, again.confidence) == (found.text, by_label[found.text])
+
+
+def test_every_label_is_weighed_beside_the_greedy_one() -> None:
+    """Through adapters, over many prompts in several parts; the labels are those that are predicted."""
+    prompts, trie = [example.prompt for example in random_examples(40)], LabelTrie(ANSWERS)
+    assert sorted(trie.branches) == [(), (10,), (10, 11), (13,)]
+    model = small_model(torch.float32)
+    pack = Pack(model, linear_names(model), [], pad=0, chunk_tokens=100)
+    slot, state = pack.new_slot(0, trial_params(rank=4), Rhythm(interval_examples=1, evaluations=1, batch_size=1), 0)
+    for tensor in state.tensors["weight"].values():
+        tensor.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    pack.admit(slot, state)
+    [labels], found = predict(pack, [0], prompts, trie), weigh(pack, 0, prompts, trie)
+    assert [prediction.text for prediction, _ in found] == [label.text for label in labels]
+    assert [one.confidence for one, _ in found] == pytest.approx([one.confidence for one in labels], rel=1e-4)
+    assert all(sum(by_label.values()) == pytest.approx(1, abs=1e-12) for _, by_label in found)
+    likeliest = [max(by_label, key=lambda label: by_label[label]) for _, by_label in found]
+    assert likeliest != [prediction.text for prediction, _ in found]  # where labels begin alike, greedy is not that
+    assert weigh(pack, 0, prompts[:1], LabelTrie({"alone": (5, END)})) == [(Prediction("alone", 1.0), {"alone": 1.0})]
 
 
 def test_scores() -> None:

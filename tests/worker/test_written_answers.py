@@ -11,7 +11,8 @@ from rich.console import Console
 from sweeper.config import check
 from sweeper.errors import DataError
 from sweeper.export.export import export
-from sweeper.export.predict import Predictor, read_jsonl
+from sweeper.export.predict import Predictor
+from sweeper.export.rows import of_lines
 from sweeper.launch.tables import study_json, study_table
 from sweeper.paths import Home
 from sweeper.search.views import view
@@ -53,7 +54,7 @@ def test_a_study_of_written_answers(prepare: Prepare, home: Home, tmp_path: Path
     assert manifest["task"] == {"name": "generation", "max_new_tokens": 6}
     predictor = Predictor.load(tmp_path / "out", home)
     lines = [json.dumps({"text": f"where is order {n}", "other": n}).encode() for n in range(3)]
-    rows = read_jsonl(lines, predictor.text_column)
+    rows = [row for _, row in of_lines(lines)()]
     answers = predictor.predict(rows)
     assert len(answers) == 3
     assert answers == [predictor.predict([row])[0] for row in rows]
