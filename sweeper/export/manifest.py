@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ExportError
-from sweeper.export.staging import MANIFEST
 from sweeper.paths import write_atomically
 
+MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
 CODE = "code"  # of a task of the study's own
 PREDICTIONS = "predictions.jsonl"  # of the exported folder itself, row by row

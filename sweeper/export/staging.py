@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from sweeper.errors import ExportError
+from sweeper.export.manifest import MANIFEST
 
-MANIFEST = "sweeper.json"
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 _HERE = -100  # AT_FDCWD
 
@@ -36,7 +36,7 @@ def check(folder: Path, force: bool) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write in, which takes its place as the block ends; by an error it is deleted.
+    """A folder to write in, which takes the place of `folder` as the block ends; by an error it is deleted.
 
     Whenever this process is stopped, `folder` is the old one, whole, or the new one, or not there. What a killed one has
     left beside it is deleted by the next.
