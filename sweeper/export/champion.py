@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sweeper.config import check
-from sweeper.export import champion_model, fresh
 from sweeper.export.manifest import PREDICTIONS
 from sweeper.paths import Home
 from sweeper.tracking.afterwards import run_of
 
 NEEDS = ("mlflow", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "jinja2", "pandas")
+CODE, FRESH = (Path(__file__).with_name(name) for name in ("champion_model.py", "fresh.py"))
 ANSWERS = "exported_answers.py"  # what the model's code calls `fresh.py`
 
 
@@ -42,7 +43,9 @@ def register(
     name = name or paths.name
     with tempfile.TemporaryDirectory() as temporary:
         model = Path(temporary) / "champion"
-        _save(model, folder, manifest)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # MLflow's, of its own type hints and of what is not needed
+            _save(model, folder, manifest)
         tags = {
             "sweeper.trial": str(number),
             "sweeper.adapter_sha256": manifest["sha256"]["adapter_model.safetensors"],
@@ -69,11 +72,11 @@ def _save(model: Path, folder: Path, manifest: dict[str, Any]) -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         code, exported = Path(temporary) / ANSWERS, Path(temporary) / "export"
-        shutil.copyfile(fresh.__file__, code)
+        shutil.copyfile(FRESH, code)
         shutil.copytree(folder, exported, ignore=shutil.ignore_patterns(PREDICTIONS, "inference.json"))
         mlflow.pyfunc.save_model(
             path=str(model),
-            python_model=champion_model.__file__,
+            python_model=str(CODE),
             code_paths=[str(code)],
             artifacts={"export": str(exported)},
             pip_requirements=[f"{need}=={version(need).partition('+')[0]}" for need in NEEDS],

@@ -36,10 +36,10 @@ def check(folder: Path, force: bool) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which takes the place of `folder` as the block ends; by an error it is deleted.
+    """A folder to write in, which takes the place of `folder` as the block ends; an error deletes it.
 
-    Whenever this process is stopped, `folder` is the old one, whole, or the new one, or not there. What a killed one has
-    left beside it is deleted by the next.
+    Whenever this process is stopped, `folder` is the old one, whole, or the new one, or not there. What a killed one
+    has left beside it is deleted by the next.
 
     Raises:
         ExportError: if it cannot be written there.
