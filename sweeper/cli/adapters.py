@@ -27,14 +27,8 @@ from sweeper.paths import Home
 )
 @click.option("--no-parity", "skips_parity", is_flag=True, help="Do not score what is exported, which takes a while.")
 @click.option("--allow-drop", "allows_drop", is_flag=True, help="Export it though it does not answer as its trial did.")
-@click.option(
-    "--register/--no-register",
-    "registers",
-    default=True,
-    show_default=True,
-    help="Make a winner that holds the champion of the study's registered model in MLflow (format adapter).",
-)
-@click.option("--register-as", metavar="NAME", help="The registered model's name; otherwise the study's.")
+@click.option("--no-register", "skips_register", is_flag=True, help="Do not make it the champion in MLflow's registry.")
+@click.option("--register-as", metavar="NAME", help="The registered model; otherwise the winner is its study's.")
 @click.option("--device", default="auto", show_default=True, help="That scores and merges: auto, cpu or cuda:N.")
 @click.option("--force", is_flag=True, help="Replace an earlier export; export the best though it is nothing to use.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

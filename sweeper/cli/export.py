@@ -36,7 +36,7 @@ def run(home: Home, study: str, folder: Path, as_json: bool, asked: dict[str, An
         device=asked["device"],
     )
     manifest = export_trial(home, study, folder, wanted, announce)
-    version = _register(home, folder, manifest, asked, announce)
+    version = _record(home, folder, manifest, asked, announce)
     if as_json:
         click.echo(
             json.dumps(
@@ -47,15 +47,23 @@ def run(home: Home, study: str, folder: Path, as_json: bool, asked: dict[str, An
         _say(study, folder, manifest)
 
 
-def _register(
+def _record(
     home: Home, folder: Path, manifest: dict[str, Any], asked: dict[str, Any], announce: Callable[[str], None]
 ) -> str | None:
-    """Registers a winner that answers as it should; returns the version."""
-    if not asked["registers"] or manifest["format"] != ADAPTER or manifest["parity"] is None:
+    """Logs what the check found, and registers a winner that answers as it should; returns the version."""
+    if manifest["parity"] is None:
         return None
     from sweeper.export import champion
 
-    return champion.register(home, folder.expanduser().absolute(), manifest, asked["register_as"], announce)
+    name = asked["register_as"] or (manifest["study"] if manifest["is_winner"] else None)
+    if asked["skips_register"] or manifest["format"] != ADAPTER:
+        name = None
+    elif not manifest["parity"]["holds"]:
+        announce("not registered as a champion: it does not answer as its trial did")
+        name = None
+    elif name is None:
+        announce("not registered as a champion: it is not the winner; --register-as NAME makes it one of that name")
+    return champion.record(home, folder.expanduser().absolute(), manifest, name, announce)
 
 
 def _say(study: str, folder: Path, manifest: dict[str, Any]) -> None:

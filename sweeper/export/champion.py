@@ -8,52 +8,75 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config import check
+from sweeper.errors import TrackingError
 from sweeper.export.manifest import PREDICTIONS
 from sweeper.paths import Home
 from sweeper.tracking.afterwards import run_of
+from sweeper.tracking.tracker import RunKey
+
+if TYPE_CHECKING:
+    from sweeper.tracking.mlflow_tracker import MlflowTracker
 
 NEEDS = ("mlflow", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "jinja2", "pandas")
 CODE, FRESH = (Path(__file__).with_name(name) for name in ("champion_model.py", "fresh.py"))
 ANSWERS = "exported_answers.py"  # what the model's code calls `fresh.py`
 
 
-def register(
+def record(
     home: Home, folder: Path, manifest: dict[str, Any], name: str | None, announce: Callable[[str], None]
 ) -> str | None:
-    """Makes an exported adapter the champion of a registered model, and logs what its check found on the trial's run.
+    """Logs what the check of an export found on the trial's run; with a name, makes the export a champion too.
 
     Args:
         folder: as it was exported.
-        name: of the model; None: the study's.
+        name: of the registered model.
 
     Returns:
-        The version; None where the trial has no run to be linked to, which is said.
+        The version that is the champion; None where none was made, or the trial has no run, which is said.
 
     Raises:
         TrackingError: if a server cannot be reached, or refuses.
     """
     paths, number = home.study(str(manifest["study"])), int(manifest["trial"])
-    found = run_of(paths, check.load(paths), number, announce)
-    if found is None:
-        return None
-    tracker, key = found
-    name = name or paths.name
+    try:
+        found = run_of(paths, check.load(paths), number, announce)
+        if found is None:
+            return None
+        tracker, key = found
+        tracker.log(key, metrics(manifest), step=int(manifest["examples"]))
+        version_of = _register(tracker, key, folder, manifest, name) if name is not None else None
+        tracker.flush()
+    except TrackingError as error:
+        raise TrackingError(f"{folder} is exported, but not in MLflow: {error}") from error
+    if version_of is not None:
+        announce(f"registered: models:/{name}@champion is version {version_of}, trial {number}")
+    return version_of
+
+
+def metrics(manifest: dict[str, Any]) -> dict[str, float]:
+    """What the check found, as metrics of the trial's run."""
+    found, prefix = manifest["parity"], f"export/{manifest['format']}"
+    values = {found["metric"]: found["exported"], "difference": found["difference"], "moved": found["moved"]}
+    if found["retention"] is not None:
+        values["retention_drop"] = found["retention"]["drop"]
+    return {f"{prefix}/{name}": float(value) for name, value in values.items() if value is not None}
+
+
+def _register(tracker: MlflowTracker, key: RunKey, folder: Path, manifest: dict[str, Any], name: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         model = Path(temporary) / "champion"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # MLflow's, of its own type hints and of what is not needed
             _save(model, folder, manifest)
         tags = {
-            "sweeper.trial": str(number),
+            "sweeper.trial": str(manifest["trial"]),
             "sweeper.adapter_sha256": manifest["sha256"]["adapter_model.safetensors"],
             "sweeper.data_sha256": str(manifest["data_sha256"]),
         }
-        number_of = tracker.register(key, model, name, tags)
-    announce(f"registered: models:/{name}@champion is version {number_of}, trial {number}")
-    return number_of
+        return tracker.register(key, model, name, tags)
 
 
 def _save(model: Path, folder: Path, manifest: dict[str, Any]) -> None:

@@ -119,6 +119,8 @@ def _manifest(facts: Facts, trial: TrialView, form: str) -> dict[str, Any]:
         "format": form,
         "study": facts.name,
         "trial": trial.number,
+        "is_winner": facts.best is not None and facts.best.number == trial.number,
+        "examples": trial.examples_seen or 0,
         "params": trial.params,
         "model": origin.pinned(config.model, known).model_dump(mode="json"),
         "dtype": _dtype(facts),

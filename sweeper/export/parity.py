@@ -102,15 +102,6 @@ class Parity:
         del found["answers"]
         return {"holds": self.holds, **found}
 
-    def metrics(self) -> dict[str, float]:
-        """For the trial's run."""
-        found = {f"export/{self.metric}": self.exported, "export/difference": self.difference}
-        if self.moved is not None:
-            found["export/moved"] = self.moved
-        if self.retention is not None:
-            found["export/retention_drop"] = self.retention.drop
-        return found
-
 
 def check(source: fresh.Source, form: str, known: Recorded, announce: Callable[[str], None]) -> Parity:
     """Loads and scores a folder in a new process.

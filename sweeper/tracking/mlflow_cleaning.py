@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -24,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeper.errors import StoreError
 from sweeper.paths import Home
 from sweeper.tracking.mlflow_database import refuse_other_tables
-from sweeper.tracking.mlflow_runs import ARTIFACT_ROOT, KIND_TAG, NUMBER_TAG
+from sweeper.tracking.mlflow_runs import ARTIFACT_ROOT, KIND_TAG, MODEL_KIND, NUMBER_TAG
 from sweeper.tracking.mlflow_server import impatient, reached, study_runs
 from sweeper.tracking.place import Place
 from sweeper.trial import RunKind
@@ -76,6 +77,7 @@ class ServerRuns:
     def delete(self) -> None:
         """Puts the runs into MLflow's bin; a server has nothing else to offer its clients."""
         with impatient(), reached(self._place):
+            _forget_champions(self._client, set(self.ids))
             for run_id in self.ids:
                 self._client.delete_run(run_id)
 
@@ -104,7 +106,9 @@ class MlflowStore:
             self._client._tracking_client.store._hard_delete_run(run_id)
 
     def delete_experiment(self, experiment: Experiment) -> None:
-        """Deletes the rows of an experiment and of its runs for good."""
+        """Deletes the rows of an experiment and of its runs for good, and what is registered of them."""
+        with self._mapped("written"):
+            _forget_champions(self._client, {run.run_id for run in experiment.runs})
         for run in experiment.runs:
             self.delete_run(run.run_id)
         with self._mapped("written"):
@@ -150,3 +154,26 @@ class MlflowStore:
             token = page.token
             if not token:
                 return tuple(runs)
+
+
+def _forget_champions(client: MlflowClient, run_ids: set[str]) -> None:
+    """Deletes the versions of registered models that exports of these runs made, and models that have no other."""
+    ours = f"tags.`{KIND_TAG}` = '{MODEL_KIND}'"
+    versions = [one for one in _pages(client.search_model_versions, ours) if one.run_id in run_ids]
+    for version in versions:
+        client.delete_model_version(version.name, version.version)
+    for name in {version.name for version in versions}:
+        is_made_here = client.get_registered_model(name).tags.get(KIND_TAG) == MODEL_KIND
+        if is_made_here and not client.search_model_versions(f"name = '{name}'", max_results=1):
+            client.delete_registered_model(name)
+
+
+def _pages(search: Callable[..., Any], wanted: str) -> Iterator[Any]:
+    """All that a search of MLflow finds, page by page."""
+    token: str | None = None
+    while True:
+        page = search(wanted, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -54,6 +54,8 @@ own code says; LABEL what came of it (`sweeper.money.bill.Label`); NAME a constr
 | inference/usd_per_1000 | requests, at the best batch and full use; dollars only where there is a price | trial |
 | inference/usd_per_month_rented, inference/usd_per_month_busy | of the volume: all month, busy seconds | trial |
 | inference/best_batch | requests at a time with the most tokens per second | trial |
+| export/FORMAT/METRIC, export/FORMAT/difference | of an export, scored afresh; less what was recorded | trial |
+| export/FORMAT/moved, export/FORMAT/retention_drop | probabilities, in the mean; of the whole suite | trial |
 | system/NAME | MLflow's own readings of the machine, every ten seconds; their step counts them | study |
 """
 
