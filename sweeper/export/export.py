@@ -15,13 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig
-
 from sweeper import __version__
 from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import CustomSection
 from sweeper.custom import own
-from sweeper.data.chat import Chat
 from sweeper.errors import ExportError
 from sweeper.export import card, formats, gguf, licence, parity, staging
 from sweeper.export.choosing import choose, kept_adapter
@@ -30,6 +27,7 @@ from sweeper.export.fresh import Source
 from sweeper.export.manifest import CODE, CONFIG, PREDICTIONS, write_manifest
 from sweeper.export.parity import Parity
 from sweeper.export.recorded import recorded
+from sweeper.export.tokenizer import write_tokenizer
 from sweeper.mistakes import kept
 from sweeper.models import base, origin
 from sweeper.paths import Home, write_atomically
@@ -82,7 +80,7 @@ def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Annou
         _check_room(folder, facts, adapter, wanted.form)
         manifest = _manifest(facts, trial, wanted.form)
         _write_weights(temporary, adapter, facts, trial, wanted, converter)
-        chat = _write_tokenizer(temporary, facts)
+        chat = write_tokenizer(temporary, _section(facts), config.prompt, home)
         manifest["answer"] = {"end": chat.end, "lead": chat.lead}
         code = own.kept(config, paths.code) if isinstance(config.task, CustomSection) else None
         if code is not None:
@@ -184,23 +182,10 @@ def _write_weights(
     if wanted.form == MERGED_4BIT:
         merged.quantise(whole, folder, section, wanted.device)
     elif converter is not None:
-        _write_tokenizer(whole, facts)
+        write_tokenizer(whole, section, facts.config.prompt, home)
         gguf.convert(converter, whole, folder, facts.name)
     if whole != folder:
         shutil.rmtree(whole)
-
-
-def _write_tokenizer(folder: Path, facts: Facts) -> Chat:
-    """Writes the tokenizer with the template as it was trained with: of the study, and without today's date."""
-    tokenizer = base.load_tokenizer(_section(facts), facts.paths.home)
-    chat = Chat(tokenizer, facts.config.prompt)
-    tokenizer.chat_template = chat.exported
-    tokenizer.save_pretrained(folder)
-    # Greedy, as it was scored: the base's own settings may sample, punish repetition, or end elsewhere.
-    GenerationConfig(do_sample=False, eos_token_id=chat.end, pad_token_id=tokenizer.pad_token_id).save_pretrained(
-        folder
-    )
-    return chat
 
 
 def _source(folder: Path, facts: Facts, wanted: Wanted) -> Source:

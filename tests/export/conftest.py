@@ -17,7 +17,8 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack
-from sweeper.export import export
+from sweeper.export.manifest import CONFIG, MANIFEST, write_manifest
+from sweeper.export.tokenizer import write_tokenizer
 from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
@@ -30,7 +31,10 @@ Export = Callable[..., Path]
 
 def manifest_of(config: Config, labels: list[str]) -> dict[str, Any]:
     return {
+        "format": "adapter",
         "study": "demo",
+        "trial": 0,
+        "dtype": "float32",
         "model": config.model.model_dump(mode="json"),
         "prompt": config.prompt.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
@@ -62,9 +66,10 @@ def export_of(tmp_path_factory: pytest.TempPathFactory) -> Export:
         for tensor in state.tensors["weight"].values():
             tensor.normal_(std=0.05, generator=generator)
         del slot
-        adapter.write(folder / "adapter", state, params, base.source(config.model, home), names)
+        adapter.write(folder / "out", state, params, base.source(config.model, home), names)
         labels = [] if config.task.name != "classification" else LABELS
-        export._write(folder / "out", folder / "adapter", manifest_of(config, labels), config.model.model_dump(), home)
+        chat = write_tokenizer(folder / "out", config.model, config.prompt, home)
+        write_manifest(folder / "out", {**manifest_of(config, labels), "answer": {"end": chat.end, "lead": chat.lead}})
         return made.setdefault(overrides, folder / "out")
 
     return write
@@ -72,8 +77,8 @@ def export_of(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 def merged_of(folder: Path, to: Path, dtype: torch.dtype, is_4bit: bool) -> Path:
     """The export as one model: merged in 16 bits, and quantised after that where it is to be."""
-    manifest = json.loads((folder / export.MANIFEST).read_text())
-    source = json.loads((folder / export.CONFIG).read_text())["base_model_name_or_path"]
+    manifest = json.loads((folder / MANIFEST).read_text())
+    source = json.loads((folder / CONFIG).read_text())["base_model_name_or_path"]
     whole = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     merged = PeftModel.from_pretrained(whole, str(folder)).merge_and_unload().to(dtype)
     merged.save_pretrained(to)
@@ -83,7 +88,7 @@ def merged_of(folder: Path, to: Path, dtype: torch.dtype, is_4bit: bool) -> Path
     AutoTokenizer.from_pretrained(folder).save_pretrained(to)
     manifest["format"] = "merged-4bit" if is_4bit else "merged"
     manifest["sha256"] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in to.iterdir()}
-    (to / export.MANIFEST).write_text(json.dumps(manifest))
+    (to / MANIFEST).write_text(json.dumps(manifest))
     return to
 
 

@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM
 
 from sweeper.errors import DataError, ExportError
-from sweeper.export.export import MANIFEST
+from sweeper.export.manifest import MANIFEST
 from sweeper.export.predict import Predictor
 from sweeper.paths import Home
 from tests.export.conftest import LABELS, Export

@@ -1,18 +1,18 @@
-"""What an export has beside its adapter: the chat template of the study, and room to lie in."""
+"""What an export has beside its adapter: the chat template of the study, and how it is answered."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, GenerationConfig
 
 from sweeper.config.schema import Config
-from sweeper.errors import StoreError
-from sweeper.export import export
+from sweeper.export.tokenizer import write_tokenizer
+from sweeper.models import base
 from sweeper.paths import Home
 
 OWN = (
@@ -27,31 +27,37 @@ def test_the_template_travels(composed: Callable[..., Config], home: Home, tmp_p
     (tmp_path / "own.jinja").write_text(OWN)
     overrides = [f"prompt.chat_template={tmp_path / 'own.jinja'}", "+prompt.chat_template_kwargs.tone=kind"]
     config = composed("study=demo", *(overrides if is_own else []))
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / export.CONFIG).write_text("{}")
-    manifest = {"prompt": config.prompt.model_dump(mode="json")}
-    export._write(tmp_path / "out", adapter, manifest, config.model.model_dump(), home)
+    chat = write_tokenizer(tmp_path / "out", config.model, config.prompt, home)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
     )
     own = "kind<|user|>26 Jul 2024: hi<|end|><|assistant|>26 Jul 2024: "
     assert text == (own if is_own else "<|user|>\nhi<|end|>\n<|assistant|>\n")
-    written = json.loads((tmp_path / "out" / export.MANIFEST).read_text())
-    assert written["prompt"]["chat_template"] == (OWN if is_own else None)
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == chat.end
 
 
-def test_a_full_disk_is_said_before_anything_is_written(
-    composed: Callable[..., Config], home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_first", [True, False])
+def test_a_base_without_a_template_gets_one_with_its_first_token(
+    composed: Callable[..., Config], home: Home, tmp_path: Path, has_first: bool
 ) -> None:
-    config, adapter = composed("study=demo"), tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_model.safetensors").write_bytes(bytes(1000))
-    usage = shutil.disk_usage(tmp_path)._replace(free=export.TOKENIZER_BYTES + 999)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(
-        StoreError, match=r"must have room .* the adapter and its tokenizer in .*export to another disk"
-    ):
-        export._write(tmp_path / "out", adapter, {}, config.model.model_dump(), home)
-    assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == []
+    config = composed("study=demo")
+    source = Path(base.source(config.model, home))
+    folder = shutil.copytree(source, tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if has_first:
+        end = tokenizer.eos_token
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{end} $A", special_tokens=[(end, tokenizer.eos_token_id)]
+        )
+        tokenizer.bos_token = end
+    tokenizer.save_pretrained(folder)
+    section = config.model.model_copy(update={"path": str(folder)})
+    chat = write_tokenizer(tmp_path / "out", section, config.prompt, home)
+    messages = [{"role": "user", "content": "hi"}]
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = exported.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    tokens = tuple(exported(text, add_special_tokens=False)["input_ids"])
+    assert tokens == chat.prompt(messages)
+    assert (tokens[0] == exported.eos_token_id) is has_first
