@@ -186,10 +186,13 @@ def notes(manifest: Mapping[str, Any]) -> list[str]:
     elif manifest["columns"].get("messages"):
         found.append("The messages are the conversation of a row, up to where the assistant is to answer.")
     if manifest["columns"].get("context"):
-        found.append('In prompt.template `text` is the context, an empty line and the question: f"{context}\\n\\n{question}".')
+        found.append(
+            'In prompt.template `text` is the context, an empty line and the question: f"{context}\\n\\n{question}".'
+        )
     if str(manifest.get("long", "")).startswith("cut"):
         found.append(
-            f"The study cut texts that were too long (data.long={manifest['long']}); the server does not: whoever asks has to."
+            f"The study cut texts that were too long (data.long={manifest['long']}); the server does not: whoever asks "
+            "has to."
         )
     return found
 
@@ -207,7 +210,7 @@ def _writes_messages(manifest: Mapping[str, Any]) -> bool:
 def _columns(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """An example of each column that the template reads."""
     names = columns_read(manifest["prompt"]["template"])
-    found: dict[str, Any] = {name: EXAMPLE for name in sorted(names - {ROW})}
+    found: dict[str, Any] = dict.fromkeys(sorted(names - {ROW}), EXAMPLE)
     if ROW in names:
         found[ROW] = {name: EXAMPLE for name in manifest["columns"].values() if name} | {TEXT: EXAMPLE}
     return found
@@ -218,7 +221,7 @@ def _message_lines(manifest: Mapping[str, Any]) -> list[str]:
     template = manifest["prompt"]["template"]
     if _writes_messages(manifest) or template == "{{ text }}":
         return [f"message = {EXAMPLE!r}"]
-    if not re.search(r"\{[{%#]", template.replace("{{ text }}", "")) and not template.endswith("\n"):
+    if not re.search(r"\{[{%#]", template.replace("{{ text }}", "")):
         return [f"text = {EXAMPLE!r}", f"message = {template!r}.replace('{{{{ text }}}}', text)"]
     values = {TEXT: EXAMPLE, **_columns(manifest)}
     given = [f"{name}={value!r}" for name, value in values.items()]
