@@ -14,8 +14,9 @@ from sweeper.data.chat import Chat
 from sweeper.errors import ExportError
 from sweeper.export.folder import ADAPTER
 from sweeper.export.serving_commands import format_of, instruction_template
-from sweeper.models import base, origin
+from sweeper.models import base
 from sweeper.paths import Home
+from sweeper.serving.base import pinned_base
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,6 @@ class Loaded:
     tokenizer: Any
     end: int
     lead: str
-
-
-def pinned_base(manifest: dict[str, Any]) -> ModelSection:
-    """The base that an adapter was trained over, at its commit.
-
-    Raises:
-        ModelError: if it must be on this machine and is not there, or is another one.
-    """
-    section = ModelSection.model_validate(manifest["model"])
-    section = origin.pinned(section, origin.Origin(**manifest["base"]) if manifest.get("base") else None)
-    origin.find(section)
-    return section
 
 
 def load(folder: Path, manifest: dict[str, Any], home: Home) -> Loaded:

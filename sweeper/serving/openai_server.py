@@ -29,7 +29,7 @@ from transformers.cli.serving.utils import GenerateManager, GenerationState
 from transformers.utils import logging as transformers_logging
 
 from sweeper.errors import SweeperError
-from sweeper.export.folder import check_files, read_manifest
+from sweeper.export.folder import read_manifest
 from sweeper.paths import Home
 from sweeper.redaction import redacted
 from sweeper.serving.loaded import Loaded, load
@@ -168,12 +168,10 @@ def application(loaded: Loaded, name: str) -> Any:
 @click.option("--port", type=int, required=True)
 @click.option("--name", required=True)
 def main(folder: Path, host: str, port: int, name: str) -> None:
-    """Serves an exported folder until it is ended."""
+    """Serves an exported folder, which `sweeper serve` has checked, until it is ended."""
     transformers_logging.set_verbosity_error()  # it would log every request
     try:
-        manifest = read_manifest(folder)
-        check_files(folder, manifest)
-        loaded = load(folder, manifest, Home.from_environment())
+        loaded = load(folder, read_manifest(folder), Home.from_environment())
     except SweeperError as error:
         click.echo(f"error: {redacted(str(error))}", err=True)
         sys.exit(2)
