@@ -209,10 +209,12 @@ def _writes_messages(manifest: Mapping[str, Any]) -> bool:
 
 def _columns(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """An example of each column that the template reads."""
-    names = columns_read(manifest["prompt"]["template"])
+    template = manifest["prompt"]["template"]
+    names = columns_read(template)
     found: dict[str, Any] = dict.fromkeys(sorted(names - {ROW}), EXAMPLE)
     if ROW in names:
-        found[ROW] = {name: EXAMPLE for name in manifest["columns"].values() if name} | {TEXT: EXAMPLE}
+        read = re.findall(r"""\brow(?:\.(\w+)|\[\s*['"](.+?)['"]\s*\])""", template)
+        found[ROW] = {name or quoted: EXAMPLE for name, quoted in read}
     return found
 
 
