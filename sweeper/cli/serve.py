@@ -115,7 +115,9 @@ def _vllm() -> list[str] | None:
     """What starts vLLM; None where it is not installed."""
     if found := shutil.which("vllm"):
         return [found]
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main"] if importlib.util.find_spec("vllm") else None
+    spec = importlib.util.find_spec("vllm")
+    is_there = spec is not None and spec.origin is not None  # a folder of that name has none
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main"] if is_there else None
 
 
 def _vllm_command(
