@@ -1,8 +1,9 @@
-"""A server of somebody else's, run for this machine alone until Ctrl-C, and ended with all that it has started."""
+"""A server run until Ctrl-C, for this machine alone by default, and ended with all that it has started."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -41,6 +42,9 @@ class LocalServer:
     Attributes:
         name: what persons call it.
         ready_path: the path that answers once it can be used.
+        host: the address that it listens on.
+        start_s: for how long it may be silent at its start.
+        is_heard: whether what it writes is shown as it comes; otherwise its last lines are, where it fails.
     """
 
     name: str
@@ -48,10 +52,14 @@ class LocalServer:
     command: Sequence[str]
     environment: Mapping[str, str]
     ready_path: str
+    host: str = HOST
+    start_s: float = START_S
+    is_heard: bool = False
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        host = {"0.0.0.0": HOST, "::": "::1"}.get(self.host, self.host)  # all addresses are none to ask at
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def get(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """What it answers, from JSON.
@@ -77,15 +85,15 @@ class LocalServer:
         Raises:
             StoreError: if the port is taken, or it ends at its start, or stays silent.
         """
-        _check_port(self.port)
+        check_port(self.port, self.host)
         with tempfile.TemporaryFile() as log:
             # Its own session: Ctrl-C is for this process, which ends the whole group.
             process = subprocess.Popen(
                 self.command,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=sys.stderr if self.is_heard else log,
+                stderr=sys.stderr if self.is_heard else subprocess.STDOUT,
                 start_new_session=True,
             )
             try:
@@ -97,17 +105,20 @@ class LocalServer:
                 _end(process)
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self.start_s
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise StoreError(self._ended(process, log))
             with contextlib.suppress(OSError), _here_alone.open(self.url + self.ready_path, timeout=_ANSWER_S):
                 return
             time.sleep(_POLL_S)
-        raise StoreError(f"{self.name} must answer within {START_S:g} s, but does not:\n{_tail(log)}")
+        raise StoreError(f"{self.name} must answer within {self.start_s:g} s, but does not{self._last(log)}")
 
     def _ended(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-        return f"{self.name} must run until Ctrl-C, but has ended with {process.returncode}:\n{_tail(log)}"
+        return f"{self.name} must run until Ctrl-C, but has ended with {process.returncode}{self._last(log)}"
+
+    def _last(self, log: IO[bytes]) -> str:
+        return "; what it wrote is above" if self.is_heard else f":\n{_tail(log)}"
 
 
 _here_alone = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy is for others' addresses
@@ -126,7 +137,7 @@ def browse(
     Raises:
         StoreError: if the server cannot run.
     """
-    with _until_interrupted(), server.running() as process:
+    with until_interrupted(), server.running() as process:
         found = links()
         click.echo(f"{server.name} on {server.url}{start} (store: {home.root}); Ctrl-C ends it")
         for name, link in islice(found.items(), MOST):
@@ -140,7 +151,7 @@ def browse(
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[None]:
+def until_interrupted() -> Iterator[None]:
     """Ends the block, without an error, at Ctrl-C, a polite kill, or when the terminal is closed."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in _ENDS}
     try:
@@ -151,12 +162,25 @@ def _until_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
+def check_port(port: int, host: str = HOST) -> None:
+    """Refuses a port that is taken.
+
+    Raises:
+        StoreError: if it is, or the address is none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise StoreError(f"--host must be an address of this machine, but {host}: {error.strerror}") from None
+    with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind(address)
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise StoreError(f"--host must be an address of this machine, but {host} is not") from None
             raise StoreError(f"port {port} must be free, but {error.strerror}; try --port {port + 1}") from None
 
 
@@ -164,11 +188,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends the process and its group, politely first."""
     with contextlib.suppress(ProcessLookupError):  # the group outlives its leader, as long as anybody is in it
         os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+    finally:  # a second Ctrl-C does not wait, and leaves nothing behind either
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _tail(log: IO[bytes]) -> str:

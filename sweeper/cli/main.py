@@ -20,6 +20,7 @@ from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
 from sweeper.cli.report import report
+from sweeper.cli.serve import serve
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _ORDER = (
     *("init", "data", "plan", "launch", "worker", "status", "list", "stop"),
     *("best", "report", "pictures", "cost", "errors", "interaction", "learning-curve", "rerun"),
-    *("export", "predict", "price-inference", "ui", "sync", "clean", "doctor"),
+    *("export", "predict", "serve", "price-inference", "ui", "sync", "clean", "doctor"),
 )
 
 
@@ -352,5 +353,5 @@ def doctor(study: str | None, optuna: str | None, as_json: bool) -> int:
 
 for command in (list_studies, status, best, cost, errors, interaction, report, pictures):
     main.add_command(command)
-for command in (export, predict, price_inference):
+for command in (export, predict, serve, price_inference):
     main.add_command(command)

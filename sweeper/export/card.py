@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from sweeper.config.reproduce import launch_of, without_places
-from sweeper.export import snippets
-from sweeper.export.formats import ADAPTER, FORMATS
+from sweeper.errors import ExportError
+from sweeper.export import serving_commands, snippets
+from sweeper.export.formats import ADAPTER, FORMATS, GGUF
 from sweeper.export.licence import Licence
 from sweeper.report import searched, spent
 from sweeper.report.content import Block, Bullets, Code, Content, Paragraph, Section, Table, bullets, paragraphs
@@ -184,11 +185,25 @@ def _use(manifest: dict[str, Any]) -> Iterator[Block]:
     yield Paragraph("`DIR` is this folder. Answers are greedy; each begins right behind the chat template's prompt.")
     yield Code(snippets.transformers(manifest), "python")
     yield Code('sweeper predict DIR "some text"\nsweeper serve DIR    # an OpenAI-compatible server on 127.0.0.1')
-    yield Paragraph("vLLM:")
-    yield Code(snippets.vllm(manifest, base_name(manifest)))
+    yield from _served_by_vllm(manifest)
     yield Paragraph("Ollama, with a `Modelfile` beside this folder:")
     yield Code(snippets.ollama(manifest, base_name(manifest)), "")
     yield Code(f"ollama create {name} -f Modelfile")
+
+
+def _served_by_vllm(manifest: dict[str, Any]) -> Iterator[Block]:
+    if manifest["format"] == GGUF:
+        yield Paragraph("vLLM: export `--format merged`, which it loads.")
+        return
+    base, revision = base_name(manifest), (manifest["base"] or {}).get("commit")
+    yield Paragraph("vLLM, with the labels as structured outputs where there are some:")
+    try:
+        yield Code(shlex.join(serving_commands.vllm_command(manifest, "DIR", base, revision=revision)))
+    except ExportError as error:  # of a rank that is above what it serves
+        yield Paragraph(f"{str(error)[0].upper()}{str(error)[1:]}.")
+        return
+    yield Code(serving_commands.python_snippet(manifest, "http://127.0.0.1:8000/v1"), "python")
+    yield from bullets(serving_commands.notes(manifest))
 
 
 def _limits(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from sweeper.export import card, formats, gguf, licence, parity, staging
 from sweeper.export.choosing import choose, kept_adapter
 from sweeper.export.formats import ADAPTER, GGUF, MERGED_4BIT
 from sweeper.export.fresh import Source
-from sweeper.export.manifest import CODE, CONFIG, PREDICTIONS, write_manifest
+from sweeper.export.manifest import CODE, CONFIG, PREDICTIONS, add_hashes, write_manifest
 from sweeper.export.parity import Parity
 from sweeper.export.recorded import recorded
 from sweeper.export.tokenizer import write_tokenizer
@@ -93,6 +93,7 @@ def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Annou
             manifest["parity"] = found.as_dict()
             kept.write(temporary / PREDICTIONS, known.judged(found.answers, has_texts=config.tracking.log_text))
         terms = licence.copy(temporary, _section(facts))
+        add_hashes(temporary, manifest)
         write_atomically(temporary / card.FILE, card.text(facts, trial, manifest, terms), is_for_all=True)
         write_manifest(temporary, manifest)
     return manifest

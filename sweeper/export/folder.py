@@ -17,7 +17,7 @@ from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import ColumnsSection, PromptSection, TaskSection
 from sweeper.errors import ExportError, unknown
 from sweeper.export.formats import ADAPTER, FORMATS, GGUF
-from sweeper.export.manifest import MANIFEST, read_manifest
+from sweeper.export.manifest import MANIFEST, check_files, read_manifest
 from sweeper.models import origin
 from sweeper.models.origin import Origin
 from sweeper.trial import TrialParams
@@ -53,10 +53,11 @@ class Exported:
             ExportError: if the folder is no export, is not as it was exported, or has a format that is not known.
         """
         manifest = read_manifest(folder)
+        check_files(folder, manifest)
         try:
             found = cls(
                 folder=folder,
-                format=manifest.get("format", ADAPTER),  # older ones lack it
+                format=manifest["format"],
                 model=ModelSection.model_validate(manifest["model"]),
                 known=Origin(**manifest["base"]) if manifest.get("base") else None,
                 params=TrialParams.model_validate({"replay": 0.0, **manifest["lora"]}),  # older ones lack it

@@ -8,40 +8,60 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ExportError
+from sweeper.export.formats import ADAPTER
 from sweeper.paths import write_atomically
 
 MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
 CODE = "code"  # of a task of the study's own
+_NEEDED = ("study", "trial", "model", "prompt", "task", "columns", "labels", "sha256")
 PREDICTIONS = "predictions.jsonl"  # of the exported folder itself, row by row
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes it, with the hash of every file that is there."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    manifest["sha256"] = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+    add_hashes(folder, manifest)
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2), is_for_all=True)
 
 
+def add_hashes(folder: Path, manifest: dict[str, Any]) -> None:
+    """Adds the hashes of the files that are there, but for those that it has already."""
+    hashes = manifest.setdefault("sha256", {})
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_file() and name not in {MANIFEST, *hashes}:
+            hashes[name] = sha256(file)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an exported folder, whose files must be as they were.
+    """The manifest of an exported folder.
 
     Raises:
-        ExportError: if the folder is not an export, or files have changed.
+        ExportError: if the folder is not an export, or its manifest lacks something.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        hashes = {str(name): str(value) for name, value in manifest["sha256"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ExportError(
             f"an exported folder has a readable {MANIFEST}, but {folder} has not ({error}); "
             "write one with `sweeper export STUDY --to DIR`"
         ) from None
-    if gone := [name for name in hashes if not (folder / name).is_file()]:
-        raise ExportError(f"{folder} is not a whole export, without {', '.join(gone)}; export it again")
-    if changed := [name for name, value in hashes.items() if sha256(folder / name) != value]:
+    missing = [key for key in _NEEDED if key not in manifest] if isinstance(manifest, dict) else _NEEDED
+    if missing:
+        raise ExportError(f"{folder} is not a whole export ({MANIFEST} lacks {', '.join(missing)}); export it again")
+    return {"format": ADAPTER, **manifest}  # older ones lack it
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuses files that are not as they were exported.
+
+    Raises:
+        ExportError: naming those that changed, or are gone.
+    """
+    hashes = manifest["sha256"].items()
+    changed = [name for name, value in hashes if not (folder / name).is_file() or sha256(folder / name) != value]
+    if changed:
         raise ExportError(f"the files of {folder} must be as they were exported, but changed: {', '.join(changed)}")
-    return manifest
 
 
 def sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""How an exported folder is used elsewhere, as code to copy: transformers and PEFT, vLLM, Ollama."""
+"""How an exported folder is used elsewhere, as code to copy: transformers and PEFT, and Ollama."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 from typing import Any
 
 from sweeper.export.formats import ADAPTER, GGUF
-
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's --max-lora-rank may be; its default, 16, refuses larger ones
 
 
 def transformers(manifest: dict[str, Any]) -> str:
@@ -77,19 +75,6 @@ def room(manifest: dict[str, Any]) -> int:
     """Tokens that are enough for an answer."""
     written = manifest["task"].get("max_new_tokens")
     return int(written) if written else max(16, *(2 * len(label.split()) + 8 for label in manifest["labels"]))
-
-
-def vllm(manifest: dict[str, Any], base: str) -> str:
-    """The command that serves the folder."""
-    name = str(manifest["study"])
-    common = ["--host 127.0.0.1", "--generation-config vllm"]
-    if manifest["format"] != ADAPTER:
-        return " \\\n  ".join([f"vllm serve DIR --served-model-name {name}", *common])
-    rank = next((rank for rank in RANKS if rank >= manifest["lora"]["rank"]), RANKS[-1])
-    revision = (manifest.get("base") or {}).get("commit")
-    own = [f"--enable-lora --lora-modules {name}=DIR --max-lora-rank {rank}", "--tokenizer DIR"]
-    own += [f"--revision {revision}"] if revision else []
-    return " \\\n  ".join([f"vllm serve {base}", *own, *common])
 
 
 def ollama(manifest: dict[str, Any], base: str) -> str:

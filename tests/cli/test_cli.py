@@ -45,6 +45,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
         "pictures",
         "export",
         "predict",
+        "serve",
         "price-inference",
         "stop",
         "clean",

@@ -19,7 +19,7 @@ from sweeper.paths import Home
 from tests.conftest import SHORT, share_formulas
 
 Launched = tuple[Home, subprocess.CompletedProcess[str]]
-WITHOUT = {"ui"}  # it serves until it is ended
+WITHOUT = {"ui", "serve"}  # they serve until they are ended
 AMONG_OVERRIDES = {"launch", "plan"}
 
 

@@ -14,41 +14,19 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from sweeper.cli.main import main
-from sweeper.config import check, compose
-from sweeper.config.schema import Config
-from sweeper.paths import Home, StudyPaths
+from sweeper.config import check
+from sweeper.paths import StudyPaths
 from sweeper.serving import record
 from sweeper.tracking import place
-from sweeper.tracking.opened import opened
 from sweeper.tracking.operation import Kind, Operation
 from sweeper.tracking.place import Place
 from sweeper.tracking.spool import Spool
 from sweeper.tracking.tracker import RunKey
 from sweeper.trial import RunKind
-from sweeper.worker.session import Session
-from tests.conftest import SHORT, share_formulas
 from tests.mistakes.conftest import Make, data, make  # noqa: F401  (fixtures)
 
 QUICK = ("--requests", "4", "--batches", "2")
 PRICED = ("gpu.price_usd_per_hour=3.6", "--replaces", "api=0.01")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, few_tickets: Path, formulas: Path, migrated: Path) -> StudyPaths:
-    """A short study with one trial, and its export beside it."""
-    home = Home(tmp_path_factory.mktemp("served") / "store")
-    home.create()
-    share_formulas(formulas, home.memory)
-    shutil.copy(migrated, home.mlflow_file)
-    configs: list[Config] = []
-    overrides = [*SHORT, f"data.path={few_tickets}", "search.trials=1", "train.examples=16", f"store.home={home.root}"]
-    compose.main(overrides, configs.append)
-    paths = home.study("demo")
-    paths.create()
-    check.save(configs[0], paths)
-    assert Session(paths, opened(paths, configs[0]), lambda: False).run()["status"] == "finished"
-    share_formulas(home.memory, formulas)
-    return paths
 
 
 @pytest.fixture
