@@ -49,6 +49,7 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
     from sweeper.launch.screen import terminal
     from sweeper.launch.tables import SHOWN, study_json, study_table
     from sweeper.report.reading import cost_of, studied
+    from sweeper.search.looks import looks
 
     home = Home.from_environment()
     code = 0
@@ -60,11 +61,11 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
         if as_json or code == INTERRUPTED:
             return code
     seen, config = studied(home, study)
-    cost = cost_of(home, seen, config)
+    cost, used = cost_of(home, seen, config), looks(seen.attributes, home.study(study))
     if as_json:
-        click.echo(json.dumps(study_json(seen, config, cost), indent=2))
+        click.echo(json.dumps(study_json(seen, config, cost, used), indent=2))
     else:
-        terminal().print(study_table(seen, config, cost, None if shows_all else SHOWN))
+        terminal().print(study_table(seen, config, cost, None if shows_all else SHOWN, used))
     return code
 
 
@@ -84,6 +85,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from sweeper.report.reading import cost_of, studied
     from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.search.looks import looks
     from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
 
@@ -91,12 +93,13 @@ def best(study: str, as_json: bool, force: bool) -> int:
     seen, config = studied(home, study)
     paths = home.study(study)
     problem = shortfall(seen, config)
-    steps = advice(seen, config, paths)
+    steps, used = advice(seen, config, paths), looks(seen.attributes, paths)
     if as_json:
         extra = {
             "baseline": seen.attributes.get("baseline"),
             "confirmation": seen.confirmation,
             "test": seen.attributes.get("test"),
+            "test_use": used.as_dict(),
             "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
             "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
@@ -108,7 +111,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
         click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
     else:
         console = terminal()
-        console.print(answer(seen, config))
+        console.print(answer(seen, config, used))
         say_next(console, steps)
     return 1 if problem is not None and not force else 0
 
