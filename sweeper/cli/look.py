@@ -1,4 +1,7 @@
-"""Looking at studies: what `list`, `status`, `best`, `cost`, `errors` and `interaction` print. They only read."""
+"""Looking at studies: what `list`, `status`, `best`, `cost`, `errors`, `compare` and `interaction` print.
+
+They only read; but `compare` counts what it compares on a test split.
+"""
 
 from __future__ import annotations
 
@@ -168,6 +171,43 @@ def errors(
     if is_base and number is not None:
         raise click.UsageError("--base and --trial exclude each other")
     show(Home.from_environment(), study, Asked(number, is_base, split, by, limit, file, as_json))
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--split", type=click.Choice(("test", "validation")), default="test", show_default=True)
+@click.option("--metric", help="Of those that both have; otherwise the one that the search went by.")
+@click.option("--common", "is_common", is_flag=True, help="On the rows that both have, where they are not the same.")
+@click.option("--rows", "limit", type=click.IntRange(min=0), help="Changed rows that are shown; 10, in JSON all.")
+@click.option("--text", "with_text", is_flag=True, help="Also show texts: of rows, and answers that were written.")
+@click.option(
+    "--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all changed rows there."
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def compare(
+    a: str,
+    b: str,
+    split: str,
+    metric: str | None,
+    is_common: bool,
+    limit: int | None,
+    with_text: bool,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare two adapters on the same rows: is B better than A?
+
+    A and B are each a study (its winner), STUDY:N (trial N), STUDY:base (the untuned base) or a folder that `export`
+    wrote. Says the difference with its interval, which rows changed, and what both cost. No model is loaded. Each pair
+    that is compared on the test split is counted as a use of it. The exit code is 0 also where B is worse.
+    """
+    from sweeper.cli.compare import Shown, show
+    from sweeper.comparison.compared import Asked
+
+    asked = Asked(a, b, split, metric, is_common, every_metric=as_json, with_text=with_text)
+    show(Home.from_environment(), asked, Shown(limit, with_text, file, as_json))
 
 
 @click.command()
