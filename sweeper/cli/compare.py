@@ -168,7 +168,9 @@ def _measure(found: Comparison) -> list[str]:
     lines = []
     for letter, side, one in zip("AB", (found.a, found.b), found.costs, strict=True):
         target = str(side.folder) if side.folder is not None else f"{side.study} --trial {side.owner}"
-        if one.serving is None and side.owner is not None:
+        if one.serving is None and side.owner is not None and one.parameters is None:
+            lines.append(f"What serving {letter} takes is not measured, and its adapter is not kept")
+        elif one.serving is None and side.owner is not None:
             saves = " --save" if side.folder is not None else ""
             lines.append(f"What serving {letter} takes is not measured: sweeper price-inference {target}{saves}")
         elif one.serving is not None and one.serving.is_of_trial:

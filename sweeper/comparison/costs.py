@@ -41,7 +41,7 @@ class Costs:
     Attributes:
         usd, seconds: what its training and scoring took in its study, of a device that it may have shared.
         solo_s, usd_solo: what it would have taken alone; an estimate.
-        parameters: of the adapter.
+        parameters: of the adapter, where that is kept.
     """
 
     usd: float | None = None

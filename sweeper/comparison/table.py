@@ -84,10 +84,7 @@ def as_dict(found: Comparison, limit: int | None, with_text: bool) -> dict[str, 
         "right_wrong": found.right_wrong.as_dict(),
         "changed": {
             "count": len(found.changed),
-            **{
-                f"became_{change.value}" if change is not Change.OTHER else "other": found.count(change)
-                for change in Change
-            },
+            **{change.value: found.count(change) for change in Change},
             "rows": [record(found, pair, with_text) for pair in found.changed[:limit]],
         },
         "test_use": {study: one.as_dict() for study, one in found.uses.items()},

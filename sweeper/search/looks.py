@@ -48,7 +48,7 @@ class Looks:
 
     def sentence(self) -> str:
         """How often it was used and, unless that was once, why it matters."""
-        words = f"The test split was scored {_times(self.scored)}"
+        words = f"The test split was {_times(self.scored)}"
         if self.scored:
             last = "the last time " if self.is_last_only else ""
             words += f" ({last}{_named(self.trials)})"
@@ -120,7 +120,7 @@ def _read(paths: StudyPaths) -> list[tuple[str, str]]:
 
 
 def _times(count: int) -> str:
-    return {0: "never", 1: "once"}.get(count, f"{count} times")
+    return {0: "never scored", 1: "scored once"}.get(count, f"scored {count} times")
 
 
 def _named(trials: Sequence[int]) -> str:
