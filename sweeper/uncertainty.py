@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def share_error(share: float, count: int) -> float:
@@ -13,3 +14,10 @@ def share_error(share: float, count: int) -> float:
     """
     adjusted = (share * count + 2) / (count + 4)
     return math.sqrt(adjusted * (1 - adjusted) / (count + 4))
+
+
+def mean_error(values: Sequence[float]) -> float:
+    """The standard error of a mean over rows, with two that are right and two that are wrong added."""
+    adjusted = [*values, 0.0, 0.0, 1.0, 1.0]
+    mean = math.fsum(adjusted) / len(adjusted)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in adjusted)) / len(adjusted)

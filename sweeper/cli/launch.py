@@ -27,6 +27,7 @@ from sweeper.report.reading import cost_of, studied
 from sweeper.report.sentences import cost_line
 from sweeper.report.verdict import advice
 from sweeper.search.ended import ENDED, holds
+from sweeper.search.looks import looks
 from sweeper.search.views import StudyView, begun, view
 from sweeper.search.views import is_finished as is_at_end
 from sweeper.tracking.spool import waiting
@@ -107,8 +108,8 @@ def print_json_result(
     """Prints the last line of `launch --json`: how the launch ended, and how the study stands."""
     stands: dict[str, Any] = {}
     if home is not None and name is not None and error is None and (seen := begun(home, name)) is not None:
-        own = check.load(home.study(name))
-        stands = study_json(seen, own, cost_of(home, seen, own))
+        own, used = check.load(home.study(name)), looks(seen.attributes, home.study(name))
+        stands = study_json(seen, own, cost_of(home, seen, own), used)
         del stands["trials"]  # the events have them
     ended = outcome.value if outcome is not None else "error" if error is not None else "stopped"
     result = {"event": "result", "study": name, "outcome": ended, "exit_code": code, "error": error}
@@ -119,7 +120,8 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
     console = terminal()
     if is_finished:
         seen, config = studied(home, name)
-        console.print(study_table(seen, config, cost_of(home, seen, config), SHOWN))
+        used = looks(seen.attributes, home.study(name))
+        console.print(study_table(seen, config, cost_of(home, seen, config), SHOWN, used))
         say_next(console, advice(seen, config, home.study(name)))
     elif (so_far := begun(home, name)) is not None:
         line = cost_line(cost_of(home, so_far, check.load(home.study(name))))

@@ -1,4 +1,7 @@
-"""Looking at studies: what `list`, `status`, `best`, `cost`, `errors` and `interaction` print. They only read."""
+"""Looking at studies: what `list`, `status`, `best`, `cost`, `errors`, `compare` and `interaction` print.
+
+They only read; but `compare` counts what it compares on a test split.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,7 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
     from sweeper.launch.screen import terminal
     from sweeper.launch.tables import SHOWN, study_json, study_table
     from sweeper.report.reading import cost_of, studied
+    from sweeper.search.looks import looks
 
     home = Home.from_environment()
     code = 0
@@ -60,11 +64,11 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
         if as_json or code == INTERRUPTED:
             return code
     seen, config = studied(home, study)
-    cost = cost_of(home, seen, config)
+    cost, used = cost_of(home, seen, config), looks(seen.attributes, home.study(study))
     if as_json:
-        click.echo(json.dumps(study_json(seen, config, cost), indent=2))
+        click.echo(json.dumps(study_json(seen, config, cost, used), indent=2))
     else:
-        terminal().print(study_table(seen, config, cost, None if shows_all else SHOWN))
+        terminal().print(study_table(seen, config, cost, None if shows_all else SHOWN, used))
     return code
 
 
@@ -84,6 +88,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from sweeper.report.reading import cost_of, studied
     from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.search.looks import looks
     from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
 
@@ -91,12 +96,13 @@ def best(study: str, as_json: bool, force: bool) -> int:
     seen, config = studied(home, study)
     paths = home.study(study)
     problem = shortfall(seen, config)
-    steps = advice(seen, config, paths)
+    steps, used = advice(seen, config, paths), looks(seen.attributes, paths)
     if as_json:
         extra = {
             "baseline": seen.attributes.get("baseline"),
             "confirmation": seen.confirmation,
             "test": seen.attributes.get("test"),
+            "test_use": used.as_dict(),
             "inference": record.kept(paths, seen.best.number) if seen.best is not None else None,
             "ties": [trial.number for trial in seen.ties(config.objective.metric_name)],
             "cheaper": cheaper.number if (cheaper := cheaper_tie(seen, config.objective.metric_name)) else None,
@@ -108,7 +114,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
         click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
     else:
         console = terminal()
-        console.print(answer(seen, config))
+        console.print(answer(seen, config, used))
         say_next(console, steps)
     return 1 if problem is not None and not force else 0
 
@@ -165,6 +171,43 @@ def errors(
     if is_base and number is not None:
         raise click.UsageError("--base and --trial exclude each other")
     show(Home.from_environment(), study, Asked(number, is_base, split, by, limit, file, as_json))
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--split", type=click.Choice(("test", "validation")), default="test", show_default=True)
+@click.option("--metric", help="Of those that both have; otherwise the one that the search went by.")
+@click.option("--common", "is_common", is_flag=True, help="On the rows that both have, where they are not the same.")
+@click.option("--rows", "limit", type=click.IntRange(min=0), help="Changed rows that are shown; 10, in JSON all.")
+@click.option("--text", "with_text", is_flag=True, help="Also show texts: of rows, and answers that were written.")
+@click.option(
+    "--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all changed rows there."
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@plainly
+def compare(
+    a: str,
+    b: str,
+    split: str,
+    metric: str | None,
+    is_common: bool,
+    limit: int | None,
+    with_text: bool,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare two adapters on the same rows: is B better than A?
+
+    A and B are each a study (its winner), STUDY:N (trial N), STUDY:base (the untuned base) or a folder that `export`
+    wrote. Says the difference with its interval, which rows changed, and what both cost. No model is loaded. Each pair
+    that is compared on the test split is counted as a use of it. The exit code is 0 also where B is worse.
+    """
+    from sweeper.cli.compare import Shown, show
+    from sweeper.comparison.compared import Asked
+
+    asked = Asked(a, b, split, metric, is_common, every_metric=as_json, with_text=with_text)
+    show(Home.from_environment(), asked, Shown(limit, with_text, file, as_json))
 
 
 @click.command()

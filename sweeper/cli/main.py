@@ -15,7 +15,7 @@ import click
 
 from sweeper import __version__
 from sweeper.cli.adapters import export, predict, price_inference
-from sweeper.cli.look import best, cost, errors, interaction, list_studies, status
+from sweeper.cli.look import best, compare, cost, errors, interaction, list_studies, status
 from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
 from sweeper.cli.plainly import print_trace
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # As one comes to them; a command that is not named here comes last.
 _ORDER = (
     *("init", "data", "plan", "launch", "worker", "status", "list", "stop"),
-    *("best", "report", "pictures", "cost", "errors", "interaction", "learning-curve", "rerun"),
+    *("best", "report", "pictures", "cost", "errors", "compare", "interaction", "learning-curve", "rerun"),
     *("export", "predict", "serve", "price-inference", "ui", "sync", "clean", "doctor"),
 )
 
@@ -351,7 +351,7 @@ def doctor(study: str | None, optuna: str | None, as_json: bool) -> int:
     return 0 if all(finding.is_ok for finding in findings) else 1
 
 
-for command in (list_studies, status, best, cost, errors, interaction, report, pictures):
+for command in (list_studies, status, best, cost, errors, compare, interaction, report, pictures):
     main.add_command(command)
 for command in (export, predict, serve, price_inference):
     main.add_command(command)

@@ -27,7 +27,7 @@ CONFUSION, LENGTH, CONFIDENCE = "confusion", "length", "confidence"
 SHOWN = 10  # rows and pairs of labels, where nothing else is asked for
 _LONGEST = 500  # characters of a text that a terminal may have room for
 _NARROWEST = 12  # columns of a terminal that a text gets at least
-_GONE = "(no text)"
+GONE = "(no text)"
 
 
 class Column(Enum):
@@ -143,8 +143,8 @@ def _confusions(pairs: Sequence[Confusion], limit: int, width: int) -> Table:
         [str(len(one.rows)), one.truth, one.predicted, one.rows[0].text or one.rows[0].kept.row]
         for one in pairs[:limit]
     ]
-    title = f"By confusion: {_of(limit, len(pairs))} pairs of labels"
-    return _table(
+    title = f"By confusion: {shown_of(limit, len(pairs))} pairs of labels"
+    return rows_table(
         title,
         {"rows": Column.NUMBER, "right": Column.NAME, "predicted": Column.NAME, "the surest of them": Column.TEXT},
         lines,
@@ -155,7 +155,7 @@ def _confusions(pairs: Sequence[Confusion], limit: int, width: int) -> Table:
 def _lengths(buckets: Sequence[Bucket], width: int) -> Table:
     columns = dict.fromkeys(("tokens", "rows", "wrong", "share wrong"), Column.NUMBER)
     lines = [[_span(one, 0), str(one.rows), str(one.wrong), f"{one.wrong / one.rows:.1%}"] for one in buckets]
-    return _table("By length of the prompt", columns, lines, width)
+    return rows_table("By length of the prompt", columns, lines, width)
 
 
 def _confidences(buckets: Sequence[Bucket], width: int) -> Table:
@@ -164,7 +164,7 @@ def _confidences(buckets: Sequence[Bucket], width: int) -> Table:
         [_span(one, 3), str(one.rows), str(one.wrong), f"{one.mean:.3f}", f"{1 - one.wrong / one.rows:.3f}"]
         for one in buckets
     ]
-    return _table("By confidence; calibrated: mean = share right", columns, lines, width)
+    return rows_table("By confidence; calibrated: mean = share right", columns, lines, width)
 
 
 def _span(bucket: Bucket, digits: int) -> str:
@@ -186,15 +186,15 @@ def _rows(found: Joined, by: str | None, limit: int, width: int) -> Table:
     for one in _ordered(found, by)[:limit]:
         value = one.kept.token_f1 if is_written else one.kept.confidence
         shown = "–" if value is None else f"{value:.3f}"
-        lines.append([one.kept.row, shown, one.truth or _GONE, one.kept.prediction, one.text or _GONE])
-    title = f"Wrong rows, {order[by]}: {_of(limit, len(found.wrong))}"
+        lines.append([one.kept.row, shown, one.truth or GONE, one.kept.prediction, one.text or GONE])
+    title = f"Wrong rows, {order[by]}: {shown_of(limit, len(found.wrong))}"
     columns = {"row": Column.NAME, number: Column.NUMBER, "right": answer, "predicted": answer, "text": Column.TEXT}
-    return _table(title, columns, lines, width)
+    return rows_table(title, columns, lines, width)
 
 
-def _table(title: str, columns: dict[str, Column], lines: Sequence[Sequence[str]], width: int) -> Table:
+def rows_table(title: str, columns: dict[str, Column], lines: Sequence[Sequence[str]], width: int) -> Table:
     """A table whose columns of texts share what the others leave of the width."""
-    cells = [list(map(_line, line)) for line in lines]
+    cells = [list(map(plain_line, line)) for line in lines]
     widest = {name: max([len(name), *(line[place].cell_len for line in cells)]) for place, name in enumerate(columns)}
     left = width - 2 - sum(2 + (0 if kind is Column.TEXT else widest[name]) for name, kind in columns.items())
     shares = sum(kind is Column.TEXT for kind in columns.values())
@@ -208,11 +208,11 @@ def _table(title: str, columns: dict[str, Column], lines: Sequence[Sequence[str]
     return table
 
 
-def _of(limit: int, total: int) -> str:
+def shown_of(limit: int, total: int) -> str:
     return str(total) if total <= limit else f"{limit} of {total}"
 
 
-def _line(text: str) -> Text:
+def plain_line(text: str) -> Text:
     """A text in a line, without what a terminal would take for a command."""
     words = " ".join(text[:_LONGEST].split())
     return Text("".join(letter if letter.isprintable() else "�" for letter in words))

@@ -22,6 +22,7 @@ from sweeper.report.content import Block, Bullets, Code, Content, Paragraph, Sec
 from sweeper.report.facts import Facts
 from sweeper.report.markdown import markdown
 from sweeper.report.sentences import number_text, plus_minus, retention_line, score
+from sweeper.search.looks import looks
 from sweeper.search.views import TrialView
 
 FILE = "README.md"
@@ -124,12 +125,8 @@ def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterato
     cells = tuple((who, *(_with_interval(each, name) for name in names)) for who, each in scored.items())
     of_rows = f"the {rows:,} rows of the {split} split" if rows is not None else f"the {split} rows"
     yield Table(f"On {of_rows}, {words} (95 % interval)", ("", *names), cells, frozenset(range(1, len(names) + 1)), 0)
-    if test.get("trial") == trial.number and (looks := test.get("looks")) is not None:
-        yield Paragraph(
-            f"The test split of this study was scored for {looks} winner{'s' * (looks != 1)} in turn."
-            if looks > 1
-            else "The test split was scored once, after the choice."
-        )
+    if test:
+        yield Paragraph(looks(facts.seen.attributes, facts.paths).sentence())
     lines = [retention_line(facts.seen, trial)]
     if trial.vram_peak_gib is not None:
         lines.append(f"Its training took {trial.vram_peak_gib:.3g} GiB at the peak, beside those that trained with it")

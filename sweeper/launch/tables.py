@@ -14,6 +14,7 @@ from sweeper.money.statement import Statement
 from sweeper.report.sentences import cost_line, plus_minus, retention_json, sentences
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.ended import ENDED
+from sweeper.search.looks import Looks
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Reason, run_name
 from sweeper.units import usd_text
@@ -21,7 +22,9 @@ from sweeper.units import usd_text
 SHOWN = 20  # trials that `status` shows of a large study
 
 
-def study_json(study: StudyView, config: Config, cost: Statement | None = None) -> dict[str, Any]:
+def study_json(
+    study: StudyView, config: Config, cost: Statement | None = None, looks: Looks | None = None
+) -> dict[str, Any]:
     """`status --json`."""
     return {
         "study": study.name,
@@ -34,6 +37,7 @@ def study_json(study: StudyView, config: Config, cost: Statement | None = None) 
         "informed": sum(trial.is_informed for trial in study.trials),
         "baseline": study.attributes.get("baseline"),
         "test": study.attributes.get("test"),
+        "test_use": looks.as_dict() if looks is not None else None,
         "confirmation": study.confirmation,
         "learning_curve": study.attributes.get("learning_curve"),
         "long_rows": study.attributes.get("long_rows"),
@@ -74,12 +78,17 @@ def trial_json(trial: TrialView, cost: Statement | None = None) -> dict[str, Any
 
 
 def study_table(
-    study: StudyView, config: Config, cost: Statement | None = None, shown: int | None = None
+    study: StudyView,
+    config: Config,
+    cost: Statement | None = None,
+    shown: int | None = None,
+    looks: Looks | None = None,
 ) -> RenderableType:
     """`status`: the trials, the best first, then the others by number.
 
     Args:
         shown: no more than so many of them, and those in flight; None: all.
+        looks: how often the test split was used, where that is known.
     """
     best = study.best
     if not study.trials:
@@ -115,7 +124,7 @@ def study_table(
     parts: list[RenderableType] = [table]
     if len(rows) < len(ranked):
         parts.append(Text(f"… {len(ranked) - len(rows)} trials more: sweeper status {study.name} --all\n"))
-    parts.append(answer(study, config))
+    parts.append(answer(study, config, looks))
     if line := cost_line(cost):
         parts.append(Text(line))
     return Group(*parts)
@@ -136,9 +145,9 @@ def trial_costs(cost: Statement | None) -> tuple[dict[int, str], str]:
     return found, "$" if total is not None else "device s"
 
 
-def answer(study: StudyView, config: Config) -> RenderableType:
+def answer(study: StudyView, config: Config, looks: Looks | None = None) -> RenderableType:
     """The result in sentences: the winner, the base and the majority on the same rows."""
-    return Text("\n".join(sentences(study, config)))
+    return Text("\n".join(sentences(study, config, looks)))
 
 
 def _counts(study: StudyView, config: Config) -> str:

@@ -77,14 +77,14 @@ def joined(seen: StudyView, paths: StudyPaths, number: int | None, split: str) -
     Raises:
         StoreError: if there is no such trial, or nothing is kept of it.
     """
-    owner = None if number is None else _owner(seen, number)
+    owner = None if number is None else owner_of(seen, number)
     file = paths.predictions(owner, split)
     if not file.is_file():
-        raise StoreError(_missing(seen, number, split))
+        raise StoreError(why_missing(seen, number, split))
     predictions = kept.read(file)
     file = paths.predictions(None, split)
     of_base = {one.row: one for one in kept.read(file)} if number is not None and file.is_file() else {}
-    found, notes = _rows(check.load(paths), paths, split)
+    found, notes = rows_by_hash(check.load(paths), paths, split)
     # By the hash: a row that was moved within its file is still the same.
     judged = [Judged(one, found.get(one.sha256), of_base.get(one.row)) for one in predictions]
     if found and (changed := [one.kept.row for one in judged if one.row is None]):
@@ -110,7 +110,7 @@ def chosen(seen: StudyView, number: int | None) -> int:
     return seen.best.number
 
 
-def _owner(seen: StudyView, number: int) -> int:
+def owner_of(seen: StudyView, number: int) -> int:
     """The trial whose predictions these are: a repeated configuration was not trained again."""
     found = [trial for trial in seen.trials if trial.number == number]
     if not found:
@@ -118,7 +118,7 @@ def _owner(seen: StudyView, number: int) -> int:
     return number if found[0].same_as is None else found[0].same_as
 
 
-def _missing(seen: StudyView, number: int | None, split: str) -> str:
+def why_missing(seen: StudyView, number: int | None, split: str) -> str:
     """Why nothing is kept."""
     if split != VALIDATION:
         test = seen.attributes.get("test", {})
@@ -144,7 +144,7 @@ def _missing(seen: StudyView, number: int | None, split: str) -> str:
     )
 
 
-def _rows(config: Config, paths: StudyPaths, split: str) -> tuple[dict[str, Row], list[str]]:
+def rows_by_hash(config: Config, paths: StudyPaths, split: str) -> tuple[dict[str, Row], list[str]]:
     """The rows of a split by their hash; none where the data cannot be read, and why."""
     try:
         data = rows.of(config, paths.splits, own.load(config, paths.code))

@@ -27,6 +27,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── events.jsonl          what happened, a line each, for progress display
     ├── on_finish.log         what the command of `on_finish` wrote
     ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
+    ├── test_comparisons.json   which pairs `sweeper compare` has compared on the test split
     ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
     ├── deleting              only while the study is being deleted, or where that was interrupted
     ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;

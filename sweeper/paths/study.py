@@ -181,6 +181,11 @@ class StudyPaths:
         return self.root / "learning_curve.png"
 
     @property
+    def test_comparisons(self) -> Path:
+        """Which pairs were compared on the test split."""
+        return self.root / "test_comparisons.json"
+
+    @property
     def cost(self) -> Path:
         """Where the dollars went, as it stood when a session last ended."""
         return self.root / "cost.json"
@@ -240,6 +245,7 @@ class StudyPaths:
             self.on_finish_log,
             self.learning_curve,
             self.learning_curve_picture,
+            self.test_comparisons,
             self.cost,
             self.cost_table,
             self.cost_picture,

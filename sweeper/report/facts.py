@@ -18,6 +18,7 @@ from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
 from sweeper.report.reading import cost_of, studied
 from sweeper.search.ended import ENDED, holds
+from sweeper.search.looks import Looks, looks
 from sweeper.search.running import running
 from sweeper.search.views import StudyView, TrialView, is_finished
 
@@ -77,6 +78,11 @@ class Facts:
         if not self.seen.trials:
             return f"The study has no trials yet, {at}."
         return f"The study is not finished, and the same launch goes on with it: {so_far}, {at}."
+
+    @cached_property
+    def looks(self) -> Looks:
+        """How often the test split was used."""
+        return looks(self.seen.attributes, self.paths)
 
     @cached_property
     def data(self) -> dict[str, Any]:

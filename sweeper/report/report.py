@@ -44,7 +44,7 @@ def content(facts: Facts, figures: Sequence[Figure | Paragraph] = ()) -> Content
 
 def _won(facts: Facts) -> tuple[Block, ...]:
     seen = facts.seen
-    blocks: tuple[Block, ...] = bullets(sentences(seen, facts.config))
+    blocks: tuple[Block, ...] = bullets(sentences(seen, facts.config, facts.looks))
     if (table := _test_table(facts)) is not None:
         blocks += (table,)
     if ranked := seen.ranked:
@@ -70,7 +70,8 @@ def _test_table(facts: Facts) -> Table | None:
     names = [name for name in test["winner"] if not name.endswith("_se")]
     names.sort(key=lambda name: name != metric)
     rows = tuple((who, *(plus_minus(scores, name) for name in names)) for who, scores in scored.items())
-    caption = f"On the {test['rows']:,} rows of the test split, which chose nothing (± one standard error)"
+    chose = "which chose nothing" if facts.looks.is_once else "by which the search chose nothing"
+    caption = f"On the {test['rows']:,} rows of the test split, {chose} (± one standard error)"
     return Table(caption, ("", *names), rows, frozenset(range(1, len(names) + 1)), strong=0)
 
 

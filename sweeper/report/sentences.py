@@ -10,14 +10,19 @@ from sweeper.money.statement import Statement
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
 from sweeper.search.ended import ENDED, holds
+from sweeper.search.looks import Looks
 from sweeper.search.pareto import cheaper_tie
 from sweeper.search.views import StudyView, TrialView
 
 MAX_TIES = 8  # that are named
 
 
-def sentences(study: StudyView, config: Config) -> list[str]:
-    """The result in sentences: the winner, the base and the majority on the same rows."""
+def sentences(study: StudyView, config: Config, looks: Looks | None = None) -> list[str]:
+    """The result in sentences: the winner, the base and the majority on the same rows.
+
+    Args:
+        looks: how often the test split was used, where that is known.
+    """
     best = study.best
     metric = config.objective.metric_name
     if best is None:
@@ -41,7 +46,7 @@ def sentences(study: StudyView, config: Config) -> list[str]:
     ended = study.attributes.get(ENDED)
     if ended is not None and holds(ended, config):
         lines.append(f"Ended before its total of {config.search.trials}: {ended['message']}.")
-    lines += _tested(study, config)
+    lines += _tested(study, config, looks)
     if line := retention_line(study, best):
         lines.append(line)
     if curve := study.attributes.get("learning_curve"):
@@ -130,7 +135,7 @@ def _confirmed(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _tested(study: StudyView, config: Config) -> list[str]:
+def _tested(study: StudyView, config: Config, looks: Looks | None) -> list[str]:
     """What the test split says of winner, runner-up, base and the trivial answer; nothing before it was scored."""
     test, metric = study.attributes.get("test"), config.objective.metric_name
     if not test or study.best is None or test["trial"] != study.best.number:
@@ -149,6 +154,8 @@ def _tested(study: StudyView, config: Config) -> list[str]:
             f"Optimism of the search: its best validation {metric} is {score(abs(test['optimism']))} {word} than what "
             "the same adapter has on the test split."
         )
+    if looks is not None:
+        lines.append(looks.sentence())
     return lines
 
 

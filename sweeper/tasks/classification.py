@@ -15,15 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
+from sweeper.tasks.draws import macro_f1_error
 from sweeper.trial import Prediction
 from sweeper.uncertainty import share_error
-
-_DRAWS = 400  # of the bootstrap: the standard error is then known to 4 %
 
 
 class LabelTrie:
@@ -147,7 +144,7 @@ class Scores:
             accuracy=accuracy,
             macro_f1=float(f1),
             accuracy_se=share_error(accuracy, len(truth)),
-            macro_f1_se=_macro_f1_error(labels, truth, predictions),
+            macro_f1_se=macro_f1_error(labels, truth, predictions),
         )
 
     def as_dict(self) -> dict[str, float]:
@@ -183,25 +180,3 @@ class Classification:
 
     def judged(self, row: Row, prediction: str) -> dict[str, Any]:
         return {"truth": row.label, "is_correct": row.label == prediction}
-
-
-def _macro_f1_error(labels: Sequence[str], truth: Sequence[str], predictions: Sequence[str]) -> float:
-    """The standard error of macro-F1: rows drawn again within each true label, which keeps rare labels in.
-
-    Drawing rows is drawing the cells of the confusion matrix, which costs milliseconds.
-    """
-    known = list(dict.fromkeys([*labels, *predictions]))
-    place = {label: index for index, label in enumerate(known)}
-    confusion = np.zeros((len(labels), len(known)))
-    for label, prediction in zip(truth, predictions, strict=True):
-        confusion[place[label], place[prediction]] += 1
-    generator = np.random.default_rng(0)
-    rows = confusion.sum(1)
-    # (labels, draws, known)
-    drawn = np.stack(
-        [generator.multinomial(int(n), cells / n, _DRAWS) for n, cells in zip(rows, confusion, strict=True)]
-    )
-    hits = np.stack([drawn[index, :, index] for index in range(len(labels))])
-    guesses = drawn.sum(0)[:, : len(labels)].T
-    f1 = 2 * hits / (rows[:, None] + guesses)  # rows is never zero
-    return float(f1.mean(0).std(ddof=1))

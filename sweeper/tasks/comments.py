@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.data.row import Row
-from sweeper.tasks.generation import Generation, mean_error
+from sweeper.tasks.generation import Generation
+from sweeper.uncertainty import mean_error
 
 if TYPE_CHECKING:
     from sweeper.tasks.task import Scores

@@ -30,10 +30,17 @@ class NamedScores:
 
 
 class Custom(Generation):
-    """Writes answers, which the user's class scores."""
+    """Writes answers, which the user's class scores.
 
-    def __init__(self, rendered: Conversations, own: OwnTask) -> None:
-        super().__init__(rendered.answer, rendered.max_new_tokens, rendered.chat.end)
+    Args:
+        rendered: what renders the rows; None: it only scores.
+    """
+
+    def __init__(self, rendered: Conversations | None, own: OwnTask) -> None:
+        if rendered is None:
+            super().__init__(str, 0, 0)
+        else:
+            super().__init__(rendered.answer, rendered.max_new_tokens, rendered.chat.end)
         self._own = own
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> Scores:

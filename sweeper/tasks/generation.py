@@ -24,6 +24,7 @@ from sweeper.data.row import Row
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 from sweeper.trial import Prediction
+from sweeper.uncertainty import mean_error
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -69,12 +70,6 @@ class GenerationScores:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
-
-
-def mean_error(values: Sequence[float]) -> float:
-    """The standard error of a mean over rows, with two that are right and two that are wrong added."""
-    adjusted = [*values, 0.0, 0.0, 1.0, 1.0]
-    return float(np.std(adjusted)) / math.sqrt(len(adjusted))
 
 
 class Generation:

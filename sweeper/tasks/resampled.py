@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sweeper.data.row import Row
 from sweeper.errors import CustomCodeError
 from sweeper.search.choice import LEAST_DRAWS
 from sweeper.tasks.comments import best_rouge_l, corpus_scores
 from sweeper.tasks.custom import WithMetric
+from sweeper.tasks.draws import Array, macro_f1, times
 from sweeper.tasks.generation import row_scores
 from sweeper.tasks.task import Task
 
@@ -31,8 +31,6 @@ _MEANS: dict[str, Callable[[Row, str], float]] = {
     "rouge_l": lambda row, text: best_rouge_l(row.answers, text),
 }
 _OF_COUNTS = ("macro_f1", "bleu", "chrf")  # and those that are computed of what the rows count
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ class Resampler:
         self._mean = _MEANS.get(metric) if is_known else None
         self._is_of_counts = is_known and metric in _OF_COUNTS
         draws = DRAWS if self._mean is not None or self._is_of_counts else SLOW_DRAWS
-        generator = np.random.default_rng(seed)
-        # (draws, rows): how often each row is in each draw
-        self._counts: Array = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws).astype(float)
+        self._counts = times(len(rows), draws, seed)  # (draws, rows): how often each row is in each draw
 
     def score(self, texts: Sequence[str]) -> Resampled:
         """The metric of predictions, one for each row.
@@ -80,7 +76,7 @@ class Resampler:
             by_row = [self._mean(row, text) for row, text in zip(self._rows, texts, strict=True)]
             return Resampled(value, self._counts @ np.asarray(by_row) / len(self._rows))
         if self._is_of_counts and self._metric == "macro_f1":
-            return Resampled(value, self._macro_f1(texts))
+            return Resampled(value, macro_f1(self._counts, [row.label for row in self._rows], texts))
         if self._is_of_counts:
             truth = [row.answers for row in self._rows]
             return Resampled(value, np.asarray(corpus_scores(self._metric, truth, texts, self._counts.astype(int))))
@@ -89,17 +85,6 @@ class Resampler:
     def value(self, places: Sequence[int], texts: Sequence[str]) -> float:
         """The metric of predictions for some of the rows alone; raises as `score` does."""
         return self._task.score([self._rows[place] for place in places], texts).as_dict()[self._metric]
-
-    def _macro_f1(self, texts: Sequence[str]) -> Array:
-        """Macro-F1 of each draw, over the labels that are in it: from counts, which costs milliseconds."""
-        labels = sorted({row.label for row in self._rows})
-        truth = np.asarray([[row.label == label for label in labels] for row in self._rows], dtype=float)
-        said = np.asarray([[text == label for label in labels] for text in texts], dtype=float)
-        of_truth = self._counts @ truth
-        f1 = 2 * (self._counts @ (truth * said)) / np.maximum(of_truth + self._counts @ said, 1)
-        is_there = of_truth > 0
-        means: Array = (f1 * is_there).sum(1) / is_there.sum(1)
-        return means
 
     def _anew(self, counts: Array, texts: Sequence[str]) -> float:
         index = np.repeat(np.arange(len(self._rows)), counts.astype(int)).tolist()

@@ -83,3 +83,17 @@ def task_of(
     else:
         task = _WRITTEN[section.name](rendered.answer, rendered.max_new_tokens, rendered.chat.end)
     return WithMetric(task, metric, label) if metric is not None else task
+
+
+def scoring_task(
+    section: TaskSection, own: OwnTask | None = None, metric: Scorer | None = None, label: str | None = None
+) -> Task:
+    """The same task for whoever has predictions already: it scores them, predicts nothing, and needs no tokenizer."""
+    task: Task
+    if section.name == "classification":
+        task = Classification({})
+    elif own is not None:
+        task = Custom(None, own)
+    else:
+        task = _WRITTEN[section.name](str, 0, 0)
+    return WithMetric(task, metric, label) if metric is not None else task

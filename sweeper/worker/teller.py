@@ -19,6 +19,7 @@ from sweeper.money.booking import Activity
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT, FULL
 from sweeper.search.ended import ENDED
+from sweeper.search.looks import scored_so_far
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView, examples_of
 from sweeper.tasks.resampled import difference
@@ -292,6 +293,8 @@ class Teller:
             scored[second.number] = self.score_trial(bench, second, bench.test)
         for number, one in scored.items():
             bench.keep(self.paths.predictions(number, TEST), bench.test, one.predictions)
+        before = self.search.attributes.get("test", {})
+        numbers = {number for number in scored if number is not None}
         resampler = bench.resampler(bench.test, self.config)
         of_winner, of_base = (resampler.score(one.texts) for one in (winner, base))
         differences = difference(of_winner.draws, of_base.draws)
@@ -299,7 +302,8 @@ class Teller:
         test: dict[str, Any] = {
             "trial": best.number,
             "rows": len(bench.test.rows),
-            "looks": int(self.search.attributes.get("test", {}).get("looks", 0)) + 1,
+            "looks": int(before.get("looks", 0)) + 1,  # each may have chosen something
+            "scored": sorted(numbers | set(scored_so_far(before))),
             "winner": winner.scores.as_dict(),
             "base": base.scores.as_dict(),
             "majority": bench.score_majority(bench.test).as_dict(),

@@ -38,6 +38,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
         "status",
         "best",
         "errors",
+        "compare",
         "rerun",
         "learning-curve",
         "interaction",

@@ -133,7 +133,7 @@ def test_the_card_says_what_it_is(adapter: tuple[Path, dict[str, Any]]) -> None:
         "--enable-lora",
         "ollama create",
         "The search space",
-        "device hours",
+        "What it cost",
         "sha256 of the rows",
         manifest["reproduce"],
         "Pass on the licence",
@@ -142,8 +142,8 @@ def test_the_card_says_what_it_is(adapter: tuple[Path, dict[str, Any]]) -> None:
     assert "Apache License" in (folder / "LICENSE").read_text()
 
 
-def test_the_code_of_the_card_answers(adapter: tuple[Path, dict[str, Any]], merged: Path, tmp_path: Path) -> None:
-    folder, manifest = adapter
+def test_the_code_of_the_card_answers(adapter: tuple[Path, dict[str, Any]]) -> None:
+    folder = adapter[0]
     text = (folder / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0].replace('folder = "DIR"', f"folder = {str(folder)!r}")
     assert "PeftModel" in code

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from sweeper.config.schema import Config
 from sweeper.launch.tables import answer, study_json, study_table
 from sweeper.report.sentences import plus_minus
+from sweeper.search.looks import Looks
 from sweeper.search.views import StudyView, TrialView
 
 
@@ -70,6 +71,9 @@ def test_scores_come_with_their_standard_error(composed: Callable[..., Config]) 
     assert plus_minus(scored(0.8), "accuracy") == "0.800 ± 0.020"
     assert "Best: trial 1 (rank 8), validation accuracy 0.800 ± 0.020; untuned base 0.100 ± 0.020" in said
     assert "Test accuracy over 100 rows: winner 0.700 ± 0.020, untuned base 0.100 ± 0.020, majority" in said
+    used = Looks(2, (0, 1), False, (("trial 0", "trial 1"),))
+    said = " ".join(text(answer(STUDY, composed("study=demo"), used)).split())
+    assert "was scored 2 times (trials 0, 1 and the untuned base), and 1 pair was compared on it. Each choice" in said
 
 
 def test_a_tie_is_said(composed: Callable[..., Config]) -> None:

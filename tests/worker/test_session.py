@@ -86,6 +86,7 @@ def test_a_study_from_start_to_end(prepare: Prepare, home: Home) -> None:
     assert test["trial"] == complete[0].number
     assert test["rows"] == 36
     assert test["looks"] == 1
+    assert test["scored"] == sorted({test["trial"], *([test["runner_up"]["trial"]] if test["runner_up"] else [])})
     params = tracker.runs[trial_key(0)].params
     assert set(params) == {"rank", "alpha_ratio", "learning_rate"}
     assert tracker.runs[trial_key(0)].files[""] == ["config.yaml"]
