@@ -38,7 +38,7 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         self.template = environment.from_string(self.manifest["prompt"]["template"])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads the types
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         prompts = [self.loaded.prompt(self.messages(row)) for row in self._rows(model_input)]
         if labels := self.manifest["labels"]:
             answers = self.loaded.choose(prompts, labels)

@@ -59,10 +59,11 @@ class Licence:
 def copy(folder: Path, section: ModelSection) -> Licence:
     """Copies the base's LICENSE and NOTICE beside the weights, and says what it asks for."""
     if section.path is not None and section.path.startswith(BUNDLED):
-        terms = importlib.metadata.distribution("sweeper").read_text("licenses/LICENSE")
-        if terms is not None:
-            (folder / "LICENSE").write_text(terms, encoding="utf-8")
-        return _of("apache-2.0", None, ("LICENSE",) if terms is not None else ())
+        listed = importlib.metadata.files("sweeper") or []
+        own = [Path(str(file.locate())) for file in listed if file.name == "LICENSE"][:1]
+        for file in own:
+            shutil.copyfile(file, folder / file.name)
+        return _of("apache-2.0", None, tuple(file.name for file in own))
     files = _files(section)
     known, name = _stated(files)
     copied = []
