@@ -58,6 +58,11 @@ def _record(
     name = asked["register_as"] or (manifest["study"] if manifest["is_winner"] else None)
     if asked["skips_register"] or manifest["format"] != ADAPTER:
         name = None
+    elif manifest["task"]["name"] == "custom":
+        announce(
+            "not registered as a champion: its prompts are written by the study's own code, which MLflow does not run"
+        )
+        name = None
     elif not manifest["parity"]["holds"]:
         announce("not registered as a champion: it does not answer as its trial did")
         name = None

@@ -88,11 +88,13 @@ def _save(model: Path, folder: Path, manifest: dict[str, Any]) -> None:
     columns = manifest["columns"]
     asked = [columns[name] for name in ("text", "prompt", "code", "context", "question") if columns[name] is not None]
     # A template may read more columns, of which the types are not known; and messages are lists.
-    is_simple = bool(asked) and columns["messages"] is None and _reads_text_alone(str(manifest["prompt"]["template"]))
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", name) for name in asked]),
-        outputs=Schema([ColSpec("string", "prediction"), ColSpec("double", "probability")]),
-    )
+    is_simple = columns["messages"] is None and _reads_text_alone(str(manifest["prompt"]["template"]))
+    signature = None
+    if is_simple:
+        signature = ModelSignature(
+            inputs=Schema([ColSpec("string", name) for name in asked]),
+            outputs=Schema([ColSpec("string", "prediction"), ColSpec("double", "probability")]),
+        )
     with tempfile.TemporaryDirectory() as temporary:
         code, exported = Path(temporary) / ANSWERS, Path(temporary) / "export"
         shutil.copyfile(FRESH, code)
@@ -103,7 +105,7 @@ def _save(model: Path, folder: Path, manifest: dict[str, Any]) -> None:
             code_paths=[str(code)],
             artifacts={"export": str(exported)},
             pip_requirements=[f"{need}=={version(need).partition('+')[0]}" for need in NEEDS],
-            signature=signature if is_simple else None,
+            signature=signature,
         )
 
 

@@ -53,14 +53,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuses files that are not as they were exported.
+    """Refuses files that are not as they were exported; others may lie beside them.
 
     Raises:
         ExportError: naming those that changed, or are gone.
     """
-    hashes = manifest["sha256"].items()
-    changed = [name for name, value in hashes if not (folder / name).is_file() or sha256(folder / name) != value]
-    if changed:
+    if gone := [name for name in manifest["sha256"] if not (folder / name).is_file()]:
+        raise ExportError(f"{folder} is not a whole export, without {', '.join(gone)}; export it again")
+    if changed := [name for name, value in manifest["sha256"].items() if sha256(folder / name) != value]:
         raise ExportError(f"the files of {folder} must be as they were exported, but changed: {', '.join(changed)}")
 
 

@@ -52,7 +52,8 @@ def write(folder: Path, weights: Path, params: TrialParams, section: ModelSectio
             f"a merged model must have every weight of its base, but {', '.join(empty[:3])} got none; "
             "export --format adapter"
         )
-    whole.save_pretrained(folder, max_shard_size=SHARD)
+    with base.without_progress():
+        whole.save_pretrained(folder, max_shard_size=SHARD)
 
 
 def half(dtype: torch.dtype) -> torch.dtype:
@@ -96,11 +97,12 @@ def quantise(merged: Path, folder: Path, section: ModelSection, device: str) -> 
     """Writes a merged model in QLoRA's 4-bit format: one more rounding, so not exactly what was trained."""
     place = base.pick_device(device)
     dtype = base.compute_dtype(section, place)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        merged,
-        dtype=dtype,
-        device_map={"": str(place)},
-        quantization_config=base.quantization(dtype),
-        trust_remote_code=section.trust_remote_code,
-    )
-    model.save_pretrained(folder, max_shard_size=SHARD)
+    with base.without_progress():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            merged,
+            dtype=dtype,
+            device_map={"": str(place)},
+            quantization_config=base.quantization(dtype),
+            trust_remote_code=section.trust_remote_code,
+        )
+        model.save_pretrained(folder, max_shard_size=SHARD)

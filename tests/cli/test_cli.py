@@ -133,7 +133,7 @@ def test_broken_stores_and_exports_are_said(home: Home, tmp_path: Path) -> None:
     assert (result.exit_code, "must be Optuna's SQLite store" in result.stderr) == (2, True)
     (tmp_path / "sweeper.json").write_text("{}")
     result = CliRunner().invoke(main, ["predict", str(tmp_path), "text"])
-    assert (result.exit_code, "is not a whole export ('model')" in result.stderr) == (2, True)
+    assert (result.exit_code, "is not a whole export (sweeper.json lacks study" in result.stderr) == (2, True)
     assert CliRunner().invoke(main, ["ui", "--port", "70000"]).exit_code == 2
 
 

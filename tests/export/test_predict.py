@@ -80,8 +80,13 @@ def test_files_that_somebody_adds_are_nobodys_business(merged: Path, home: Home,
 def test_a_format_of_a_later_sweeper_is_refused(labelling: Path, home: Home, tmp_path: Path) -> None:
     folder = shutil.copytree(labelling, tmp_path / "own")
     manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "format": "onnx"}))
+    with pytest.raises(
+        ExportError, match=r"unknown format `onnx`.* Known: adapter, gguf, merged, merged-4bit\. Use the"
+    ):
+        Predictor.load(folder, home)
     (folder / MANIFEST).write_text(json.dumps({**manifest, "format": "gguf"}))
-    with pytest.raises(ExportError, match=r"unknown format `gguf`.* Known: adapter, merged, merged-4bit\. Use the"):
+    with pytest.raises(ExportError, match="a GGUF file is for llama"):
         Predictor.load(folder, home)
     (folder / MANIFEST).write_text("[]")
     with pytest.raises(ExportError, match="is not a whole export"):
