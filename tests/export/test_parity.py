@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from sweeper.data.row import Row
@@ -184,3 +185,13 @@ def parity_prompts(known: Recorded) -> list[str]:
 
     chat = known.rendered.chat
     return [fingerprint(chat.prompt(known.rendered.messages(row))) for row in known.rows]
+
+
+@pytest.mark.gpu
+def test_an_export_answers_as_it_was_recorded_on_a_card(labelling: Path, home: Home) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    known = recorded_of(labelling, home)
+    found = parity.check(Source(str(labelling), dtype="bfloat16"), ADAPTER, known, lambda _: None)
+    assert found.device.startswith("cuda")
+    assert found.holds, found.problems

@@ -45,6 +45,8 @@ MARGIN_S = 30  # one step of the largest shape on a slow card
 GIB = 1024**3
 TESTS = (  # where tests are marked `gpu`; others would ask for what the bundle has not, such as mlflow
     "tests/engine",
+    "tests/export/test_on_card.py",
+    "tests/export/test_parity.py",
     "tests/memory/test_readings.py",
     "tests/money/test_energy.py",
     "tests/worker/test_session.py",
