@@ -25,7 +25,7 @@ from sweeper.export.choosing import choose, kept_adapter
 from sweeper.export.formats import ADAPTER, GGUF, MERGED_4BIT
 from sweeper.export.fresh import Source
 from sweeper.export.manifest import CODE, CONFIG, PREDICTIONS, add_hashes, write_manifest
-from sweeper.export.parity import Parity
+from sweeper.export.parity import Parity, Weights
 from sweeper.export.recorded import recorded
 from sweeper.export.tokenizer import write_tokenizer
 from sweeper.mistakes import kept
@@ -79,7 +79,7 @@ def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Annou
     with staging.staged(folder) as temporary:
         _check_room(folder, facts, adapter, wanted.form)
         manifest = _manifest(facts, trial, wanted.form)
-        _write_weights(temporary, adapter, facts, trial, wanted, converter)
+        weights = _write_weights(temporary, adapter, facts, trial, wanted, converter)
         chat = write_tokenizer(temporary, _section(facts), config.prompt, home)
         manifest["answer"] = {"end": chat.end, "lead": chat.lead}
         code = own.kept(config, paths.code) if isinstance(config.task, CustomSection) else None
@@ -88,7 +88,7 @@ def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Annou
         found = None
         if known is not None:
             with idle(paths):  # or both would have the device
-                found = parity.check(_source(temporary, facts, wanted), wanted.form, known, announce)
+                found = parity.check(_source(temporary, facts, wanted), wanted.form, known, weights, announce)
             _judge(found, wanted)
             manifest["parity"] = found.as_dict()
             kept.write(temporary / PREDICTIONS, known.judged(found.answers, has_texts=config.tracking.log_text))
@@ -167,26 +167,29 @@ def _check_room(folder: Path, facts: Facts, adapter: Path, form: str) -> None:
 
 def _write_weights(
     folder: Path, adapter: Path, facts: Facts, trial: TrialView, wanted: Wanted, converter: str | None
-) -> None:
-    home, section = facts.paths.home, _section(facts)
+) -> Weights | None:
+    """Writes them in their format; returns what must be loaded, where the format keeps it as it is."""
+    home, section, params = facts.paths.home, _section(facts), facts.config.trial_params(trial.params)
     if wanted.form == ADAPTER:
         shutil.copytree(adapter, folder, dirs_exist_ok=True)
         # Where the base is now: the store may have moved since the adapter was trained.
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config["base_model_name_or_path"], config["revision"] = base.source(section, home), section.revision
         write_atomically(folder / CONFIG, json.dumps(config, indent=2))
-        return
+        return Weights.of_adapter(adapter, params)
     from sweeper.export import merged
 
     whole = folder / ".merged" if wanted.form in (GGUF, MERGED_4BIT) else folder
-    merged.write(whole, adapter, facts.config.trial_params(trial.params), section, home, wanted.device)
+    digests = merged.write(whole, adapter, params, section, home, wanted.device)
     if wanted.form == MERGED_4BIT:
         merged.quantise(whole, folder, section, wanted.device)
     elif converter is not None:
         write_tokenizer(whole, section, facts.config.prompt, home)
         gguf.convert(converter, whole, folder, facts.name)
-    if whole != folder:
-        shutil.rmtree(whole)
+    if whole == folder:
+        return Weights(digests)
+    shutil.rmtree(whole)
+    return None
 
 
 def _source(folder: Path, facts: Facts, wanted: Wanted) -> Source:

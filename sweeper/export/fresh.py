@@ -7,7 +7,8 @@ standard input; the champion in MLflow carries a copy of it. So it imports nothi
 
 A job says what to load (`Source`), what is asked (`rows`: of each the messages up to the answer) and how it is
 answered: among `labels`, or written; `free`, the places of rows that are also answered by plain greedy decoding;
-`reads`, sequences of tokens whose likelihood is asked. The answers are in the order of the rows.
+`reads`, sequences of tokens whose likelihood is asked; `is_weighed`, whether the weights are hashed too. The answers
+are in the order of the rows.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Loaded:
     """
 
     def __init__(self, source: Source, end: int, lead: str = "") -> None:
-        self.end, self.lead = end, lead
+        self.source, self.end, self.lead = source, end, lead
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=source.trust_remote_code)
         self.model: Any = _model(source).eval()
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else end
@@ -108,7 +109,12 @@ class Loaded:
     def write(self, prompts: Sequence[Tokens], max_new_tokens: int) -> list[tuple[str, float]]:
         """A text for each prompt, greedily, and the mean probability of its tokens (geometric)."""
         settings = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=self.end, pad_token_id=self.pad
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.end,
+            pad_token_id=self.pad,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         # What is not set would come from the model's own settings: penalties, sampling, another end.
@@ -120,8 +126,6 @@ class Loaded:
                 input_ids=tokens,
                 attention_mask=mask,
                 generation_config=settings,
-                return_dict_in_generate=True,
-                output_logits=True,
             )
             found = []
             answers = out.sequences[:, tokens.shape[1] :].tolist()
@@ -233,6 +237,20 @@ def _model(source: Source) -> Any:
     return PeftModel.from_pretrained(base, source.folder)
 
 
+def digest(tensor: torch.Tensor) -> str:
+    """The sha256 of a tensor's values, as they lie in memory."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def _weights(model: Any, source: Source) -> tuple[dict[str, str], list[float]]:
+    """The weights that were loaded by the names that they have in the files, and an adapter's scales."""
+    if not source.is_adapter:
+        return {name: digest(tensor) for name, tensor in model.named_parameters()}, []
+    found = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+    scales = {float(module.scaling["default"]) for module in model.modules() if hasattr(module, "lora_A")}
+    return {name.replace(".default.", "."): digest(tensor) for name, tensor in found.items()}, sorted(scales)
+
+
 def fingerprint(prompt: Sequence[int]) -> str:
     """A prompt's tokens as a short hash."""
     return hashlib.sha256(json.dumps(list(prompt)).encode()).hexdigest()[:16]
@@ -245,7 +263,10 @@ def answered(job: dict[str, Any]) -> dict[str, Any]:
     labels: list[str] = job["labels"]
     answers = loaded.choose(prompts, labels) if labels else loaded.write(prompts, job["max_new_tokens"])
     reads = [tuple(read) for read in job["reads"]]
+    weights, scales = _weights(loaded.model, loaded.source) if job["is_weighed"] else ({}, [])
     return {
+        "weights": weights,
+        "scales": scales,
         "prompts": [fingerprint(prompt) for prompt in prompts],
         "answers": answers,
         "free": loaded.write([prompts[place] for place in job["free"]], job["max_new_tokens"]),

@@ -19,6 +19,7 @@ from sweeper.config.schema import ModelSection
 from sweeper.engine import adapter
 from sweeper.engine.bucket import AdapterState
 from sweeper.errors import ExportError
+from sweeper.export.fresh import digest
 from sweeper.models import base
 from sweeper.paths import Home
 from sweeper.trial import TrialParams
@@ -26,11 +27,16 @@ from sweeper.trial import TrialParams
 SHARD = "4GB"
 
 
-def write(folder: Path, weights: Path, params: TrialParams, section: ModelSection, home: Home, device: str) -> None:
+def write(
+    folder: Path, weights: Path, params: TrialParams, section: ModelSection, home: Home, device: str
+) -> dict[str, str]:
     """Writes the merged model in 16 bits, with its configuration; the tokenizer is the caller's.
 
     Args:
         weights: the folder of the adapter.
+
+    Returns:
+        The hash of each weight, by its name.
 
     Raises:
         ModelError: if the base cannot be loaded.
@@ -54,6 +60,7 @@ def write(folder: Path, weights: Path, params: TrialParams, section: ModelSectio
         )
     with base.without_progress():
         whole.save_pretrained(folder, max_shard_size=SHARD)
+    return {name: digest(tensor) for name, tensor in whole.named_parameters()}
 
 
 def half(dtype: torch.dtype) -> torch.dtype:

@@ -3,11 +3,12 @@
 That process (`fresh.py`) has transformers and peft alone, as whoever gets the folder. What it answers is held against
 what the study recorded, row by row:
 
+- the weights that were loaded must be those that were exported, and an adapter's scale the trial's, each of them;
 - the tokens of each prompt must be the same: otherwise tokenizer or chat template are not those of the training;
 - the metric must not be worse by more than two standard errors of the paired difference;
 - the probabilities of the answers must not have moved by more than `MOVED` in the mean. Other kernels move them by a
-  thousandth in float32, and by ten times that in 16 bits; a wrong scale or damaged weights move them before they move
-  the metric. Formats that round the weights again are held to the metric alone;
+  thousandth in float32, and by ten times that in 16 bits; other weights, or a base that is not the one of the
+  training, move them before they move the metric. Formats that round the weights again are held to the metric alone;
 - the drop in the retention suite must not be higher by more than two standard errors.
 
 What other ways of serving change is said, and refuses nothing: the base in 16 bits, and decoding without the labels.
@@ -16,25 +17,57 @@ What other ways of serving change is said, and refuses nothing: the base in 16 b
 from __future__ import annotations
 
 import json
+import math
 import operator
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
+from sweeper.engine.adapter import WEIGHTS
 from sweeper.errors import ExportError
 from sweeper.export import fresh
 from sweeper.export.formats import ADAPTER, EXACT
 from sweeper.export.recorded import Recorded
 from sweeper.retention.measure import CERTAIN, drop
 from sweeper.tasks.resampled import difference
+from sweeper.trial import TrialParams
 
 MOVED, MOVED_16_BIT = 0.01, 0.03  # of a probability, in the mean over rows; of a model that computes in 16 bits
 SERVED_ROWS = 256  # on which other ways of serving are tried
 _SHOWN = 20  # last lines of a process that failed
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What must be loaded: the hash of each weight by its name, and the scale of an adapter."""
+
+    digests: Mapping[str, str]
+    scale: float | None = None
+
+    @classmethod
+    def of_adapter(cls, folder: Path, params: TrialParams) -> Weights:
+        """Those of a trial, as its study keeps them."""
+        tensors = load_file(folder / WEIGHTS)
+        return cls({name: fresh.digest(tensor) for name, tensor in tensors.items()}, params.scale)
+
+    def problems(self, digests: Mapping[str, str], scales: Sequence[float]) -> list[str]:
+        """In what other weights differ, in words."""
+        found = []
+        names = sorted({*self.digests, *digests})
+        if others := [name for name in names if self.digests.get(name) != digests.get(name)]:
+            found.append(
+                f"{len(others)} of {len(names)} weights are not what was exported, the first of them {others[0]}"
+            )
+        if self.scale is not None and not all(math.isclose(scale, self.scale, rel_tol=1e-6) for scale in scales):
+            said = ", ".join(f"{scale:g}" for scale in scales)
+            found.append(f"the adapter is scaled by {said}, but the trial's by {self.scale:g} (alpha, rank, rsLoRA)")
+        return found
 
 
 @dataclass(frozen=True)
@@ -104,13 +137,19 @@ class Parity:
 
 
 def check(
-    source: fresh.Source, form: str, known: Recorded, announce: Callable[[str], None], tries_ways: bool = True
+    source: fresh.Source,
+    form: str,
+    known: Recorded,
+    weights: Weights | None,
+    announce: Callable[[str], None],
+    tries_ways: bool = True,
 ) -> Parity:
     """Loads and scores a folder in a new process.
 
     Args:
         source: the folder, and how it is loaded.
         form: its format.
+        weights: what must be loaded; None: the format does not keep them as they were.
         tries_ways: whether other ways of serving are tried too.
 
     Raises:
@@ -122,7 +161,8 @@ def check(
     announce(f"scoring the export in a process of its own: {len(known.rows)} {known.split} rows, {len(reads)} texts")
     job = _job(source, known, range(len(known.rows)))
     job |= {"free": free, "reads": [read.tokens for read in reads], "starts": [read.start for read in reads]}
-    found = _answered(job)
+    found = _answered({**job, "is_weighed": weights is not None})
+    problems = weights.problems(found["weights"], found["scales"]) if weights is not None else []
     served = [_served("greedy decoding without the list of labels", known, free, found["free"])] if free else []
     if tries_ways and form == ADAPTER and source.quant != "none":
         announce(f"scoring it over the base in 16 bits: {len(few)} rows")
@@ -131,7 +171,7 @@ def check(
             _served("over the base in 16 bits, as published", known, few, _answered(_job(half, known, few))["answers"])
         )
     limit = None if form not in EXACT else MOVED if source.dtype == "float32" else MOVED_16_BIT
-    return _held(known, found, tuple(served), limit)
+    return _held(known, found, tuple(served), limit, problems)
 
 
 def _job(source: fresh.Source, known: Recorded, places: Sequence[int]) -> dict[str, Any]:
@@ -144,6 +184,7 @@ def _job(source: fresh.Source, known: Recorded, places: Sequence[int]) -> dict[s
         "labels": known.labels,
         "max_new_tokens": known.room_tokens,
         "free": [],
+        "is_weighed": False,
         "reads": [],
         "starts": [],
     }
@@ -164,11 +205,18 @@ def _answered(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _held(known: Recorded, found: dict[str, Any], served: tuple[Served, ...], limit: float | None) -> Parity:
+def _held(
+    known: Recorded,
+    found: dict[str, Any],
+    served: tuple[Served, ...],
+    limit: float | None,
+    problems: Sequence[str] = (),
+) -> Parity:
     """Holds answers against what was recorded.
 
     Args:
         limit: of how far probabilities may have moved; None: of none.
+        problems: that are known already.
     """
     answers = tuple((str(text), float(value)) for text, value in found["answers"])
     texts = [text for text, _ in answers]
@@ -183,7 +231,7 @@ def _held(known: Recorded, found: dict[str, Any], served: tuple[Served, ...], li
     ]
     moved = sum(moves) / len(moves) if moves else None
     forgotten = _forgotten(known, found["likelihoods"])
-    problems = []
+    problems = [*problems]
     if others := _other_prompts(known, found["prompts"]):
         problems.append(
             f"{others} of {len(answers)} prompts have other tokens than in training: tokenizer or chat template differ"

@@ -24,6 +24,7 @@ from sweeper.cli.main import main
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
 from sweeper.export import export as exporting
+from sweeper.export import merged as merging
 from sweeper.export.manifest import MANIFEST, PREDICTIONS, sha256
 from sweeper.housekeeping import whole
 from sweeper.mistakes import kept
@@ -244,6 +245,25 @@ def test_what_does_not_answer_as_its_trial_is_not_written(
     assert (
         "It does not answer as its trial did, and was exported all the same" in (tmp_path / "out/README.md").read_text()
     )
+
+
+def test_a_merged_weight_that_is_damaged_is_refused(
+    study: StudyPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = merging.write
+
+    def damaged(folder: Path, *arguments: Any) -> Any:
+        digests = write(folder, *arguments)
+        file = folder / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        return digests
+
+    monkeypatch.setattr(merging, "write", damaged)
+    said = command("export", "demo", "--to", str(tmp_path / "out"), "--format", "merged", code=2).output
+    assert "weights are not what was exported, the first of them" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_running_study_keeps_its_device(study: StudyPaths, tmp_path: Path) -> None:

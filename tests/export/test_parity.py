@@ -17,11 +17,13 @@ from sweeper.errors import ExportError
 from sweeper.export import parity
 from sweeper.export.formats import ADAPTER, MERGED_4BIT
 from sweeper.export.fresh import Source
+from sweeper.export.parity import Weights
 from sweeper.export.predict import Predictor
 from sweeper.export.recorded import Recorded
 from sweeper.mistakes.kept import Kept
 from sweeper.paths import Home
 from sweeper.tasks.resampled import Resampler
+from tests.conftest import trial_params
 from tests.export.conftest import LABELS, Export
 
 WEIGHTS = "adapter_model.safetensors"
@@ -67,13 +69,15 @@ def known(labelling: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded
     return recorded_of(labelling, Home(tmp_path_factory.mktemp("home")))
 
 
-def checked(folder: Path, known: Recorded, form: str = ADAPTER) -> parity.Parity:
-    return parity.check(Source(str(folder)), form, known, lambda _: None, tries_ways=False)
+def checked(folder: Path, known: Recorded, intact: Path, form: str = ADAPTER) -> parity.Parity:
+    weights = Weights.of_adapter(intact, trial_params(rank=8)) if form == ADAPTER else None
+    return parity.check(Source(str(folder)), form, known, weights, lambda _: None, tries_ways=False)
 
 
 def test_an_export_answers_as_it_was_recorded_and_in_other_ways(labelling: Path, known: Recorded) -> None:
     said: list[str] = []
-    found = parity.check(Source(str(labelling)), ADAPTER, known, said.append)
+    weights = Weights.of_adapter(labelling, trial_params(rank=8))
+    found = parity.check(Source(str(labelling)), ADAPTER, known, weights, said.append)
     assert found.holds, found.problems
     assert found.rows == len(TEXTS)
     assert found.same >= len(TEXTS) - 1  # its user's process has bitsandbytes' own kernel on
@@ -94,7 +98,7 @@ def test_written_answers_are_held_too(export_of: Export, home: Home) -> None:
     columns = ["data=files", "data.path=/nowhere", "data.columns.prompt=text", "data.columns.answer=label"]
     folder = export_of("task=generation", "task.max_new_tokens=6", *columns)
     known = recorded_of(folder, home)
-    found = checked(folder, known)
+    found = checked(folder, known, folder)
     assert found.holds, found.problems
     assert found.same >= len(TEXTS) - 4  # a text that nobody taught it is soon another one
     assert found.served == ()
@@ -109,7 +113,8 @@ def alpha(folder: Path) -> None:
 def weight(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     name = next(name for name in sorted(tensors) if "lora_B" in name)
-    save_file({**tensors, name: -tensors[name]}, folder / WEIGHTS, metadata={"format": "pt"})
+    tensors[name][0, 0] += 1e-6  # which no score would show
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def no_template(folder: Path) -> None:
@@ -128,8 +133,9 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (alpha, "the adapter is scaled by 4, but the trial's by 2"),
         (alpha, "have moved by"),
-        (weight, "have moved by"),
+        (weight, "1 of "),
         (no_template, "chat_template"),
         (other_template, "24 of 24 prompts have other tokens than in training"),
         (cut, "must be loaded by transformers and peft alone"),
@@ -141,7 +147,7 @@ def test_what_is_damaged_is_refused(
     folder = shutil.copytree(labelling, tmp_path / "damaged")
     change(folder)
     try:
-        problems = "; ".join(checked(folder, known).problems)
+        problems = "; ".join(checked(folder, known, labelling).problems)
     except ExportError as error:
         problems = str(error)
     assert why in problems
@@ -153,7 +159,7 @@ def test_formats_that_round_again_are_held_to_the_metric_alone(
     folder = shutil.copytree(labelling, tmp_path / "moved")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * 1.15}))
-    found = checked(folder, known, MERGED_4BIT)
+    found = checked(folder, known, labelling, MERGED_4BIT)
     assert found.moved is not None
     assert found.moved > parity.MOVED
     assert not [problem for problem in found.problems if "probabilities" in problem]
@@ -191,7 +197,7 @@ def parity_prompts(known: Recorded) -> list[str]:
 def test_an_export_answers_as_it_was_recorded_on_a_card(labelling: Path, home: Home) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    known = recorded_of(labelling, home)
-    found = parity.check(Source(str(labelling), dtype="bfloat16"), ADAPTER, known, lambda _: None)
+    known, weights = recorded_of(labelling, home), Weights.of_adapter(labelling, trial_params(rank=8))
+    found = parity.check(Source(str(labelling), dtype="bfloat16"), ADAPTER, known, weights, lambda _: None)
     assert found.device.startswith("cuda")
     assert found.holds, found.problems
