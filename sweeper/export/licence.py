@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import shutil
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import yaml
@@ -59,8 +60,7 @@ class Licence:
 def copy(folder: Path, section: ModelSection) -> Licence:
     """Copies the base's LICENSE and NOTICE beside the weights, and says what it asks for."""
     if section.path is not None and section.path.startswith(BUNDLED):
-        listed = importlib.metadata.files("sweeper") or []
-        own = [Path(str(file.locate())) for file in listed if file.name == "LICENSE"][:1]
+        own = _own()
         for file in own:
             shutil.copyfile(file, folder / file.name)
         return _of("apache-2.0", None, tuple(file.name for file in own))
@@ -72,6 +72,17 @@ def copy(folder: Path, section: ModelSection) -> Licence:
             shutil.copyfile(file, folder / file.name)
             copied.append(file.name)
     return _of(known, name, tuple(sorted(copied)))
+
+
+def _own() -> list[Path]:
+    """sweeper's own licence, which is that of the bundled models: of the installed package, or of a checkout."""
+    try:
+        listed = importlib.metadata.files("sweeper") or []
+    except importlib.metadata.PackageNotFoundError:
+        listed = []
+    places = [Path(str(file.locate())) for file in listed if file.name == "LICENSE"]
+    places.append(Path(str(resources.files("sweeper"))).parent / "LICENSE")
+    return [place for place in places if place.is_file()][:1]
 
 
 def _of(known: str | None, name: str | None, files: tuple[str, ...]) -> Licence:
