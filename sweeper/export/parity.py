@@ -96,6 +96,15 @@ class Forgotten:
     tolerance: float
     recorded: float | None
 
+    def problem(self) -> str | None:
+        """Why it is more than was recorded, in words; None where it is not, or nothing was recorded."""
+        if self.recorded is None or self.drop - self.recorded <= CERTAIN * self.drop_se:
+            return None
+        return (
+            f"the drop in {self.kind} of the retention suite is {self.drop:.3f}, but {self.recorded:.3f} was recorded, "
+            f"and two standard errors are {CERTAIN * self.drop_se:.3f}"
+        )
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -224,12 +233,7 @@ def _held(
     draws = difference(now.draws, before.draws)
     error, change = float(draws.std()) if len(draws) else 0.0, now.value - before.value
     same = [text == one.prediction for text, one in zip(texts, known.predictions, strict=True)]
-    moves = [
-        abs(value - one.confidence)
-        for is_same, (_, value), one in zip(same, answers, known.predictions, strict=True)
-        if is_same and one.confidence is not None
-    ]
-    moved = sum(moves) / len(moves) if moves else None
+    moved = _moved(known, answers)
     forgotten = _forgotten(known, found["likelihoods"])
     problems = [*problems]
     if others := _other_prompts(known, found["prompts"]):
@@ -245,13 +249,8 @@ def _held(
     if limit is not None and (moved is None or not moved <= limit):
         by = f"{moved:.3f}" if moved is not None else "nobody knows how much, for no answer is the recorded one"
         problems.append(f"the probabilities of the answers have moved by {by} in the mean, where {limit} is allowed")
-    if forgotten is not None and forgotten.recorded is not None:
-        more = forgotten.drop - forgotten.recorded
-        if not more <= CERTAIN * forgotten.drop_se:
-            problems.append(
-                f"the drop in {forgotten.kind} of the retention suite is {forgotten.drop:.3f}, but "
-                f"{forgotten.recorded:.3f} was recorded, and two standard errors are {CERTAIN * forgotten.drop_se:.3f}"
-            )
+    if forgotten is not None and (problem := forgotten.problem()) is not None:
+        problems.append(problem)
     return Parity(
         split=known.split,
         rows=len(answers),
@@ -268,6 +267,16 @@ def _held(
         problems=tuple(problems),
         answers=answers,
     )
+
+
+def _moved(known: Recorded, answers: Sequence[tuple[str, float]]) -> float | None:
+    """How far the probabilities of the answers that are the same have moved, in the mean; None where none is known."""
+    moves = [
+        abs(value - one.confidence)
+        for (text, value), one in zip(answers, known.predictions, strict=True)
+        if text == one.prediction and one.confidence is not None
+    ]
+    return sum(moves) / len(moves) if moves else None
 
 
 def _other_prompts(known: Recorded, prompts: Sequence[str]) -> int:

@@ -32,12 +32,11 @@ def export_section(facts: Facts) -> Section:
     name, best = facts.name, facts.best
     if best is None:
         return Section("export", "Take it home", paragraphs(["There is no winner to export."]))
-    commands = (
-        f"sweeper export {name} --to my-adapter\nsweeper predict my-adapter < rows.jsonl\nsweeper serve my-adapter"
-    )
+    lines = (f"export {name} --to my-adapter", "predict my-adapter < rows.jsonl", "serve my-adapter")
+    commands = "\n".join(f"sweeper {line}" for line in lines)
     words = (
-        "The folder is scored again, as whoever gets it loads it, before it is written. `--format merged` makes a whole "
-        "model of it; `--trial N` takes another one that is kept."
+        "The folder is scored again, as whoever gets it loads it, before it is written. `--format merged` makes a "
+        "whole model of it; `--trial N` takes another one that is kept."
     )
     return Section("export", "Take it home", (Code(commands), *paragraphs([words])))
 

@@ -1,4 +1,4 @@
-"""An export of a study that was trained on a CUDA device, in the formats that change nothing; and nothing of MLflow, which is not needed."""
+"""Exports of a study that was trained on a CUDA device; without MLflow, which they do not need."""
 
 from __future__ import annotations
 
