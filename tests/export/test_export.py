@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -323,3 +325,27 @@ def test_gguf_needs_the_converter(study: StudyPaths, tmp_path: Path, monkeypatch
     assert "ended with 3" in said
     assert "no such architecture" in said
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGKILL])
+def test_an_export_that_is_stopped_leaves_the_old_one(
+    study: StudyPaths, adapter: tuple[Path, dict[str, Any]], tmp_path: Path, ends: signal.Signals
+) -> None:
+    folder = Path(shutil.copytree(adapter[0], tmp_path / "out"))
+    before = (folder / MANIFEST).read_bytes()
+    command_line = [sys.executable, "-m", "sweeper", "export", "demo", "--to", str(folder), "--force"]
+    process = subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert "scoring the export" in process.stdout.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+        for one in [process, *(children if ends is signal.SIGINT else [])]:  # Ctrl-C reaches all
+            one.send_signal(ends)
+        assert process.wait(30) != 0
+    psutil.wait_procs(children, timeout=60)
+    assert (folder / MANIFEST).read_bytes() == before
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == ["out"] if ends is signal.SIGINT else len(left) == 2
+    command("export", "demo", "--to", str(folder), "--no-parity")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert (folder / MANIFEST).read_bytes() != before
