@@ -76,7 +76,12 @@ def _register(tracker: MlflowTracker, key: RunKey, folder: Path, manifest: dict[
             "sweeper.adapter_sha256": manifest["sha256"]["adapter_model.safetensors"],
             "sweeper.data_sha256": str(manifest["data_sha256"]),
         }
-        return tracker.register(key, model, name, tags)
+        found = manifest["parity"]
+        description = (
+            f"Trial {manifest['trial']} of {manifest['study']}: {found['metric']} {found['exported']:.3f} over "
+            f"{found['rows']:,} {found['split']} rows as exported, {found['recorded']:.3f} as recorded; the adapter alone"
+        )
+        return tracker.register(key, model, name, tags, description)
 
 
 def _save(model: Path, folder: Path, manifest: dict[str, Any]) -> None:

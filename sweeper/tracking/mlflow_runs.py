@@ -201,7 +201,7 @@ class MlflowRuns(Store):
         if (self._folder(key) / folder).is_dir():
             self._repository(key).delete_artifacts(folder)
 
-    def _register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str]) -> str:
+    def _register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str], description: str) -> str:
         self._connect()
         run_id = self._runs[key]
         tags = {KIND_TAG: MODEL_KIND, STUDY_TAG: self._study, **tags}
@@ -215,7 +215,7 @@ class MlflowRuns(Store):
             if not self._client.search_registered_models(filter_string=f"name = '{name}'"):
                 self._client.create_registered_model(name, tags={KIND_TAG: MODEL_KIND})
             source = f"{self._client.get_run(run_id).info.artifact_uri}/{CHAMPION}"
-            champion = self._client.create_model_version(name, source, run_id, tags=tags)
+            champion = self._client.create_model_version(name, source, run_id, tags=tags, description=description)
             self._client.set_registered_model_alias(name, CHAMPION, champion.version)
         return str(champion.version)
 

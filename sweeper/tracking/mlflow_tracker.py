@@ -130,13 +130,14 @@ class MlflowTracker(MlflowRuns, Tracker):
     def close(self) -> None:
         self._writer.close()
 
-    def register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str]) -> str:
+    def register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str], description: str) -> str:
         """Logs a model on a run, and makes it the champion of a registered model.
 
         Args:
             folder: of the model; it may be gone afterwards.
             name: of the registered model, which is made where there is none.
             tags: of the version; one with the same tags is not made again.
+            description: of the version.
 
         Returns:
             The version.
@@ -144,7 +145,7 @@ class MlflowTracker(MlflowRuns, Tracker):
         Raises:
             TrackingError: if the store refuses it.
         """
-        return self._writer.ask(lambda: self._register(key, folder, name, tags))
+        return self._writer.ask(lambda: self._register(key, folder, name, tags, description))
 
     def states(self) -> dict[RunKey, RunState]:
         return self._writer.ask(self._states)

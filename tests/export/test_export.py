@@ -184,6 +184,7 @@ def test_it_is_registered_once_and_goes_with_its_study(
 ) -> None:
     client = MlflowClient(tracking_uri=study.home.mlflow_url)
     version = client.get_model_version_by_alias("demo", "champion")
+    assert f"Trial {adapter[1]['trial']} of demo: accuracy" in version.description
     assert version.tags["sweeper.trial"] == str(adapter[1]["trial"])
     assert client.get_run(version.run_id).data.metrics["export/adapter/accuracy"] == adapter[1]["parity"]["exported"]
     again = command("export", "demo", "--to", str(tmp_path / "again"))
