@@ -79,7 +79,7 @@ def _register(tracker: MlflowTracker, key: RunKey, folder: Path, manifest: dict[
         found = manifest["parity"]
         description = (
             f"Trial {manifest['trial']} of {manifest['study']}: {found['metric']} {found['exported']:.3f} over "
-            f"{found['rows']:,} {found['split']} rows as exported, {found['recorded']:.3f} as recorded; the adapter alone"
+            f"{found['rows']:,} {found['split']} rows as exported, {found['recorded']:.3f} as recorded"
         )
         return tracker.register(key, model, name, tags, description)
 
