@@ -110,8 +110,10 @@ def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterato
     """The trial beside its runner-up and the base, with intervals."""
     test, metric, scores = facts.seen.attributes.get("test") or {}, facts.metric, manifest["scores"]
     if scores["test"] is not None:
-        scored = {f"this one, trial {trial.number}": test["winner"]}
-        if second := test.get("runner_up"):
+        scored = {f"this one, trial {trial.number}": scores["test"]}
+        if test["trial"] != trial.number:
+            scored[f"winner, trial {test['trial']}"] = test["winner"]
+        elif second := test.get("runner_up"):
             scored[f"runner-up, trial {second['trial']}"] = second["scores"]
         scored |= {"untuned 4-bit base": test["base"], "always the most common answer": test["majority"]}
         rows, split, words = test["rows"], "test", "which chose nothing"
@@ -119,7 +121,7 @@ def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterato
         scored, rows, split = {f"this one, trial {trial.number}": trial.metrics}, None, "validation"
         if (base := facts.seen.attributes.get("baseline")) is not None:
             scored["untuned 4-bit base"] = base
-        words = "by which the search chose, so that they flatter it: no test row was shown to this trial as the winner"
+        words = "by which the search chose, so that they flatter it"
     names = [name for name in next(iter(scored.values())) if not name.endswith("_se") and "/" not in name]
     names.sort(key=lambda name: name != metric)
     cells = tuple((who, *(_with_interval(each, name) for name in names)) for who, each in scored.items())
@@ -253,4 +255,4 @@ def _again(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterator
 
 def _data_name(facts: Facts) -> str:
     data = facts.config.data
-    return searched._last(data.path) if data.path else data.source
+    return searched.last_part(data.path) if data.path else data.source

@@ -112,7 +112,8 @@ def _judge(found: Parity, wanted: Wanted) -> None:
 def _manifest(facts: Facts, trial: TrialView, form: str) -> dict[str, Any]:
     config, seen, known = facts.config, facts.seen, origin.kept(facts.paths)
     test: dict[str, Any] = seen.attributes.get("test", {})
-    is_tested = test.get("trial") == trial.number
+    second = test.get("runner_up") or {}
+    of_test = {test.get("trial"): test.get("winner"), second.get("trial"): second.get("scores")}.get(trial.number)
     return {
         "sweeper": __version__,
         "format": form,
@@ -132,8 +133,8 @@ def _manifest(facts: Facts, trial: TrialView, form: str) -> dict[str, Any]:
         "data_sha256": seen.attributes["data_sha256"],
         "scores": {
             "validation": trial.metrics,
-            "test": test["winner"] if is_tested else None,
-            "test_rows": test["rows"] if is_tested else None,
+            "test": of_test,
+            "test_rows": test["rows"] if of_test is not None else None,
         },
         "parity": None,
         "lora": config.trial_params(trial.params).model_dump(mode="json"),

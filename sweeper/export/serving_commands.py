@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.data.chat import INSTRUCTION
 from sweeper.data.template import LABELS, ROW, TEXT, RowTemplate, columns_read
 from sweeper.errors import ExportError, PromptError
 from sweeper.export.formats import ADAPTER
@@ -35,12 +34,6 @@ def format_of(manifest: Mapping[str, Any]) -> str:
 def needs_template(manifest: Mapping[str, Any]) -> bool:
     """Whether the export has no chat template, so that its study used the instruction format."""
     return TEMPLATE_FILE not in manifest["sha256"]
-
-
-def instruction_template(tokenizer: Any) -> str:
-    """The instruction format as a chat template; it writes the first token, which servers leave to the template."""
-    begins = tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
-    return ("{{ bos_token }}" if begins else "") + INSTRUCTION
 
 
 def lora_rank(rank: int) -> int:
@@ -78,7 +71,7 @@ def vllm_command(
         base: the folder or Hub id of an adapter's base; a whole model needs none.
         name: the model's name in requests; None: the study's.
         revision: of a base on the Hub.
-        chat_template: what stands in for the one that the export lacks (`instruction_template`).
+        chat_template: what stands in for the one that the export lacks (`sweeper.data.chat.Chat.exported`).
         program: what starts vLLM.
 
     Raises:
@@ -144,13 +137,13 @@ def curl_snippet(manifest: Mapping[str, Any], url: str, name: str | None = None,
 
 def python_snippet(manifest: Mapping[str, Any], url: str, name: str | None = None, end: int | None = None) -> str:
     """One request with the official client, `openai`; runs as it is."""
-    imports, lines = ["from openai import OpenAI"], _message_lines(manifest)
-    if any("Template(" in line for line in lines):
+    imports, lines = ["from openai import OpenAI"], message_lines(manifest)
+    if needs_jinja(lines):
         imports = ["from jinja2 import Template", *imports]
     body = request(manifest, name or str(manifest["study"]), None, end)
     extra = {key: body[key] for key in ("structured_outputs", "stop_token_ids") if key in body}
     if manifest["labels"]:
-        lines = [f"LABELS = {pprint.pformat(manifest['labels'], width=100, compact=True)}", *lines]
+        lines = [labels_line(manifest), *lines]
         extra["structured_outputs"] = {"choice": "LABELS"}
     sent = ", ".join(f"{message!r}" for message in _system(manifest))
     user = '{"role": "user", "content": message}'
@@ -172,6 +165,16 @@ def python_snippet(manifest: Mapping[str, Any], url: str, name: str | None = Non
             "print(answer.choices[0].message.content)",
         ]
     )
+
+
+def needs_jinja(lines: Sequence[str]) -> bool:
+    """Whether `message_lines` render a template."""
+    return any("Template(" in line for line in lines)
+
+
+def labels_line(manifest: Mapping[str, Any]) -> str:
+    """Python that names the labels."""
+    return f"LABELS = {pprint.pformat(manifest['labels'], width=100, compact=True)}"
 
 
 def notes(manifest: Mapping[str, Any]) -> list[str]:
@@ -218,8 +221,8 @@ def _columns(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _message_lines(manifest: Mapping[str, Any]) -> list[str]:
-    """Python that makes the user message of a text."""
+def message_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """Python that makes the user's `message` of a text; it may need jinja2's `Template`, and `LABELS`."""
     template = manifest["prompt"]["template"]
     if _writes_messages(manifest) or template == "{{ text }}":
         return [f"message = {EXAMPLE!r}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sweeper.export import serving_commands
 from sweeper.export.formats import ADAPTER, GGUF
 
 
@@ -44,37 +45,26 @@ def transformers(manifest: dict[str, Any]) -> str:
 
 
 def _answering(manifest: dict[str, Any]) -> list[str]:
-    prompt = manifest["prompt"]
-    messages = [f'{{"role": "system", "content": {json.dumps(prompt["system"])}}}'] if prompt["system"] else []
-    template = prompt["template"]
-    body = "text" if template.strip() == "{{ text }}" else f"{json.dumps(template, ensure_ascii=False)}"
-    lines = [
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        'text = "some text"',
-    ]
-    if body != "text":
-        lines += [
-            f"body = {body}.replace('{{{{ text }}}}', text)" if "{{ text }}" in template else f"body = {body}  # Jinja"
-        ]
-        body = "body"
-    messages.append(f'{{"role": "user", "content": {body}}}')
+    system = manifest["prompt"]["system"]
+    first = f'{{"role": "system", "content": {json.dumps(system, ensure_ascii=False)}}}, ' if system else ""
+    lines = serving_commands.message_lines(manifest)
+    if any("LABELS" in line for line in lines):
+        lines = [serving_commands.labels_line(manifest), *lines]
+    if serving_commands.needs_jinja(lines):
+        lines = ["from jinja2 import Template", "", *lines]
+    room = serving_commands.request(manifest, "", None)["max_tokens"]
     return [
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
         *lines,
-        f"messages = [{', '.join(messages)}]",
+        f'messages = [{first}{{"role": "user", "content": message}}]',
         "asked = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
         ").to(model.device)",
-        "settings = GenerationConfig.from_pretrained(folder, max_new_tokens=" + str(room(manifest)) + ")",
+        f"settings = GenerationConfig.from_pretrained(folder, max_new_tokens={room})",
         "model.generation_config = settings  # the base's own may sample or punish repetition",
         "answer = model.generate(**asked, generation_config=settings)[0, asked.input_ids.shape[1] :]",
         "print(tokenizer.decode(answer, skip_special_tokens=True).strip())",
     ]
-
-
-def room(manifest: dict[str, Any]) -> int:
-    """Tokens that are enough for an answer."""
-    written = manifest["task"].get("max_new_tokens")
-    return int(written) if written else max(16, *(2 * len(label.split()) + 8 for label in manifest["labels"]))
 
 
 def ollama(manifest: dict[str, Any], base: str) -> str:

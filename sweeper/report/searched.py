@@ -29,7 +29,7 @@ def _settings(facts: Facts) -> Table:
         {
             "base": _base(facts),
             "task": f"{config.task.name}; {objective.direction} {facts.metric}, a trial's {objective.value}",
-            "data": f"{config.data.source}" + (f", {_last(config.data.path)}" if config.data.path else ""),
+            "data": f"{config.data.source}" + (f", {last_part(config.data.path)}" if config.data.path else ""),
             "rows": _rows(facts),
             "sha256 of the rows": of_data,
             "each trial": _trial_words(facts),
@@ -45,13 +45,13 @@ def _base(facts: Facts) -> str:
     model = facts.config.model
     known = facts.seen.attributes.get("model") or {}
     revision = known.get("commit") or model.revision
-    where = f" ({_last(model.path)})" if model.path is not None else ""
+    where = f" ({last_part(model.path)})" if model.path is not None else ""
     words = [f"{model.name}{where}", f"quantisation {model.quant}"]
     words.append(f"computes in {facts.seen.attributes.get('dtype', model.dtype)}")
     return ", ".join(words) + (f", at {revision}" if revision else "")
 
 
-def _last(path: str) -> str:
+def last_part(path: str) -> str:
     """The name of a file or folder: where on this machine it is tells whoever gets the report nothing."""
     return Path(path).name if Path(path).is_absolute() else path
 

@@ -13,7 +13,7 @@ from sweeper.config.teaching import PromptSection
 from sweeper.data.chat import Chat
 from sweeper.errors import ExportError
 from sweeper.export.formats import ADAPTER
-from sweeper.export.serving_commands import format_of, instruction_template
+from sweeper.export.serving_commands import format_of
 from sweeper.models import base
 from sweeper.paths import Home
 from sweeper.serving.base import pinned_base
@@ -71,7 +71,7 @@ def load_tokenizer(folder: Path, manifest: dict[str, Any]) -> tuple[Any, Chat]:
         ) from error
     chat = Chat(tokenizer, _untemplated(PromptSection.model_validate(manifest["prompt"])))
     if not chat.has_template:
-        tokenizer.chat_template = instruction_template(tokenizer)
+        tokenizer.chat_template = chat.exported
     return tokenizer, chat
 
 
@@ -108,4 +108,5 @@ def _whole(folder: Path, manifest: dict[str, Any], device: torch.device) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ExportError(f"{folder} must be a model that transformers loads, but it refuses: {error}") from error
     base.freeze(model)
+    base.compute_in(model, base.compute_dtype(section, device))
     return model

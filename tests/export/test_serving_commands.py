@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from sweeper.errors import ExportError
 from sweeper.export.serving_commands import (
     curl_snippet,
-    instruction_template,
     notes,
     python_snippet,
     request,
@@ -95,13 +93,3 @@ def test_what_a_request_must_know_is_said(manifest: dict[str, Any]) -> None:
     assert (body["max_tokens"], body["stop_token_ids"]) == (7, [5])
     assert "structured_outputs" not in body
     assert "'stop_token_ids': [5]" in python_snippet(manifest, "http://127.0.0.1:1/v1", end=5)
-
-
-def test_the_instruction_format_has_the_first_token_where_the_tokenizer_writes_it() -> None:
-    def tokenizer(bos: int | None, first: int) -> Any:
-        read: Callable[[str], dict[str, list[int]]] = lambda _: {"input_ids": [first, 9]}  # noqa: E731
-        return type("Tokenizer", (), {"bos_token_id": bos, "__call__": lambda self, text: read(text)})()
-
-    assert instruction_template(tokenizer(1, 1)).startswith("{{ bos_token }}{% for")
-    assert instruction_template(tokenizer(1, 8)).startswith("{% for")
-    assert instruction_template(tokenizer(None, 8)).startswith("{% for")
