@@ -168,7 +168,8 @@ def _measure(found: Comparison) -> list[str]:
     lines = []
     for letter, side, one in zip("AB", (found.a, found.b), found.costs, strict=True):
         target = str(side.folder) if side.folder is not None else f"{side.study} --trial {side.owner}"
-        if one.serving is None and side.owner is not None and one.parameters is None:
+        is_gone = side.folder is None and one.parameters is None
+        if one.serving is None and side.owner is not None and is_gone:
             lines.append(f"What serving {letter} takes is not measured, and its adapter is not kept")
         elif one.serving is None and side.owner is not None:
             saves = " --save" if side.folder is not None else ""
