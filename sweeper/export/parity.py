@@ -176,9 +176,11 @@ def check(
     if tries_ways and form == ADAPTER and source.quant != "none":
         announce(f"scoring it over the base in 16 bits: {len(few)} rows")
         half = replace(source, quant="none", dtype="float16" if source.dtype == "float16" else "bfloat16")
-        served.append(
-            _served("over the base in 16 bits, as published", known, few, _answered(_job(half, known, few))["answers"])
-        )
+        way = "over the base in 16 bits, as published"
+        try:
+            served.append(_served(way, known, few, _answered(_job(half, known, few))["answers"]))
+        except ExportError as error:  # four times as large, it may not fit
+            announce(f"not tried {way}: {str(error).splitlines()[-1]}")
     limit = None if form not in EXACT else MOVED if source.dtype == "float32" else MOVED_16_BIT
     return _held(known, found, tuple(served), limit, problems)
 
@@ -205,6 +207,8 @@ def _answered(job: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         said = "\n".join(done.stderr.strip().splitlines()[-_SHOWN:])
+        if "OutOfMemoryError" in said:
+            said += " (--device cpu has more room, and takes longer)"
         raise ExportError(
             f"an export must be loaded by transformers and peft alone, but that ended with {done.returncode}:\n{said}"
         )

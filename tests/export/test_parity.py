@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,25 @@ def test_an_export_answers_as_it_was_recorded_and_in_other_ways(labelling: Path,
     assert "24 test rows" in said[0]
     assert "answers" not in found.as_dict()
     assert len({one.prediction for one in known.predictions}) > 2  # or it would be a weak comparison
+
+
+def test_a_way_of_serving_that_does_not_fit_refuses_nothing(
+    labelling: Path, known: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = parity._answered
+
+    def without_room(job: dict[str, Any]) -> dict[str, Any]:
+        if job["source"]["quant"] == "none":
+            raise ExportError("it ended with 1:\ntorch.OutOfMemoryError: CUDA out of memory.")
+        return answered(job)
+
+    monkeypatch.setattr(parity, "_answered", without_room)
+    said: list[str] = []
+    weights = Weights.of_adapter(labelling, trial_params(rank=8))
+    found = parity.check(Source(str(labelling)), ADAPTER, known, weights, said.append)
+    assert found.holds
+    assert [way.way for way in found.served] == ["greedy decoding without the list of labels"]
+    assert said[-1] == "not tried over the base in 16 bits, as published: torch.OutOfMemoryError: CUDA out of memory."
 
 
 def test_written_answers_are_held_too(export_of: Export, home: Home) -> None:
