@@ -51,7 +51,9 @@ def export(study: str, folder: Path, as_json: bool, **asked: Any) -> None:
 @click.option("--to", type=click.Path(path_type=Path), help="A .jsonl or .csv file to write the answered rows to.")
 @click.option("--force", "is_replacing", is_flag=True, help="Replace the file of --to if it is there.")
 @click.option("--probabilities", "weighs", is_flag=True, help="Also say the probability of every label.")
-@click.option("--trust-code", "trusts_code", is_flag=True, help="Run the code of a task=custom that is in the export.")
+@click.option(
+    "--trust-code", "trusts_code", is_flag=True, help="Run code that is in the export, or in its model's repository."
+)
 @click.option("--json", "as_json", is_flag=True, help="Texts that are arguments come back as JSONL too.")
 @plainly
 def predict(**asked: Any) -> None:
@@ -76,7 +78,9 @@ def predict(**asked: Any) -> None:
 @click.option(
     "--rows", type=click.Path(path_type=Path, dir_okay=False), help="Of DIR: requests, as predict reads them."
 )
-@click.option("--trust-code", "trusts_code", is_flag=True, help="Of DIR: run the code of a task=custom that is in it.")
+@click.option(
+    "--trust-code", "trusts_code", is_flag=True, help="Of DIR: run code that is in it, or in its model's repository."
+)
 @click.option("--save", "saves", is_flag=True, help="Of DIR: also write inference.json beside the adapter.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @plainly

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sweeper.errors import TrackingError
+from sweeper.export import snippets
 from sweeper.export.export import Wanted
 from sweeper.export.export import export as export_trial
 from sweeper.export.formats import ADAPTER
@@ -26,6 +29,10 @@ def run(home: Home, study: str, folder: Path, as_json: bool, asked: dict[str, An
     def announce(line: str) -> None:
         click.echo(line, err=as_json)
 
+    if asked["number"] is not None and asked["metric"] is not None:
+        raise click.UsageError("--metric chooses a trial, and so does --trial: give one of them")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", asked["device"]):
+        raise click.UsageError(f"--device must be auto, cpu or cuda:N, but got {asked['device']}")
     wanted = Wanted(
         number=asked["number"],
         metric=asked["metric"],
@@ -51,24 +58,36 @@ def _record(
     home: Home, folder: Path, manifest: dict[str, Any], asked: dict[str, Any], announce: Callable[[str], None]
 ) -> str | None:
     """Logs what the check found, and registers a winner that answers as it should; returns the version."""
+    name = asked["register_as"] or (manifest["study"] if manifest["is_winner"] else None)
+    problem = _not_registered(manifest, name)
+    if asked["skips_register"] or problem is not None:
+        if problem is not None and (asked["register_as"] or manifest["is_winner"] or name is None):
+            announce(f"not registered as a champion: {problem}")
+        name = None
     if manifest["parity"] is None:
         return None
     from sweeper.export import champion
 
-    name = asked["register_as"] or (manifest["study"] if manifest["is_winner"] else None)
-    if asked["skips_register"] or manifest["format"] != ADAPTER:
-        name = None
-    elif manifest["task"]["name"] == "custom":
-        announce(
-            "not registered as a champion: its prompts are written by the study's own code, which MLflow does not run"
+    try:
+        return champion.record(
+            home, folder.expanduser().absolute(), manifest, name, announce, is_named=bool(asked["register_as"])
         )
-        name = None
-    elif not manifest["parity"]["holds"]:
-        announce("not registered as a champion: it does not answer as its trial did")
-        name = None
-    elif name is None:
-        announce("not registered as a champion: it is not the winner; --register-as NAME makes it one of that name")
-    return champion.record(home, folder.expanduser().absolute(), manifest, name, announce)
+    except TrackingError as error:  # what was exported is there all the same
+        announce(f"warning: not in MLflow: {error}. Exported again with --force, it is, once that answers")
+        return None
+
+
+def _not_registered(manifest: dict[str, Any], name: str | None) -> str | None:
+    """Why an export does not become a champion, in words."""
+    if manifest["format"] != ADAPTER:
+        return "--format adapter makes one, without the base"
+    if manifest["parity"] is None:
+        return "it was not scored (--no-parity)"
+    if not manifest["parity"]["holds"]:
+        return "it does not answer as its trial did"
+    if manifest["task"]["name"] == "custom":
+        return "its prompts are written by the study's own code, which MLflow does not run"
+    return "it is not the winner; --register-as NAME makes it one of that name" if name is None else None
 
 
 def _say(study: str, folder: Path, manifest: dict[str, Any]) -> None:
@@ -79,10 +98,7 @@ def _say(study: str, folder: Path, manifest: dict[str, Any]) -> None:
             click.echo(f"{split}: " + ", ".join(f"{name} {plus_minus(scores, name)}" for name in names))
     for line in parity_lines(manifest["parity"]):
         click.echo(line)
-    if manifest["task"]["name"] == "custom":
-        click.echo(f"try it: sweeper predict {folder} --trust-code < ROWS.jsonl")
-    else:
-        click.echo(f'try it: sweeper predict {folder} "some text"')
+    click.echo(f"try it: {snippets.try_it(manifest, str(folder))}")
 
 
 def parity_lines(found: dict[str, Any] | None) -> list[str]:

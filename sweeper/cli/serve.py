@@ -54,17 +54,25 @@ class Served:
     show_default=True,
     help="auto: vLLM where it is installed.",
 )
+@click.option("--trust-code", "trusts_code", is_flag=True, help="Run code that its model's repository has.")
 @click.option("--print", "is_printed", is_flag=True, help="Print the command that would be run, and run nothing.")
 @plainly
 def serve(
-    folder: Path, extra: tuple[str, ...], port: int, host: str, name: str | None, engine: str, is_printed: bool
+    folder: Path,
+    extra: tuple[str, ...],
+    port: int,
+    host: str,
+    name: str | None,
+    engine: str,
+    trusts_code: bool,
+    is_printed: bool,
 ) -> None:
     """Serve an exported folder to OpenAI clients.
 
     With vLLM where that is installed, otherwise with the server that transformers ships, which answers one request
     after the other. It says when it is ready, and shows a request. Ctrl-C ends it.
     """
-    served = _served(folder, name, engine, host, port, list(extra), is_printed)
+    served = _served(folder, name, engine, host, port, list(extra), is_printed, trusts_code)
     if is_printed:
         click.echo(shlex.join(served.command))
         return
@@ -77,7 +85,14 @@ def serve(
 
 
 def _served(
-    folder: Path, name: str | None, engine: str, host: str, port: int, extra: list[str], is_printed: bool
+    folder: Path,
+    name: str | None,
+    engine: str,
+    host: str,
+    port: int,
+    extra: list[str],
+    is_printed: bool,
+    trusts_code: bool,
 ) -> Served:
     """What is asked for, checked, as a command.
 
@@ -86,10 +101,18 @@ def _served(
         ModelError: if the base is not there, or is another one.
     """
     from sweeper.errors import ExportError
+    from sweeper.export.formats import GGUF
     from sweeper.export.manifest import check_files, read_manifest
 
     folder = folder.expanduser().absolute()
     manifest = read_manifest(folder)
+    if manifest["format"] == GGUF:
+        raise ExportError(f"a GGUF file is for llama.cpp and Ollama, but {folder} is one; export --format merged too")
+    if manifest["model"].get("trust_remote_code") and not trusts_code:
+        raise ExportError(
+            "a model that is made of code in its repository is served only where that is said, but that of "
+            f"{folder} is: look at it, and say --trust-code"
+        )
     name = name or str(manifest["study"])
     if not re.fullmatch(_NAME, name):
         raise ExportError(f"--name must be letters, digits and . _ / -, but is {name!r}")

@@ -157,7 +157,10 @@ def from_rows(
             f"data of study {paths.name!r} any more"
         )
     if any(one.prediction.startswith(HASHED) for pair in pairs for one in (pair.a, pair.b)):
-        raise StoreError(f"{metric} is computed from the answers' texts, of which an export keeps hashes alone")
+        raise StoreError(
+            f"{metric} is computed from the answers' texts, of which an export keeps hashes alone; "
+            "name its trial instead, as STUDY:N, or take --metric token_f1"
+        )
     found = [rows[pair.a.sha256] for pair in pairs]
     brought = own.load(config, paths.code)
     task = scoring_task(config.task, brought.task, brought.metric, config.data.columns.label)

@@ -112,8 +112,15 @@ class Chat:
         if self.has_template:
             return self.template
         bare, whole = (self.tokenizer("x", add_special_tokens=adds)["input_ids"] for adds in (False, True))
-        head = self.tokenizer.decode(whole[: len(whole) - len(bare)]) if whole[len(whole) - len(bare) :] == bare else ""
-        return "{{ " + repr(head) + " }}" + self.template if head else self.template
+        added = len(whole) - len(bare)
+        head = self.tokenizer.decode(whole[:added]) if added and whole[added:] == bare else ""
+        probe = self.render([{"role": "user", "content": "Is this a probe?"}], True)
+        for lead in (head, f"{head} "):  # some tokenizers put a space before a text, but not behind a first token
+            if tuple(self.tokenizer(lead + probe, add_special_tokens=False)["input_ids"]) == self.tokens(probe):
+                break
+        else:
+            lead = head  # what its prompts become is compared before anything is exported
+        return "{{ " + repr(lead) + " }}" + self.template if lead else self.template
 
     def opened(self, messages: Sequence[Message]) -> list[Message]:
         """The conversation with `prompt.system` at its begin."""

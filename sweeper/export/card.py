@@ -5,6 +5,7 @@ It goes where others read it: no folder of this machine, no secret, and no text 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sweeper.errors import ExportError
 from sweeper.export import serving_commands, snippets
 from sweeper.export.formats import ADAPTER, FORMATS, GGUF
 from sweeper.export.licence import Licence
+from sweeper.redaction import redacted
 from sweeper.report import searched, spent
 from sweeper.report.content import Block, Bullets, Code, Content, Paragraph, Section, Table, bullets, paragraphs
 from sweeper.report.facts import Facts
@@ -26,6 +28,8 @@ from sweeper.search.looks import looks
 from sweeper.search.views import TrialView
 
 FILE = "README.md"
+# Of a launch: where it runs, and whom it tells.
+_WHERE = re.compile(r"[+~]*(on_finish|store\.|mirror\.|cluster|tracking\.)")
 _INTERVAL = 1.96  # standard errors of 95 %
 _TASKS = {"classification": "text-classification"}  # of the Hub; all others write
 
@@ -43,9 +47,10 @@ def text(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licenc
 
 
 def reproduce(facts: Facts) -> str:
-    """The launch that does the search again, without folders of this machine."""
-    arguments = [without_places(one, facts.config) for one in launch_of(facts.config).arguments]
-    return shlex.join(["sweeper", "launch", *arguments])
+    """The launch that does the search again, without folders and addresses of this machine."""
+    arguments = [one for one in launch_of(facts.config).arguments if not _WHERE.match(one)]
+    words = [without_places(one, facts.config) for one in arguments]
+    return redacted(shlex.join(["sweeper", "launch", *words]))
 
 
 def base_name(manifest: dict[str, Any]) -> str:
@@ -64,7 +69,8 @@ def _head(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licen
     if terms.id is not None:
         head["license"] = terms.id
         head |= {"license_name": terms.name} if terms.id == "other" and terms.name else {}
-    head |= {"pipeline_tag": "text-generation", "tags": ["lora", "qlora", "sweeper", facts.config.task.name]}
+    tags = ["lora", "qlora"] if manifest["model"]["quant"] == "nf4" else ["lora"]
+    head |= {"pipeline_tag": "text-generation", "tags": [*tags, "sweeper", facts.config.task.name]}
     scores = manifest["scores"]["test"]
     if scores is not None:
         names = [name for name in scores if not name.endswith("_se")]
@@ -87,6 +93,7 @@ def _head(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licen
 
 def _content(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licence) -> Content:
     params = ", ".join(f"{name} {number_text(value)}" for name, value in trial.params.items())
+    form = _of_base(FORMATS[manifest["format"]], facts)
     sections = (
         Section("scores", "Scores", tuple(_scores(facts, trial, manifest))),
         Section("parity", "Scored as it is handed over", tuple(_parity(manifest))),
@@ -100,10 +107,15 @@ def _content(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Li
     return Content(
         title=f"{facts.name}: {base_name(manifest)}, tuned for {facts.config.task.name}",
         description=facts.config.study.description,
-        answer=f"Trial {trial.number} of {len(facts.seen.trials)} ({params}): {FORMATS[manifest['format']]}.",
+        answer=f"Trial {trial.number} of {len(facts.seen.trials)} ({params}): {form}.",
         state=f"Found and exported by sweeper {manifest['sweeper']}.",
         sections=sections,
     )
+
+
+def _of_base(words: str, facts: Facts) -> str:
+    """Words about the 4-bit base, of a study whose base may not be one."""
+    return words if facts.config.model.quant == "nf4" else words.replace("4-bit base", "base")
 
 
 def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterator[Block]:
@@ -115,12 +127,15 @@ def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterato
             scored[f"winner, trial {test['trial']}"] = test["winner"]
         elif second := test.get("runner_up"):
             scored[f"runner-up, trial {second['trial']}"] = second["scores"]
-        scored |= {"untuned 4-bit base": test["base"], "always the most common answer": test["majority"]}
+        scored |= {
+            _of_base("untuned 4-bit base", facts): test["base"],
+            "always the most common answer": test["majority"],
+        }
         rows, split, words = test["rows"], "test", "which chose nothing"
     else:
         scored, rows, split = {f"this one, trial {trial.number}": trial.metrics}, None, "validation"
         if (base := facts.seen.attributes.get("baseline")) is not None:
-            scored["untuned 4-bit base"] = base
+            scored[_of_base("untuned 4-bit base", facts)] = base
         words = "by which the search chose, so that they flatter it"
     names = [name for name in next(iter(scored.values())) if not name.endswith("_se") and "/" not in name]
     names.sort(key=lambda name: name != metric)
@@ -183,7 +198,9 @@ def _use(manifest: dict[str, Any]) -> Iterator[Block]:
     name = str(manifest["study"])
     yield Paragraph("`DIR` is this folder. Answers are greedy; each begins right behind the chat template's prompt.")
     yield Code(snippets.transformers(manifest), "python")
-    yield Code('sweeper predict DIR "some text"\nsweeper serve DIR    # an OpenAI-compatible server on 127.0.0.1')
+    if manifest["format"] != GGUF:
+        serve = "sweeper serve DIR    # an OpenAI-compatible server on 127.0.0.1"
+        yield Code(f"{snippets.try_it(manifest, 'DIR')}\n{serve}")
     yield from _served_by_vllm(manifest)
     yield Paragraph("Ollama, with a `Modelfile` beside this folder:")
     yield Code(snippets.ollama(manifest, base_name(manifest)), "")
@@ -219,7 +236,12 @@ def _limits(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterato
             "something else; what that changes is said above."
         )
     if test is None:
-        yield "It was not scored on the test split."
+        yield "The test rows did not choose it, and its scores above are of rows that did."
+    if "/" not in base_name(manifest) and manifest["format"] == ADAPTER:
+        yield (
+            "Its base is not on the Hub: base_model_name_or_path in adapter_config.json says where it lay. A merged "
+            "export needs none."
+        )
     if not trial.is_feasible:
         yield "It breaks a constraint of its study, and is not what the search would have chosen."
     if "retention" not in facts.seen.attributes:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config import check
-from sweeper.errors import TrackingError
 from sweeper.export.manifest import PREDICTIONS
 from sweeper.paths import Home
 from sweeper.tracking.afterwards import run_of
@@ -26,13 +25,19 @@ ANSWERS = "exported_answers.py"  # what the model's code calls `fresh.py`
 
 
 def record(
-    home: Home, folder: Path, manifest: dict[str, Any], name: str | None, announce: Callable[[str], None]
+    home: Home,
+    folder: Path,
+    manifest: dict[str, Any],
+    name: str | None,
+    announce: Callable[[str], None],
+    is_named: bool = False,
 ) -> str | None:
     """Logs what the check of an export found on the trial's run; with a name, makes the export a champion too.
 
     Args:
         folder: as it was exported.
         name: of the registered model.
+        is_named: whether a person named it, so that it may be one that the study did not make.
 
     Returns:
         The version that is the champion; None where none was made, or the trial has no run, which is said.
@@ -41,16 +46,18 @@ def record(
         TrackingError: if a server cannot be reached, or refuses.
     """
     paths, number = home.study(str(manifest["study"])), int(manifest["trial"])
-    try:
-        found = run_of(paths, check.load(paths), number, announce)
-        if found is None:
-            return None
-        tracker, key = found
-        tracker.log(key, metrics(manifest), step=int(manifest["examples"]))
-        version_of = _register(tracker, key, folder, manifest, name) if name is not None else None
-        tracker.flush()
-    except TrackingError as error:
-        raise TrackingError(f"{folder} is exported, but not in MLflow: {error}") from error
+    if (found := run_of(paths, check.load(paths), number, announce)) is None:
+        return None
+    tracker, key = found
+    tracker.log(key, metrics(manifest), step=int(manifest["examples"]))
+    if name is not None and not is_named and tracker.is_foreign(name):
+        announce(
+            f"not registered as a champion: the registered model {name!r} is not this study's; --register-as NAME "
+            "takes another one, or this one all the same"
+        )
+        name = None
+    version_of = _register(tracker, key, folder, manifest, name) if name is not None else None
+    tracker.flush()
     if version_of is not None:
         announce(f"registered: models:/{name}@champion is version {version_of}, trial {number}")
     return version_of
@@ -67,7 +74,8 @@ def metrics(manifest: dict[str, Any]) -> dict[str, float]:
 
 def _register(tracker: MlflowTracker, key: RunKey, folder: Path, manifest: dict[str, Any], name: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
-        model = Path(temporary) / "champion"
+        # Called by its content: an earlier version of the same run keeps its own.
+        model = Path(temporary) / manifest["sha256"]["adapter_model.safetensors"][:12]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # MLflow's, of its own type hints and of what is not needed
             _save(model, folder, manifest)

@@ -52,6 +52,8 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         messages = [{"role": "system", "content": prompt["system"]}] if prompt["system"] else []
         if columns["messages"] is not None:
             given = row[columns["messages"]]
+            if isinstance(given, str) and given.lstrip().startswith("["):
+                given = json.loads(given)
             if isinstance(given, str):
                 return [*messages, {"role": "user", "content": given}]
             turns = [{"role": turn["role"], "content": turn["content"]} for turn in given]

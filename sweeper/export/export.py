@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -76,7 +77,8 @@ def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Annou
     staging.check(folder, wanted.force)
     converter = gguf.converter() if wanted.form == GGUF else None
     known = recorded(facts, trial) if wanted.has_parity else None
-    with staging.staged(folder) as temporary:
+    uses_device = wanted.has_parity or wanted.form != ADAPTER  # which its study would have at the same time
+    with idle(paths) if uses_device else nullcontext(), staging.staged(folder, wanted.force) as temporary:
         _check_room(folder, facts, adapter, wanted.form)
         manifest = _manifest(facts, trial, wanted.form)
         weights = _write_weights(temporary, adapter, facts, trial, wanted, converter)
@@ -87,8 +89,7 @@ def export(home: Home, study: str, folder: Path, wanted: Wanted, announce: Annou
             code.keep(temporary / CODE)
         found = None
         if known is not None:
-            with idle(paths):  # or both would have the device
-                found = parity.check(_source(temporary, facts, wanted), wanted.form, known, weights, announce)
+            found = parity.check(_source(temporary, facts, wanted), wanted.form, known, weights, announce)
             _judge(found, wanted)
             manifest["parity"] = found.as_dict()
             kept.write(temporary / PREDICTIONS, known.judged(found.answers, has_texts=config.tracking.log_text))

@@ -19,7 +19,7 @@ from sweeper.models import origin
 from sweeper.models.origin import BUNDLED
 
 _FILES = re.compile(r"(?i)(licen[cs]e|notice|use_policy|copying)([._-].*)?")
-_PATTERNS = ["LICEN*", "licen*", "NOTICE*", "notice*", "USE_POLICY*", "README.md"]
+_PATTERNS = ["LICEN*", "licen*", "License*", "NOTICE*", "notice*", "USE_POLICY*", "COPYING*", "README.md"]
 # What licences ask of whoever passes on what is made of a model; by the id of the Hub.
 _DUTIES = {
     "apache-2.0": ("Pass on the licence and any NOTICE, and say that the weights were changed.",),

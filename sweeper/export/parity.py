@@ -20,6 +20,7 @@ import json
 import math
 import operator
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +113,7 @@ class Parity:
 
     Attributes:
         recorded, exported: the metric, as the study scored the trial and as the folder scores.
-        difference: of the two, exported less recorded, with its standard error over the same rows.
+        difference: of the two, exported less recorded, with its standard error over the same rows; None: not known.
         same: rows with the recorded answer.
         moved: the mean change of an answer's probability, over rows with the same answer; None where none is known.
         problems: why it is refused; none where it holds.
@@ -125,7 +126,7 @@ class Parity:
     recorded: float
     exported: float
     difference: float
-    standard_error: float
+    standard_error: float | None
     same: int
     moved: float | None
     retention: Forgotten | None
@@ -207,7 +208,7 @@ def _answered(job: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         said = "\n".join(done.stderr.strip().splitlines()[-_SHOWN:])
-        if "OutOfMemoryError" in said:
+        if "OutOfMemoryError" in said or done.returncode == -signal.SIGKILL:
             said += " (--device cpu has more room, and takes longer)"
         raise ExportError(
             f"an export must be loaded by transformers and peft alone, but that ended with {done.returncode}:\n{said}"
@@ -235,7 +236,8 @@ def _held(
     texts = [text for text, _ in answers]
     before, now = known.resampler.score(known.texts), known.resampler.score(texts)
     draws = difference(now.draws, before.draws)
-    error, change = float(draws.std()) if len(draws) else 0.0, now.value - before.value
+    # A metric of the user's may have no value on most draws: then nobody knows what is noise.
+    error, change = float(draws.std()) if len(draws) else None, now.value - before.value
     same = [text == one.prediction for text, one in zip(texts, known.predictions, strict=True)]
     moved = _moved(known, answers)
     forgotten = _forgotten(known, found["likelihoods"])
@@ -245,7 +247,7 @@ def _held(
             f"{others} of {len(answers)} prompts have other tokens than in training: tokenizer or chat template differ"
         )
     lost = change if known.is_minimized else -change
-    if lost > CERTAIN * error:
+    if error is not None and lost > CERTAIN * error:
         problems.append(
             f"{known.metric} on {len(answers)} {known.split} rows is {now.value:.4f}, but {before.value:.4f} was "
             f"recorded: worse by {lost:.4f}, where two standard errors are {CERTAIN * error:.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from sweeper.export import serving_commands
@@ -12,6 +13,7 @@ from sweeper.export.formats import ADAPTER, GGUF
 def transformers(manifest: dict[str, Any]) -> str:
     """Loads the folder and answers one text, in Python."""
     dtype, section = manifest["dtype"], manifest["model"]
+    remote = ", trust_remote_code=True" if section["trust_remote_code"] else ""
     load = ["import torch"]
     names = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"]
     if manifest["format"] == ADAPTER:
@@ -31,7 +33,8 @@ def transformers(manifest: dict[str, Any]) -> str:
             "known = PeftConfig.from_pretrained(folder)",
             "base = AutoModelForCausalLM.from_pretrained(",
             f"    known.base_model_name_or_path, revision=known.revision, dtype=torch.{dtype}"
-            + (", quantization_config=nf4" if quantised else ""),
+            + (", quantization_config=nf4" if quantised else "")
+            + remote,
             ")",
             "model = PeftModel.from_pretrained(base, folder).eval()",
         ]
@@ -40,7 +43,7 @@ def transformers(manifest: dict[str, Any]) -> str:
             f'model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="{manifest["study"]}.gguf").eval()'
         )
     else:
-        load.append('model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()')
+        load.append(f'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{remote}).eval()')
     return "\n".join([*load, *_answering(manifest)])
 
 
@@ -65,6 +68,17 @@ def _answering(manifest: dict[str, Any]) -> list[str]:
         "answer = model.generate(**asked, generation_config=settings)[0, asked.input_ids.shape[1] :]",
         "print(tokenizer.decode(answer, skip_special_tokens=True).strip())",
     ]
+
+
+def try_it(manifest: dict[str, Any], folder: str) -> str:
+    """The command that answers something with it."""
+    columns, place = manifest["columns"], shlex.quote(folder)
+    if manifest["format"] == GGUF:
+        return f"ollama create {manifest['study']} -f Modelfile    # with FROM {place}/{manifest['study']}.gguf in it"
+    trust = " --trust-code" if manifest["task"]["name"] == "custom" or manifest["model"]["trust_remote_code"] else ""
+    if manifest["task"]["name"] == "custom" or columns["context"] is not None:
+        return f"sweeper predict {place}{trust} < ROWS.jsonl"
+    return f'sweeper predict {place}{trust} "some text"'
 
 
 def ollama(manifest: dict[str, Any], base: str) -> str:

@@ -35,18 +35,22 @@ def check(folder: Path, force: bool) -> None:
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, force: bool) -> Iterator[Path]:
     """A folder to write in, which takes the place of `folder` as the block ends; an error deletes it.
 
     Whenever this process is stopped, `folder` is the old one, whole, or the new one, or not there. What a killed one
     has left beside it is deleted by the next.
 
+    Args:
+        force: whether an earlier export may be replaced.
+
     Raises:
-        ExportError: if it cannot be written there.
+        ExportError: if it cannot be written there, or something else is there by then.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _bring_back(folder)
         for left in folder.parent.glob(f".{folder.name}.*"):
             if left.suffix[1:].isdecimal() and (left == temporary or not psutil.pid_exists(int(left.suffix[1:]))):
                 shutil.rmtree(left)
@@ -59,6 +63,7 @@ def staged(folder: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):  # what was written for its owner alone is to be passed on
             file.chmod(file.stat().st_mode | 0o444 | (0o111 if file.is_dir() else 0))
+        check(folder, force)  # again: writing took a while
         _put(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +74,7 @@ def _put(new: Path, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         os.replace(new, folder)  # also over an empty one
     elif not _exchanged(new, folder):
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}0")
+        aside = _aside(folder)
         os.replace(folder, aside)  # where two folders cannot change places, none is there for a moment
         try:
             os.replace(new, folder)
@@ -77,6 +82,19 @@ def _put(new: Path, folder: Path) -> None:
             os.replace(aside, folder)
             raise
         shutil.rmtree(aside)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _bring_back(folder: Path) -> None:
+    """Puts back what was killed as it was put aside."""
+    aside = _aside(folder)
+    if aside.is_dir() and folder.exists():
+        shutil.rmtree(aside)
+    elif aside.is_dir():
+        os.replace(aside, folder)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

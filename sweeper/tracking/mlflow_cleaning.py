@@ -101,14 +101,13 @@ class MlflowStore:
         return self._home.artifacts / study / run_id if run_id else self._home.artifacts / study
 
     def delete_run(self, run_id: str) -> None:
-        """Deletes a run's rows for good; its files are the caller's."""
+        """Deletes a run's rows for good, and what is registered of it; its files are the caller's."""
         with self._mapped("written"):
+            _forget_champions(self._client, {run_id})
             self._client._tracking_client.store._hard_delete_run(run_id)
 
     def delete_experiment(self, experiment: Experiment) -> None:
         """Deletes the rows of an experiment and of its runs for good, and what is registered of them."""
-        with self._mapped("written"):
-            _forget_champions(self._client, {run.run_id for run in experiment.runs})
         for run in experiment.runs:
             self.delete_run(run.run_id)
         with self._mapped("written"):

@@ -25,6 +25,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, SourceType, ViewType
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -203,21 +204,32 @@ class MlflowRuns(Store):
 
     def _register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str], description: str) -> str:
         self._connect()
-        run_id = self._runs[key]
-        tags = {KIND_TAG: MODEL_KIND, STUDY_TAG: self._study, **tags}
-        try:
-            champion = self._client.get_model_version_by_alias(name, CHAMPION)
-        except MlflowException:  # there is no such model, or it has no champion
-            champion = None
-        if champion is None or champion.run_id != run_id or not tags.items() <= champion.tags.items():
-            self._drop(key, CHAMPION)
-            self._copy(key, folder, CHAMPION)
-            if not self._client.search_registered_models(filter_string=f"name = '{name}'"):
-                self._client.create_registered_model(name, tags={KIND_TAG: MODEL_KIND})
-            source = f"{self._client.get_run(run_id).info.artifact_uri}/{CHAMPION}"
-            champion = self._client.create_model_version(name, source, run_id, tags=tags, description=description)
-            self._client.set_registered_model_alias(name, CHAMPION, champion.version)
-        return str(champion.version)
+        run_id, place = self._runs[key], f"{CHAMPION}/{folder.name}"
+        own = {KIND_TAG: MODEL_KIND, STUDY_TAG: self._study, STUDY_ID_TAG: self._study_id or ""}
+        known = self._model(name)
+        if known is None:
+            self._client.create_registered_model(name, tags=own)
+        elif version := known.aliases.get(CHAMPION):
+            champion = self._client.get_model_version(name, version)
+            if champion.run_id == run_id and champion.source.endswith(f"/{place}"):
+                return str(version)
+        self._drop(key, place)  # what was interrupted
+        self._copy(key, folder, place)
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{place}"
+        made = self._client.create_model_version(name, source, run_id, tags={**own, **tags}, description=description)
+        self._client.set_registered_model_alias(name, CHAMPION, made.version)
+        return str(made.version)
+
+    def _is_foreign(self, name: str) -> bool:
+        self._connect()
+        known = self._model(name)
+        return known is not None and known.tags.get(STUDY_ID_TAG) != (self._study_id or "")
+
+    def _model(self, name: str) -> RegisteredModel | None:
+        """A registered model with its aliases; None where there is none of that name."""
+        if not self._client.search_registered_models(filter_string=f"name = '{name}'"):
+            return None
+        return self._client.get_registered_model(name)
 
     def _end(self, run_id: str, state: str, tags: dict[str, str]) -> None:
         self._tag(run_id, tags)

@@ -130,13 +130,17 @@ class MlflowTracker(MlflowRuns, Tracker):
     def close(self) -> None:
         self._writer.close()
 
+    def is_foreign(self, name: str) -> bool:
+        """Whether there is a registered model of that name that this study did not make."""
+        return self._writer.ask(lambda: self._is_foreign(name))
+
     def register(self, key: RunKey, folder: Path, name: str, tags: dict[str, str], description: str) -> str:
         """Logs a model on a run, and makes it the champion of a registered model.
 
         Args:
-            folder: of the model; it may be gone afterwards.
+            folder: of the model, called as no other content is; it may be gone afterwards.
             name: of the registered model, which is made where there is none.
-            tags: of the version; one with the same tags is not made again.
+            tags: of the version; a champion of the same run and folder is not made again.
             description: of the version.
 
         Returns:

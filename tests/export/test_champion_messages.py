@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ def champion_of(config: Config, labels: list[str]) -> Champion:
             {"turns": [*TURNS, {"role": "assistant", "content": "is on its way"}]},
         ),
         ((*WRITTEN, "data.columns={messages: turns}"), {"turns": "a text alone"}),
+        ((*WRITTEN, "data.columns={messages: turns}"), {"turns": json.dumps(TURNS)}),
     ],
 )
 def test_the_messages_are_those_of_the_study(

@@ -193,6 +193,12 @@ def test_it_is_registered_once_and_goes_with_its_study(
     other = command("export", "demo", "--to", str(tmp_path / "other"), "--trial", str(1 - adapter[1]["trial"]))
     assert "it is not the winner; --register-as NAME" in other.output
 
+    client.set_registered_model_tag("demo", "sweeper.study_id", "another")  # as if somebody else had made it
+    foreign = command("export", "demo", "--to", str(tmp_path / "foreign"))
+    assert "the registered model 'demo' is not this study's" in foreign.output
+    named = command("export", "demo", "--to", str(tmp_path / "named"), "--register-as", "demo")
+    assert "models:/demo@champion is version 1" in named.output
+
     moved = Home(shutil.copytree(study.home.root, tmp_path / "copy"))
     whole.delete_whole(moved, "demo", lambda _: None)
     left = MlflowClient(tracking_uri=moved.mlflow_url)
@@ -205,7 +211,8 @@ def test_the_champion_predicts_without_sweeper(
 ) -> None:
     client = MlflowClient(tracking_uri=study.home.mlflow_url)
     version = client.get_model_version_by_alias("demo", "champion")
-    model = study.home.artifacts / "demo" / version.run_id / "artifacts" / "champion"
+    [model] = (study.home.artifacts / "demo" / version.run_id / "artifacts" / "champion").iterdir()
+    assert version.source.endswith(f"/champion/{model.name}")
     assert not list(model.rglob("*.pkl"))
     assert not list(model.rglob("model*.safetensors"))  # the adapter alone
     rows = [json.loads(line) for line in (few_tickets / "test.jsonl").read_text().splitlines()]
@@ -225,6 +232,37 @@ def test_the_champion_predicts_without_sweeper(
     answers = json.loads((tmp_path / "answers.json").read_text())
     by_row = {one.row: one.prediction for one in kept.read(adapter[0] / PREDICTIONS)}
     assert answers == [by_row[f"test.jsonl:{number}"] for number in range(1, len(rows) + 1)]
+
+
+def test_a_server_that_is_away_does_not_undo_an_export(
+    study: StudyPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    said = command("export", "demo", "--to", str(tmp_path / "out"), "--json").output
+    assert "warning: not in MLflow:" in said
+    assert '"model_version": null' in said
+    assert (tmp_path / "out" / MANIFEST).is_file()
+
+
+def test_what_is_asked_in_vain_is_said(study: StudyPaths, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    assert "give one of them" in command("export", "demo", "--to", out, "--trial", "0", "--metric", "x", code=2).output
+    assert "--device must be auto" in command("export", "demo", "--to", out, "--device", "tpu", code=2).output
+    said = command("export", "demo", "--to", out, "--no-parity", "--register-as", "mine").output
+    assert "not registered as a champion: it was not scored (--no-parity)" in said
+
+
+def test_the_card_does_not_say_where_it_ran(study: StudyPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Home(shutil.copytree(study.home.root, tmp_path / "copy"))
+    monkeypatch.setenv("SWEEPER_HOME", str(moved.root))
+    config = moved.study("demo").config
+    text = config.read_text().replace("on_finish: null", "on_finish: /home/me/bin/off.sh")
+    config.write_text(text.replace("mirror: null", "mirror: file:///home/me/backup"))
+    assert "/home/me/backup" in config.read_text()
+    assert "/home/me/bin" in config.read_text()
+    exported(tmp_path / "out", "--no-parity")
+    for name in ("README.md", MANIFEST):
+        assert "/home/me" not in (tmp_path / "out" / name).read_text()
 
 
 def test_what_does_not_answer_as_its_trial_is_not_written(

@@ -15,7 +15,7 @@ from sweeper.export.manifest import MANIFEST
 
 
 def write(folder: Path, text: str) -> None:
-    with staging.staged(folder) as temporary:
+    with staging.staged(folder, force=True) as temporary:
         (temporary / "sub").mkdir()
         (temporary / "sub" / "weights").write_text(text)
         (temporary / MANIFEST).write_text(text)
@@ -75,7 +75,7 @@ def test_a_kill_leaves_the_old_one_or_nothing(
             monkeypatch.setattr(staging, "_put", kill)
         elif moment == "once it is there":
             monkeypatch.setattr(staging, "_put", lambda *folders: (put(*folders), kill()))
-        with staging.staged(folder) as temporary:
+        with staging.staged(folder, force=True) as temporary:
             (temporary / "sub").mkdir()
             (temporary / "sub" / "weights").write_text("new")
             if moment == "as it is written":
@@ -96,7 +96,7 @@ def test_an_error_leaves_the_old_one(tmp_path: Path, error: type[BaseException])
     write(folder, "old")
 
     def stop() -> None:
-        with staging.staged(folder) as temporary:
+        with staging.staged(folder, force=True) as temporary:
             (temporary / "weights").write_text("new")
             raise error("stopped")
 
@@ -107,7 +107,7 @@ def test_an_error_leaves_the_old_one(tmp_path: Path, error: type[BaseException])
 
 
 def test_what_is_for_its_owner_alone_can_be_read_by_all(tmp_path: Path) -> None:
-    with staging.staged(tmp_path / "out") as temporary:
+    with staging.staged(tmp_path / "out", force=False) as temporary:
         (temporary / "weights").touch(0o600)
     assert (tmp_path / "out" / "weights").stat().st_mode & 0o777 == 0o644
 
@@ -125,5 +125,51 @@ def test_another_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ExportError, match="choose another folder"):
         staging.check(tmp_path / "link", force=True)
-    with pytest.raises(ExportError, match="must be one that can be written"), staging.staged(Path("/proc/x/out")):
+    with (
+        pytest.raises(ExportError, match="must be one that can be written"),
+        staging.staged(Path("/proc/x/out"), force=False),
+    ):
         pass
+
+
+def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+
+    def late() -> None:
+        with staging.staged(folder, force=False) as temporary:
+            (temporary / MANIFEST).write_text("new")
+            folder.mkdir()
+            (folder / "thesis.tex").touch()
+
+    with pytest.raises(ExportError, match="--force replaces it"):
+        late()
+    assert os.listdir(folder) == ["thesis.tex"]
+
+
+def test_where_folders_cannot_change_places_a_kill_in_between_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    write(folder, "old")
+    monkeypatch.setattr(staging, "_exchanged", lambda *_: False)
+    replace = os.replace
+
+    def once(one: Path, other: Path) -> None:
+        replace(one, other)
+        kill()
+
+    def do() -> None:
+        monkeypatch.setattr(os, "replace", once)
+        write(folder, "new")
+
+    killed(do)
+    assert content(folder) is None
+
+    def fail() -> None:
+        with staging.staged(folder, force=True):
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fail()
+    assert content(folder) == "old"  # the next export has put it back
+    assert os.listdir(tmp_path) == ["out"]
