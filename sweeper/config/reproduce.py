@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sweeper.errors import ConfigError
 STORE = ("store.home", "store.optuna")  # where the launch is repeated is up to whoever does
 _OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
 _WORD = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
+_WHERE = re.compile(r"[+~]*(on_finish|store\.|mirror\.|cluster|tracking\.)")  # an argument that is for this machine
 _NO_WORD = re.compile(r"(?i)null|true|false|nan|inf")
 
 
@@ -138,6 +139,14 @@ def spoken(value: Any) -> str:
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     text = re.sub(r"(\\+)\Z", r"\1\1", text)
     return f'"{text}"'
+
+
+def for_others(arguments: Sequence[str], config: Config) -> tuple[str, ...]:
+    """The arguments for whoever launches it elsewhere: without what says where it ran and whom it told.
+
+    Folders that are part of the search are there by their last parts (`without_places`).
+    """
+    return tuple(without_places(one, config) for one in arguments if not _WHERE.match(one))
 
 
 def without_places(text: str, config: Config) -> str:

@@ -5,7 +5,6 @@ It goes where others read it: no folder of this machine, no secret, and no text 
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sweeper.config.reproduce import launch_of, without_places
+from sweeper.config.reproduce import for_others, launch_of
 from sweeper.errors import ExportError
 from sweeper.export import serving_commands, snippets
 from sweeper.export.formats import ADAPTER, FORMATS, GGUF
@@ -28,8 +27,6 @@ from sweeper.search.looks import looks
 from sweeper.search.views import TrialView
 
 FILE = "README.md"
-# Of a launch: where it runs, and whom it tells.
-_WHERE = re.compile(r"[+~]*(on_finish|store\.|mirror\.|cluster|tracking\.)")
 _INTERVAL = 1.96  # standard errors of 95 %
 _TASKS = {"classification": "text-classification"}  # of the Hub; all others write
 
@@ -48,9 +45,8 @@ def text(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licenc
 
 def reproduce(facts: Facts) -> str:
     """The launch that does the search again, without folders and addresses of this machine."""
-    arguments = [one for one in launch_of(facts.config).arguments if not _WHERE.match(one)]
-    words = [without_places(one, facts.config) for one in arguments]
-    return redacted(shlex.join(["sweeper", "launch", *words]))
+    arguments = for_others(launch_of(facts.config).arguments, facts.config)
+    return redacted(shlex.join(["sweeper", "launch", *arguments]))
 
 
 def base_name(manifest: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from sweeper.config.reproduce import launch_of, without_places
+from sweeper.config.reproduce import for_others, launch_of, without_places
 from sweeper.report.content import Block, Bullets, Code, Section, bullets, paragraphs
 from sweeper.report.facts import Facts
 from sweeper.report.verdict import advice
@@ -46,11 +46,10 @@ def reproduce_section(facts: Facts) -> Section:
     launch = launch_of(facts.config)
     arguments, missed = launch.arguments, tuple(map(str, launch.missed))
     if facts.leaves_home:
-        arguments, missed = (
-            tuple(without_places(text, facts.config) for text in texts) for texts in (arguments, missed)
-        )
+        arguments = for_others(arguments, facts.config)
+        missed = tuple(without_places(text, facts.config) for text in missed)
     blocks: tuple[Block, ...] = (*paragraphs(["The same search, in another store:"]), Code(command(arguments)))
-    if arguments != launch.arguments:
+    if any("…/" in argument for argument in arguments) and arguments != launch.arguments:
         words = f"`…/` stands for folders of the machine that it ran on; `sweeper report {facts.name}` there has them."
         blocks += paragraphs([words])
     if missed:
