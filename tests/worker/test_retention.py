@@ -13,7 +13,7 @@ from sweeper.config import check
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack
 from sweeper.errors import ExportError
-from sweeper.export.export import export
+from sweeper.export.export import Wanted, export
 from sweeper.launch.tables import study_json
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import StudyView, view
@@ -71,7 +71,7 @@ def test_the_best_score_is_not_the_best_where_it_wrecks_the_base(
     assert seen.attributes["test"]["trial"] == meek.number
     assert not paths.adapter(wild.number).is_dir()
     with pytest.raises(ExportError, match=f"the adapter of trial {wild.number} must still be there"):
-        export(home, "demo", tmp_path / "out", wild.number, force=False)
+        export(home, "demo", tmp_path / "out", Wanted(number=wild.number), print)
     # What both have lost is in the runs, and the base's own is beside them.
     found = {trial.number: tracker.runs[trial_key(trial.number)].metrics for trial in (meek, wild)}
     for trial in (meek, wild):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sweeper.config import check
 from sweeper.errors import DataError
-from sweeper.export.export import export
+from sweeper.export.export import Wanted, export
 from sweeper.export.predict import Predictor
 from sweeper.export.rows import of_lines
 from sweeper.launch.tables import study_json, study_table
@@ -50,7 +50,7 @@ def test_a_study_of_written_answers(prepare: Prepare, home: Home, tmp_path: Path
     again = rerun(home, "demo", seen.best.number, is_alone=False, announce=lambda _: None)
     assert (again.metric, again.largest_difference) == ("token_f1", 0.0)
 
-    manifest = export(home, "demo", tmp_path / "out", None, force=True)  # it learns nothing to speak of
+    manifest = export(home, "demo", tmp_path / "out", Wanted(force=True), print)  # it learns nothing to speak of
     assert manifest["task"] == {"name": "generation", "max_new_tokens": 6}
     predictor = Predictor.load(tmp_path / "out", home)
     lines = [json.dumps({"text": f"where is order {n}", "other": n}).encode() for n in range(3)]
@@ -92,7 +92,7 @@ def test_rows_that_were_cut_are_counted_and_cut_again_in_use(prepare: Prepare, h
     assert any(
         note.startswith(f"data.long=cut_text_tail: {counts['train']['cut']} of 96 rows of train") for note in notes
     )
-    export(home, "demo", tmp_path / "out", None, force=True)  # it learns nothing to speak of
+    export(home, "demo", tmp_path / "out", Wanted(force=True), print)  # it learns nothing to speak of
     predictor = Predictor.load(tmp_path / "out", home)
     [same, [label]] = [predictor.predict([{"text": "where is it? " * n}]) for n in (50, 400)]
     assert same == [label]
@@ -118,7 +118,7 @@ def test_a_study_of_conversations_trains_on_every_turn_or_on_the_last(
         assert Session(paths, tracker, lambda: False).run() == {"status": "finished"}
         tokens[loss] = tracker.runs[trial_key(0)].metrics["train/supervised_tokens"][-1][1]
     assert tokens["all"] > 1.5 * tokens["last"]
-    export(home, "of-last", tmp_path / "out", None, force=False)
+    export(home, "of-last", tmp_path / "out", Wanted(), print)
     predictor = Predictor.load(tmp_path / "out", home)
     conversation = [{"role": "user", "content": "hello"}]
     assert predictor.predict([{"chat": conversation}]) == predictor.predict([{"chat": "hello"}])
