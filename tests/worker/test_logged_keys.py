@@ -7,6 +7,7 @@ import re
 import pytest
 
 from sweeper.config.teaching import METRICS
+from sweeper.export.formats import FORMATS
 from sweeper.money.bill import Label
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, examples_of, view
@@ -26,8 +27,10 @@ ELSEWHERE = {
     *(f"inference/{name}" for name in ("best_batch", "requests_per_s", "requests_per_s_batch1", "tokens_per_s")),
     *(f"inference/{name}" for name in ("latency_ms_batch1", "usd_per_1000", "usd_per_month_rented")),
     "inference/usd_per_month_busy",
+    *(f"export/FORMAT/{name}" for name in ("METRIC", "difference", "moved", "retention_drop")),
 }
 METRIC = "|".join({name for names in METRICS.values() for name in names})
+FORMATS_OF_EXPORTS = "|".join(FORMATS)
 LABELS = "|".join(label.value.replace("-", "_") for label in Label)
 
 
@@ -38,6 +41,7 @@ def documented() -> dict[str, re.Pattern[str]]:
     patterns = {}
     for key in keys:
         text = re.escape(key).replace("METRIC", f"(?:{METRIC})").replace("LABEL", f"(?:{LABELS})")
+        text = text.replace("FORMAT", f"(?:{FORMATS_OF_EXPORTS})")
         patterns[key] = re.compile(text.replace("NAME", r"[a-z_]+"))
     return patterns
 
