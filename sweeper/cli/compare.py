@@ -16,11 +16,12 @@ from rich.text import Text
 from sweeper.cli.mistakes import GONE, SHOWN, Column, rows_table, shown_of
 from sweeper.comparison.compared import Asked, Comparison, compare
 from sweeper.comparison.costs import Costs
-from sweeper.comparison.paired import HASHED, Change, Pair
+from sweeper.comparison.paired import Change, Pair
 from sweeper.comparison.scores import Difference, Score, Verdict
 from sweeper.comparison.sides import Side
 from sweeper.comparison.table import as_dict, truth_of, write_csv
 from sweeper.launch.screen import terminal
+from sweeper.mistakes.kept import HASHED
 from sweeper.paths import Home
 from sweeper.report.sentences import number_text, score
 from sweeper.search.looks import WHY

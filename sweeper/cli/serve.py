@@ -101,18 +101,11 @@ def _served(
         ModelError: if the base is not there, or is another one.
     """
     from sweeper.errors import ExportError
-    from sweeper.export.formats import GGUF
-    from sweeper.export.manifest import check_files, read_manifest
+    from sweeper.export.manifest import check_files, check_use, read_manifest
 
     folder = folder.expanduser().absolute()
     manifest = read_manifest(folder)
-    if manifest["format"] == GGUF:
-        raise ExportError(f"a GGUF file is for llama.cpp and Ollama, but {folder} is one; export --format merged too")
-    if manifest["model"].get("trust_remote_code") and not trusts_code:
-        raise ExportError(
-            "a model that is made of code in its repository is served only where that is said, but that of "
-            f"{folder} is: look at it, and say --trust-code"
-        )
+    check_use(folder, manifest, trusts_code)
     name = name or str(manifest["study"])
     if not re.fullmatch(_NAME, name):
         raise ExportError(f"--name must be letters, digits and . _ / -, but is {name!r}")

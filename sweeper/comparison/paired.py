@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,9 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from sweeper.errors import StoreError
-from sweeper.mistakes.kept import Kept
+from sweeper.mistakes.kept import HASHED, Kept, hashed
 
-HASHED = "sha256:"  # what an export keeps of a written answer in place of its text begins so
 SURE = 0.05  # what is less likely than that by chance alone is no chance
 
 
@@ -104,11 +102,6 @@ def changed(pairs: Sequence[Pair]) -> list[Pair]:
     order = (Change.WRONG, Change.RIGHT, Change.OTHER)
     found = [pair for pair in pairs if pair.differs]
     return sorted(found, key=lambda pair: (order.index(pair.change), -_gap(pair), -(pair.b.confidence or 0.0)))
-
-
-def hashed(text: str) -> str:
-    """What an export keeps of a written answer: the same for the same text."""
-    return HASHED + hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _gap(pair: Pair) -> float:

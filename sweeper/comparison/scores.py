@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.comparison.paired import HASHED, Pair, RightWrong
+from sweeper.comparison.paired import Pair, RightWrong
 from sweeper.config.schema import Config
 from sweeper.config.teaching import METRICS
 from sweeper.custom import own
 from sweeper.data.row import Row
 from sweeper.errors import StoreError
-from sweeper.mistakes.kept import Kept
+from sweeper.mistakes.kept import HASHED, Kept
 from sweeper.paths import StudyPaths
 from sweeper.search.choice import LEAST_DRAWS, TAILS
 from sweeper.tasks.draws import Array, macro_f1, macro_f1_error, times

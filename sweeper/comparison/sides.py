@@ -7,21 +7,19 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from sweeper.comparison.scores import OF_LABELS, WRITTEN
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.config.teaching import METRICS
 from sweeper.errors import ExportError, StoreError
-from sweeper.export.manifest import MANIFEST
+from sweeper.export.manifest import PREDICTIONS, read_manifest
 from sweeper.mistakes import kept
 from sweeper.mistakes.joined import chosen, owner_of, why_missing
 from sweeper.mistakes.kept import Kept
 from sweeper.paths import TEST, VALIDATION, Home, StudyPaths, is_valid_name
 from sweeper.search.views import StudyView, TrialView, study_names, view
 
-PREDICTIONS = "predictions.jsonl"  # beside an exported adapter
 PARITY = "parity"  # of its manifest: on which rows the export itself was scored
 BASE = "base"
 
@@ -202,7 +200,7 @@ def _untested(seen: StudyView, paths: StudyPaths, number: int | None) -> str:
 
 
 def _of_folder(home: Home, folder: Path, split: str) -> Side:
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     study, number = str(manifest["study"]), int(manifest["trial"])
     studied, notes = _in_store(home, study, str(manifest["data_sha256"]))
     file, parity = folder / PREDICTIONS, manifest.get(PARITY) or {}
@@ -229,19 +227,6 @@ def _of_folder(home: Home, folder: Path, split: str) -> Side:
         f"{study} in the store, before it was exported"
     )
     return Side(study, number, side.kept, side.task, studied, side.trained_as, folder, False, notes)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        lacking = [name for name in ("study", "trial", "task", "data_sha256") if name not in manifest]
-    except (OSError, ValueError, TypeError) as error:
-        raise ExportError(
-            f"an exported folder has a readable {MANIFEST}, but {folder} has not ({error}); `sweeper export` writes one"
-        ) from None
-    if lacking:
-        raise ExportError(f"{folder / MANIFEST} must say {', '.join(lacking)}; `sweeper export` writes such a folder")
-    return manifest
 
 
 def _in_store(home: Home, name: str, data_sha256: str) -> tuple[Studied | None, list[str]]:

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import ColumnsSection, PromptSection, TaskSection
 from sweeper.errors import ExportError, unknown
-from sweeper.export.formats import ADAPTER, FORMATS, GGUF
-from sweeper.export.manifest import MANIFEST, check_files, read_manifest
+from sweeper.export.formats import ADAPTER, FORMATS
+from sweeper.export.manifest import MANIFEST, check_files, check_use, read_manifest
 from sweeper.models import origin
 from sweeper.models.origin import Origin
 from sweeper.trial import TrialParams
@@ -46,13 +46,17 @@ class Exported:
     long: str
 
     @classmethod
-    def read(cls, folder: Path) -> Exported:
+    def read(cls, folder: Path, trusts_code: bool) -> Exported:
         """Reads a folder's manifest, and checks the files that it names.
+
+        Args:
+            trusts_code: whether code of the model's repository may run.
 
         Raises:
             ExportError: if the folder is no export, is not as it was exported, or has a format that is not known.
         """
         manifest = read_manifest(folder)
+        check_use(folder, manifest, trusts_code)
         check_files(folder, manifest)
         try:
             found = cls(
@@ -69,10 +73,6 @@ class Exported:
             )
         except (AttributeError, KeyError, ValueError, TypeError, OSError) as error:
             raise not_whole(folder, error) from error
-        if found.format == GGUF:
-            raise ExportError(
-                f"a GGUF file is for llama.cpp and Ollama, but {folder} is one; export --format merged too"
-            )
         if found.format not in FORMATS:
             problem = unknown("format", str(found.format), FORMATS)
             raise ExportError(f"{folder / MANIFEST}: {problem}. Use the sweeper that wrote it, or a newer one")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ExportError
-from sweeper.export.formats import ADAPTER
+from sweeper.export.formats import ADAPTER, GGUF
 from sweeper.paths import write_atomically
 
 MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
 CODE = "code"  # of a task of the study's own
-_NEEDED = ("study", "trial", "model", "prompt", "task", "columns", "labels", "sha256")
+_NEEDED = ("study", "trial", "model", "prompt", "task", "columns", "labels", "data_sha256", "sha256")
 PREDICTIONS = "predictions.jsonl"  # of the exported folder itself, row by row
 
 
@@ -50,6 +50,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise ExportError(f"{folder} is not a whole export ({MANIFEST} lacks {', '.join(missing)}); export it again")
     return {"format": ADAPTER, **manifest}  # older ones lack it
+
+
+def check_use(folder: Path, manifest: dict[str, Any], trusts_code: bool) -> None:
+    """Refuses what is not used here, and code of the model's repository where nobody has said that it may run.
+
+    Raises:
+        ExportError: saying which.
+    """
+    if manifest["format"] == GGUF:
+        raise ExportError(f"a GGUF file is for llama.cpp and Ollama, but {folder} is one; export --format merged too")
+    if manifest["model"].get("trust_remote_code") and not trusts_code:
+        raise ExportError(
+            "a model that is made of code in its repository is loaded only where that is said, but that of "
+            f"{folder} is: look at it, and say --trust-code"
+        )
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:

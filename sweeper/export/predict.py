@@ -30,7 +30,6 @@ from sweeper.tasks.task import Task, task_of
 from sweeper.trial import Rhythm
 
 CHUNK_TOKENS = 4096
-REMOTE_CODE = "a model that is made of code in its repository is loaded only where that is said"
 Prompt = tuple[int, ...]
 _ASKING = ("text", "prompt", "question", "context", "code", "messages")  # the keys of `data.columns` that ask
 _SHOWN = 10  # names of columns that a message lists
@@ -91,9 +90,7 @@ class Predictor:
             ExportError: if the folder is not an export, has code that is not trusted, or has no labels to weigh.
             ModelError: if its base is not there, or is another one.
         """
-        exported = Exported.read(folder)
-        if exported.model.trust_remote_code and not trusts_code:
-            raise ExportError(f"{REMOTE_CODE}, but that of {folder} is: look at it, and say --trust-code")
+        exported = Exported.read(folder, trusts_code)
         if weighs and isinstance(exported.task, WrittenSection):
             raise ExportError(
                 f"--probabilities: needs a task that chooses among labels, but that of {folder} writes answers; "

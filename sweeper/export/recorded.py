@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +69,7 @@ class Recorded:
                 row=one.row,
                 sha256=one.sha256,
                 tokens=one.tokens,
-                prediction=text if is_shown else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
+                prediction=text if is_shown else kept.hashed(text),
                 confidence=confidence,
                 **self.task.judged(row, text),
             )

@@ -5,6 +5,7 @@ What a task writes itself is text too, derived from the row's: like everything h
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from sweeper.errors import StoreError
 from sweeper.paths import write_atomically
+
+HASHED = "sha256:"  # what an export keeps of a written answer in place of its text begins so
+
+
+def hashed(text: str) -> str:
+    """What stands in place of a text: of texts that are the same, the same."""
+    return HASHED + hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 class Kept(BaseModel):

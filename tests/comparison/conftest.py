@@ -90,7 +90,8 @@ def export(tmp_path: Path) -> Export:
     def made(study: str, trial: int, name: str = "exported", task: str = "classification", **more: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        manifest = {"study": study, "trial": trial, "task": {"name": task}, "data_sha256": "of the rows", **more}
+        manifest = {"study": study, "trial": trial, "task": {"name": task}, "data_sha256": "of the rows"}
+        manifest |= {"model": {}, "prompt": {}, "columns": {}, "labels": [], "sha256": {}, **more}
         (folder / "sweeper.json").write_text(json.dumps(manifest))
         return folder
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from sweeper.comparison.compared import Asked, Comparison, compare
-from sweeper.comparison.paired import Change, hashed
+from sweeper.comparison.paired import Change
 from sweeper.comparison.scores import Verdict
 from sweeper.comparison.table import as_dict
 from sweeper.errors import ConfigError, StoreError
+from sweeper.mistakes.kept import hashed
 from sweeper.paths import Home
 from sweeper.search.looks import looks
 from sweeper.search.views import view

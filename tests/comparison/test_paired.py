@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.comparison.paired import Change, Pair, RightWrong, changed, hashed, paired
+from sweeper.comparison.paired import Change, Pair, RightWrong, changed, paired
 from sweeper.errors import StoreError
-from sweeper.mistakes.kept import Kept
+from sweeper.mistakes.kept import Kept, hashed
 
 
 def of(row: int, said: str, truth: str | None = "x", sha256: str | None = None, **more: float) -> Kept:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.comparison.paired import hashed
 from sweeper.comparison.sides import side_of
 from sweeper.config import check
 from sweeper.errors import ExportError, StoreError
+from sweeper.mistakes.kept import hashed
 from sweeper.paths import Home
 from sweeper.search.study import Search
 from tests.comparison.conftest import Export, Study, keep, wrong
@@ -141,7 +141,7 @@ def test_a_folder_that_is_no_export_is_said(home: Home, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"has a readable sweeper\.json, but"):
         side_of(home, str(tmp_path), "test")
     (tmp_path / "sweeper.json").write_text(json.dumps({"study": "demo"}))
-    with pytest.raises(ExportError, match=r"must say trial, task, data_sha256"):
+    with pytest.raises(ExportError, match=r"sweeper\.json lacks trial, model, .*data_sha256"):
         side_of(home, str(tmp_path), "test")
     (tmp_path / "sweeper.json").write_text("[]")
     with pytest.raises(ExportError, match=r"sweeper\.json"):

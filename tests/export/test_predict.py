@@ -115,3 +115,13 @@ def test_written_answers_have_a_probability_and_no_labels(export_of: Export, hom
         predictor.prompts([{"question": "who?"}])
     with pytest.raises(ExportError, match="--probabilities: needs a task that chooses among labels"):
         Predictor.load(folder, home, weighs=True)
+
+
+def test_code_of_a_models_repository_runs_only_where_that_is_said(labelling: Path, home: Home, tmp_path: Path) -> None:
+    folder = shutil.copytree(labelling, tmp_path / "own")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["model"]["trust_remote_code"] = True
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ExportError, match="look at it, and say --trust-code"):
+        Predictor.load(folder, home)
+    assert Predictor.load(folder, home, trusts_code=True).predict(ROWS[:1])
