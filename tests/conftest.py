@@ -152,8 +152,8 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def made_up_study(folder: Path, trials: int) -> Home:
-    """A store with the study `many`, as `tests/bench/many_trials.py` makes it."""
-    from tests.bench import many_trials
+    """A store with the study `many`, as `tests/benchmarks/many_trials.py` makes it."""
+    from tests.benchmarks import many_trials
 
     home = Home(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -37,7 +37,7 @@ does not look there, and no loss stands there.
 **Ranks.** A pack of ranks 8 and 128 in one tensor would pad the small one sixteenfold, so slots of like rank
 form a bucket (up to 16, 64, 256, …), padded to the largest in it. Each bucket costs two kernels a layer; on
 the CPU, a tick of seven slots of rank 8 and one of 128 takes 0.47 s in place of 0.86 s, and its adapters 38 MiB
-in place of 212 (`tests/bench/rank_buckets.py`). In a bucket, equal rows take `bmm`; ragged rows `grouped_mm`,
+in place of 212 (`tests/benchmarks/rank_buckets.py`). In a bucket, equal rows take `bmm`; ragged rows `grouped_mm`,
 or a padded `bmm` where the format forbids it.
 
 **float16.** On cards without bfloat16, each slot's loss is enlarged by a scale of its own (`loss_scale`) and its

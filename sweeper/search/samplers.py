@@ -7,7 +7,7 @@
 | nsgaii, cmaes | complete trials | PRUNED, and so left out |
 | random, grid, qmc | nothing | PRUNED |
 
-What the Gaussian process does otherwise, `tests/bench/stopped_trials.py` shows: told PRUNED, 31 to 34 of 40 trials
+What the Gaussian process does otherwise, `tests/benchmarks/stopped_trials.py` shows: told PRUNED, 31 to 34 of 40 trials
 were pruned, and up to 28 asks came back to where one had been; told as complete, 9 to 17, and none.
 
 A sampler is made anew for each ask, seeded by the study's seed and the trial's number: what a study

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from sweeper.paths import Home
-from tests.bench.many_trials import NAME
+from tests.benchmarks.many_trials import NAME
 from tests.browser.browsing import opened, shoot
 from tests.cli.serving import origin_of, serving
 

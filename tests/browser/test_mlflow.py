@@ -16,14 +16,14 @@ from mlflow.entities import Run
 from playwright.sync_api import Browser, Page, expect
 
 from sweeper.paths import Home
-from tests.bench.many_trials import NAME
+from tests.benchmarks.many_trials import NAME
 from tests.browser.browsing import WAIT_MS, opened, shoot
 from tests.browser.conftest import FULL
 from tests.cli.serving import origin_of, serving
 from tests.conftest import made_up_study
 
 MODEL_TRAINING = "workflowType=machine_learning"
-MANY = os.environ.get("SWEEPER_MANY")  # a store that `tests/bench/many_trials.py` has built
+MANY = os.environ.get("SWEEPER_MANY")  # a store that `tests/benchmarks/many_trials.py` has built
 FIRST_ROWS_S = 5.0  # what the first hundred rows may take; a busy machine has four times as long
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from sweeper.cli.main import main
 from sweeper.paths import Home
-from tests.bench.many_trials import NAME
+from tests.benchmarks.many_trials import NAME
 from tests.browser.browsing import opened, shoot
 
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from sweeper.cli.main import main
 from sweeper.paths import Home
 from sweeper.tracking.view import VIEW_TAG
-from tests.bench.many_trials import NAME
+from tests.benchmarks.many_trials import NAME
 from tests.cli.serving import free_port, origin_of, serving
 
 

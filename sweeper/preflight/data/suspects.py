@@ -1,7 +1,7 @@
 """Labels that may be wrong: those that a bag of words, fitted to the other rows, finds unlikely beside another one.
 
 The idea is that of confident learning (Northcutt et al., arXiv:1911.00068), with fixed limits. Of 20 labels flipped
-among 3,000 real tickets it names more than half, and of the others one in a thousand; `tests/bench/data_doctor.py`
+among 3,000 real tickets it names more than half, and of the others one in a thousand; `tests/benchmarks/data_doctor.py`
 measures that again. It is a hint, and says nothing where words do not tell the labels.
 """
 

@@ -95,7 +95,7 @@ def test_rows_that_ask_the_same_are_cut_into_the_same_split() -> None:
 
 
 def test_flipped_labels_are_suspected() -> None:
-    """A hint: half of them, and next to no others. Of real rows: tests/bench/data_doctor.py."""
+    """A hint: half of them, and next to no others. Of real rows: tests/benchmarks/data_doctor.py."""
     rows = [Row(row["text"], row["label"], row["id"]) for row in tickets.splits()["train"][:1200]]
     assert len(suspects(rows)[1]) <= 3
     labels = sorted({row.label for row in rows})

@@ -1,6 +1,6 @@
 """What the guard and the planner cost of a step: the same ticks with and without them, and the time within them.
 
-    python tests/bench/memory_guard.py
+    python tests/benchmarks/memory_guard.py
 
 Ticks of the two packs alternate, on the bundled base (the shortest steps there are), one thread; medians.
 """

@@ -1,6 +1,6 @@
 """What logging costs a trial: a study that is tracked by MLflow beside one that is tracked in memory, in one process.
 
-    python tests/bench/logging_cost.py [--server] [--pairs N] [--examples N] [--model smollm2-135m]
+    python tests/benchmarks/logging_cost.py [--server] [--pairs N] [--examples N] [--model smollm2-135m]
 
 The same trials train in both, in turns, over one base. Beside the whole, the seconds that the worker's own thread spent
 in calls of the tracker, and the processor seconds of the thread that writes, are measured by themselves: on a machine

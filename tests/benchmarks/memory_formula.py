@@ -1,6 +1,6 @@
 """The usual coefficients of the memory formula: fitted to traces of small random models of five architectures.
 
-    python tests/bench/memory_formula.py
+    python tests/benchmarks/memory_formula.py
 
 Takes minutes. Prints the coefficients as they stand in `sweeper/memory/formula.py`, and how far they are off: what
 they are to be multiplied with to be a bound is one over the lowest ratio.

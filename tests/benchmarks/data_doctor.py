@@ -1,6 +1,6 @@
 """How long the data doctor takes, and how many flipped labels it finds.
 
-    python tests/bench/data_doctor.py [FOLDER]
+    python tests/benchmarks/data_doctor.py [FOLDER]
 
 10,000 rows of 200 to 2,000 characters made of the bundled tickets, all checks, tokens included; the seconds of the
 process, for others may be using the machine. Then 20 labels flipped at random, five times, among the bundled tickets

@@ -1,6 +1,6 @@
 """What `sweeper plan` foretells of a sweep, after one calibrating trial, against what the sweep then costs.
 
-    python tests/bench/plan_against_spent.py --trials 8 study=demo train.examples=240 evaluation.rows=48
+    python tests/benchmarks/plan_against_spent.py --trials 8 study=demo train.examples=240 evaluation.rows=48
 
 In a store of its own: the study with `search.trials=1` measures the pace, the whole sweep is
 planned, launched under another name, and its bill read from the ledger. Minutes; the overrides say how many.

@@ -1,6 +1,6 @@
 """What buckets of like rank save: CPU time of a tick and memory of the adapters, against one padded bucket.
 
-    python tests/bench/rank_buckets.py
+    python tests/benchmarks/rank_buckets.py
 
 Pairs are ticked in turn on the bundled base, one thread; medians of seven ticks.
 """

@@ -1,6 +1,6 @@
 """What a Gaussian process should be told of trials that the pruner stopped: PRUNED, or COMPLETE with the last value.
 
-    python tests/bench/stopped_trials.py
+    python tests/benchmarks/stopped_trials.py
 
 Optuna's GPSampler reads complete trials alone. Told PRUNED, it knows nothing of where a trial was stopped, and asks for
 the same place again. A made-up score with one optimum, three evaluations, the median pruner; 40 trials, four seeds; a

@@ -1,8 +1,8 @@
 """How long it takes to look at a study of 1,000 trials, which is made up here as a run would have left it.
 
-    SWEEPER_HOME=/tmp/big python tests/bench/many_trials.py            # builds the study `many`, and times the commands
-    SWEEPER_HOME=/tmp/big python tests/bench/many_trials.py --measure  # times them alone
-    SWEEPER_HOME=/tmp/little python tests/bench/many_trials.py --trials 12 --build
+    SWEEPER_HOME=/tmp/big python tests/benchmarks/many_trials.py            # builds the study `many`, and times the commands
+    SWEEPER_HOME=/tmp/big python tests/benchmarks/many_trials.py --measure  # times them alone
+    SWEEPER_HOME=/tmp/little python tests/benchmarks/many_trials.py --trials 12 --build
 
 Nothing is trained: scores come from a formula over rank and learning rate, and everything else of a run is written by
 the classes that write it in one: storage, MLflow runs with their series, ledger, events, predictions. No adapters.
@@ -85,7 +85,7 @@ def composed(trials: int, rejections: int) -> Config:
     overrides = [
         "study=demo",
         f"study.name={NAME}",
-        "study.description=Made up by tests/bench/many_trials.py",
+        "study.description=Made up by tests/benchmarks/many_trials.py",
         "gpu=rtx-4090",
         "sampler=random",
         "search.duplicates=train",  # configurations of the demo's space are so few that some are drawn twice

@@ -1,10 +1,10 @@
 """What one more trial costs beside its training, in a study that has had 10, 100 and 1,000: it must not grow with them.
 
-    python tests/bench/growth.py [--at 10 100 1000] [--samplers tpe gp random cmaes nsgaii] [--profile]
+    python tests/benchmarks/growth.py [--at 10 100 1000] [--samplers tpe gp random cmaes nsgaii] [--profile]
 
 - Asking and telling, by sampler, on SQLite: the trials before were told with their values, and none was asked by the
   sampler. What its own model of them takes is Optuna's: TPE reads all of them, the Gaussian process inverts a matrix.
-- What a worker does around a trial, on a study that `tests/bench/many_trials.py` made: ledger, runs in MLflow, views of
+- What a worker does around a trial, on a study that `tests/benchmarks/many_trials.py` made: ledger, runs in MLflow, views of
   the study, descriptions. The thread that writes to MLflow counts in whichever part it falls.
 - What the launcher does: reads the events of a trial, and shows the study.
 
@@ -52,7 +52,7 @@ from sweeper.worker.reports import Reports
 from sweeper.worker.spending import Spending
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Workbench
-from tests.bench import many_trials
+from tests.benchmarks import many_trials
 from tests.search.conftest import RECORD, curve
 
 TRIALS = 10  # that each figure is the median of

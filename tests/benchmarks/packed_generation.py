@@ -1,6 +1,6 @@
 """What writing in a pack saves: CPU and wall time of answers from K adapters together, against one adapter at a time.
 
-    python tests/bench/packed_generation.py
+    python tests/benchmarks/packed_generation.py
 
 The bundled base, one thread; the validation questions of `docqa`, 16 tokens behind each. Both ways are timed in turn;
 medians of three. Both write the same, but where two tokens are as likely to rounding.
