@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from sweeper.data.example import Example
+from sweeper.engine.spans import Spans, lay
 from sweeper.trial import Rhythm
+
+LEAST_SAVED = 0.1  # of a chunk's tokens, for a shared beginning to pay: it costs another group of rows
 
 
 @lru_cache(maxsize=16)
@@ -64,16 +67,32 @@ class Item:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What goes through the model in one forward: items slot-major, padded to the longest."""
+    """What goes through the model in one forward: items slot-major.
+
+    Attributes:
+        tokens: `(rows, seq)`, padded to the longest; or `(1, tokens)`, one row behind another.
+        attention_mask: `(rows, seq)`; None where there is no padding.
+        rows: the slots in it, ascending, with how many rows of each the layers get; `(1, tokens)` is one for each token.
+        starts: where each item's first token of its own lies in the flattened `tokens`.
+        shared: how many tokens the items begin with that stand in there once for each slot.
+        shared_starts: where those lie, by item.
+        spans: whose token is whose, where rows stand one behind another.
+    """
 
     items: list[Item]
-    tokens: Tensor  # (rows, seq)
-    attention_mask: Tensor  # (rows, seq)
+    tokens: Tensor
+    attention_mask: Tensor | None
+    rows: list[tuple[int, int]]
+    starts: list[int]
+    shared: int = 0
+    shared_starts: list[int] = field(default_factory=list)
+    spans: Spans | None = None
 
-    @property
-    def rows(self) -> list[tuple[int, int]]:
-        """The slots in it, ascending, with the number of rows of each."""
-        return sorted(Counter(item.slot for item in self.items).items())
+    def place(self, item: int, token: int) -> int:
+        """Where a token of an item lies in the flattened `tokens`."""
+        if token < self.shared:
+            return self.shared_starts[item] + token
+        return self.starts[item] + token - self.shared
 
 
 def by_length(items: Sequence[Item]) -> list[Item]:
@@ -102,23 +121,51 @@ def chunks(
 
 def new_chunk(group: Sequence[Item], pad: int, device: torch.device, is_left: bool = False) -> Chunk:
     """Items as one chunk, padded to the longest, on the right or on the left."""
-    items = sorted(group, key=lambda item: (item.slot, item.key))
+    items = _ordered(group)
     longest = max(len(item.tokens) for item in items)
-    tokens = torch.full((len(items), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(items), longest), dtype=torch.long)
+    tokens = np.full((len(items), longest), pad, np.int64)
+    mask = np.zeros((len(items), longest), np.int64)
+    starts = []
     for row, item in enumerate(items):
         start = longest - len(item.tokens) if is_left else 0
-        tokens[row, start : start + len(item.tokens)] = torch.tensor(item.tokens)
+        tokens[row, start : start + len(item.tokens)] = item.tokens
         mask[row, start : start + len(item.tokens)] = 1
-    return Chunk(items, tokens.to(device), mask.to(device))
+        starts.append(row * longest + start)
+    rows = sorted(Counter(item.slot for item in items).items())
+    return Chunk(items, torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device), rows, starts)
+
+
+def unpadded_chunk(group: Sequence[Item], device: torch.device, may_share: bool = True) -> Chunk:
+    """Items as one chunk without padding.
+
+    Args:
+        may_share: whether what all of them begin with may be computed once for each slot.
+    """
+    items = _ordered(group)
+    shared = shared_tokens(items) if may_share else 0
+    laid = lay([(item.slot, item.tokens) for item in items], shared, device)
+    tokens = torch.from_numpy(laid.tokens).to(device)[None]
+    return Chunk(items, tokens, None, laid.counts, laid.starts, shared, laid.shared_starts, laid.spans)
+
+
+def shared_tokens(items: Sequence[Item]) -> int:
+    """How many tokens all items begin with alike; 0 where it would not pay to compute them once for each slot."""
+    first, last = min(item.tokens for item in items), max(item.tokens for item in items)
+    most = min(len(item.tokens) for item in items) - 1  # each keeps one of its own
+    shared = next((place for place in range(most) if first[place] != last[place]), most)
+    saved = shared * (len(items) - len({item.slot for item in items}))
+    return shared if saved > LEAST_SAVED * sum(len(item.tokens) for item in items) else 0
+
+
+def _ordered(group: Sequence[Item]) -> list[Item]:
+    return sorted(group, key=lambda item: (item.slot, item.key))
 
 
 @dataclass(frozen=True)
 class Supervised:
     """Where the loss is: positions whose *next* token is supervised."""
 
-    rows: Tensor  # (n,)
-    positions: Tensor  # (n,)
+    places: Tensor  # (n,), in the flattened tokens of the chunk
     targets: Tensor  # (n,)
     slots: Tensor  # (n,), of the stack
     weights: Tensor | None  # (n,) of the loss; None where all are 1
@@ -126,19 +173,17 @@ class Supervised:
 
 def supervised(chunk: Chunk, examples: Sequence[Example]) -> Supervised:
     """The supervised positions of a chunk; `examples` are those of its items, in their order."""
-    rows, positions, targets, slots, weights = [], [], [], [], []
+    places, targets, slots, weights = [], [], [], []
     for row, (item, example) in enumerate(zip(chunk.items, examples, strict=True)):
         for place in example.supervised:
-            rows.append(row)
-            positions.append(len(example.prompt) + place - 1)
+            places.append(chunk.place(row, len(example.prompt) + place - 1))
             targets.append(example.answer[place])
             slots.append(item.slot)
             weights.append(example.weight)
     device = chunk.tokens.device
     is_weighted = any(weight != 1.0 for weight in weights)
     return Supervised(
-        rows=torch.tensor(rows, device=device),
-        positions=torch.tensor(positions, device=device),
+        places=torch.tensor(places, device=device),
         targets=torch.tensor(targets, device=device),
         slots=torch.tensor(slots, device=device),
         weights=torch.tensor(weights, device=device, dtype=torch.float64) if is_weighted else None,

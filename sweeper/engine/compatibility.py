@@ -129,11 +129,14 @@ def _chunk(pack: Pack, items: Sequence[Item], room_tokens: int = 0) -> Chunk:
 
 
 def _hidden(pack: Pack, items: Sequence[Item], with_adapters: bool = True) -> list[Tensor]:
-    """Last hidden states `(seq, hidden)` of each item, padded on the right."""
-    chunk = _chunk(pack, items)
-    with pack.stack.using(pack.stack.layout(chunk.rows) if with_adapters else None):
-        hidden = pack.head.hidden(chunk.tokens, chunk.attention_mask)
-    return [row[: len(item.tokens)] for row, item in zip(hidden, chunk.items, strict=True)]
+    """Last hidden states `(seq, hidden)` of each item, as the base takes a chunk."""
+    chunk = pack.chunk(items)
+    with pack.stack.using(pack.stack.layout(chunk.rows if with_adapters else (), spans=chunk.spans)):
+        hidden = pack.head.hidden(chunk)
+    return [
+        hidden[[chunk.place(index, token) for token in range(len(item.tokens))]]
+        for index, item in enumerate(chunk.items)
+    ]
 
 
 def _written(pack: Pack, items: Sequence[Item]) -> list[list[Tensor]]:

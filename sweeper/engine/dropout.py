@@ -48,6 +48,10 @@ class Dropout:
             gains=torch.tensor([1 / (1 - rate) for rate in rates], dtype=torch.float64, device=device)[:, None, None],
         )
 
+    def of_tokens(self, rows: Tensor, positions: Tensor) -> Dropout:
+        """That of a row for each token `(tokens,)`, given whose it is and where it stands there."""
+        return Dropout(self.keys[rows, positions][:, None], self.thresholds[rows], self.gains[rows])
+
     def apply(self, x: Tensor, layer: int) -> Tensor:
         """Drops features of `x` `(rows, seq, in)`; `layer` is a number that tells the layers apart."""
         features = _mix_32(torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) + _signed(layer))

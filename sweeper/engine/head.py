@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from sweeper.engine.batches import Chunk
 from sweeper.errors import ModelError
 
 CHUNK_POSITIONS = 1024
@@ -47,7 +48,7 @@ class Head:
         model.eval()
         tokens = torch.arange(1, 9, device=next(model.parameters()).device)[None]
         own = model(input_ids=tokens, use_cache=False).logits[0].float()
-        ours = self.logits(self.hidden(tokens, torch.ones_like(tokens))[0]).float()
+        ours = self.logits(self.decoder(input_ids=tokens, use_cache=False).last_hidden_state[0]).float()
         difference = float((own - ours).abs().max() / own.abs().max().clamp(min=1e-6))
         if not difference < 0.02:  # bfloat16 keeps three digits
             raise ModelError(
@@ -56,11 +57,15 @@ class Head:
                 "is not known here (known: logit_scale, logits_scaling, final_logit_softcapping)"
             )
 
-    def hidden(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states `(rows, seq, hidden)` of `tokens` `(rows, seq)`."""
-        output = self.decoder(input_ids=tokens, attention_mask=attention_mask, use_cache=False)
+    def hidden(self, chunk: Chunk) -> Tensor:
+        """Last hidden states `(places, hidden)` of a chunk's flattened tokens."""
+        if chunk.spans is None:
+            given = {"attention_mask": chunk.attention_mask}
+        else:
+            given = {"position_ids": chunk.spans.positions[None]}
+        output = self.decoder(input_ids=chunk.tokens, **given, use_cache=False)
         hidden: Tensor = output.last_hidden_state
-        return hidden
+        return hidden.flatten(0, 1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits `(positions, vocabulary)` of `hidden` `(positions, hidden)`, in float32 or better."""

@@ -41,16 +41,19 @@ def of_endings(head: Head, chunk: Chunk, starts: Sequence[int]) -> list[float]:
         starts: of each row; at least 1, for nothing is before the first token.
     """
     device = chunk.tokens.device
-    hidden = head.hidden(chunk.tokens, chunk.attention_mask)
+    hidden = head.hidden(chunk)
     spans = [(row, starts[row], len(item.tokens)) for row, item in enumerate(chunk.items)]
-    rows = torch.tensor([row for row, start, end in spans for _ in range(start, end)], device=device)
-    places = torch.tensor([place for _, start, end in spans for place in range(start, end)], device=device)
+    tokens = [(row, token) for row, start, end in spans for token in range(start, end)]
+    rows = torch.tensor([row for row, _ in tokens], device=device)
+    places = torch.tensor([chunk.place(row, token - 1) for row, token in tokens], device=device)
+    targets = torch.tensor([chunk.items[row].tokens[token] for row, token in tokens], device=device)
     sums = torch.zeros(len(spans), dtype=torch.float64, device=device)
     # As many positions at a time as there are rows: the logits then take no more than where rows are scored by their
     # last position, which is what is known of the memory.
-    for row, place in zip(torch.split(rows, len(spans)), torch.split(places, len(spans)), strict=True):
-        logits = head.logits(hidden[row, place - 1])
-        chosen = logits.gather(1, chunk.tokens[row, place][:, None])[:, 0]
+    parts = (torch.split(each, len(spans)) for each in (rows, places, targets))
+    for row, place, target in zip(*parts, strict=True):
+        logits = head.logits(hidden[place])
+        chosen = logits.gather(1, target[:, None])[:, 0]
         sums.index_add_(0, row, (chosen - logits.logsumexp(1)).double())
     return [float(value) for value in sums.tolist()]
 

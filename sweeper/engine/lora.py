@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sweeper.engine.dropout import Dropout
+from sweeper.engine.spans import Spans
 from sweeper.errors import ModelError
 
 
@@ -39,9 +40,10 @@ class Route:
 class Layout:
     """Whose adapter reads which row of a chunk. Rows are slot-major, in the order of the stack."""
 
-    rows: int
+    rows: int  # those of the layers' inputs: of a chunk without padding, each token is one
     routes: tuple[Route, ...]
     dropout: Dropout | None = None
+    spans: Spans | None = None
 
 
 @dataclass

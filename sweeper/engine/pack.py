@@ -22,8 +22,17 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.data.example import Example
-from sweeper.engine import optimizer
-from sweeper.engine.batches import Chunk, Item, batch_rows, by_length, new_chunk, replayed_rows, supervised
+from sweeper.engine import optimizer, spans
+from sweeper.engine.batches import (
+    Chunk,
+    Item,
+    batch_rows,
+    by_length,
+    new_chunk,
+    replayed_rows,
+    supervised,
+    unpadded_chunk,
+)
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.head import Head
@@ -133,6 +142,7 @@ class Pack:
     ) -> None:
         self.model = model
         self.head = Head(model)
+        self.is_unpadded = spans.is_supported(model)  # whether rows stand one behind another
         self.stack = AdapterStack(model, targets, dtype, optimizer_state)
         self.planner = planner or Planner(gradient_checkpointing=gradient_checkpointing)
         self.stack.set_gradient_checkpointing(self.planner.gradient_checkpointing is True)
@@ -268,9 +278,8 @@ class Pack:
         """Accumulates every slot's gradient; returns each slot's loss."""
         for bucket in self.stack.buckets:
             bucket.grad.zero_()
-        device, dtype = self.stack.device, self.stack.dtype
-        by = torch.tensor(divisors, device=device, dtype=dtype)
-        total = torch.zeros(len(self.slots), device=device, dtype=dtype)
+        by = torch.tensor(divisors, device=self.stack.device, dtype=self.stack.dtype)
+        total = torch.zeros_like(by)
         scales = total.new_tensor([slot.loss_scale.value for slot in self.slots]) if self.is_scaled else None
         queue = by_length(items)
         while queue:
@@ -283,9 +292,17 @@ class Pack:
                 can_checkpoint=self.stack.can_checkpoint,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)
-            total += self.train_chunk(new_chunk(queue[: part.rows], self.pad, device), by, scales)
+            total += self.train_chunk(self.chunk(queue[: part.rows]), by, scales)
             queue = queue[part.rows :]
         return [float(loss) for loss in total.tolist()]
+
+    def chunk(self, items: Sequence[Item]) -> Chunk:
+        """Items as one chunk, as this base takes it."""
+        if not self.is_unpadded:
+            return new_chunk(items, self.pad, self.stack.device)
+        # Dropout is another for each example.
+        may_share = not (self.model.training and any(self.slots[item.slot].params.dropout for item in items))
+        return unpadded_chunk(items, self.stack.device, may_share)
 
     def train_chunk(self, chunk: Chunk, divisors: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
         """Adds a chunk's part to every slot's gradient.
@@ -299,8 +316,8 @@ class Pack:
         """
         where = supervised(chunk, [self.example(item.key) for item in chunk.items])
         with self.stack.using(self._layout(chunk)):
-            hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
-        losses = self.head.losses(hidden[where.rows, where.positions], where.targets).to(divisors.dtype)
+            hidden = self.head.hidden(chunk)
+        losses = self.head.losses(hidden[where.places], where.targets).to(divisors.dtype)
         if where.weights is not None:
             losses = losses * where.weights.to(divisors.dtype)
         by_slot = torch.zeros_like(divisors).index_add(0, where.slots, losses) / divisors
@@ -311,11 +328,14 @@ class Pack:
         """Whose adapter reads which row, and what dropout does to it in training."""
         rates = [self.slots[item.slot].params.dropout for item in chunk.items]
         if not any(rates):
-            return self.stack.layout(chunk.rows)
+            return self.stack.layout(chunk.rows, spans=chunk.spans)
         seeds = [self.slots[item.slot].seed for item in chunk.items]
         positions = [item.position for item in chunk.items]
-        dropout = Dropout.of(seeds, positions, rates, chunk.tokens.shape[1], self.stack.device)
-        return self.stack.layout(chunk.rows, dropout)
+        longest = max(len(item.tokens) for item in chunk.items)
+        dropout = Dropout.of(seeds, positions, rates, longest, self.stack.device)
+        if chunk.spans is not None:
+            dropout = dropout.of_tokens(chunk.spans.owners, chunk.spans.positions)
+        return self.stack.layout(chunk.rows, dropout, chunk.spans)
 
     def _rates(self, slot: Slot) -> optimizer.SlotRates:
         steps = slot.rhythm.total_steps
@@ -368,9 +388,9 @@ class Pack:
 
     def _among(self, chunk: Chunk, allowed: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each row's allowed tokens, which of them are padding, and their logits behind it: `(rows, most)` each."""
-        hidden = self.head.hidden(chunk.tokens, chunk.attention_mask)
-        last = chunk.attention_mask.sum(1) - 1
-        logits = self.head.logits(hidden[torch.arange(len(last), device=last.device), last])
+        hidden = self.head.hidden(chunk)
+        last = [chunk.place(index, len(item.tokens) - 1) for index, item in enumerate(chunk.items)]
+        logits = self.head.logits(hidden[torch.tensor(last, device=hidden.device)])
         width = max(map(len, allowed))
         # Padded with the first candidate, so that a padded place is a valid choice too; it is no likelihood of its own.
         index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed])
@@ -444,8 +464,8 @@ class Pack:
         self, items: list[Item], answer: Callable[[Chunk], list[Answer]], with_adapters: bool, is_left: bool
     ) -> dict[int, Answer]:
         """The answers of one chunk by the items' keys."""
-        chunk = new_chunk(items, self.pad, self.stack.device, is_left=is_left)
-        with self.stack.using(self.stack.layout(chunk.rows) if with_adapters else None):
+        chunk = new_chunk(items, self.pad, self.stack.device, is_left=True) if is_left else self.chunk(items)
+        with self.stack.using(self.stack.layout(chunk.rows if with_adapters else (), spans=chunk.spans)):
             return dict(zip([item.key for item in chunk.items], answer(chunk), strict=True))
 
     def greedy(self, chunk: Chunk, settings: GenerationConfig, watched_by: LogitsProcessor | None = None) -> Any:

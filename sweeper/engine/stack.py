@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sweeper.engine import spans
 from sweeper.engine.bucket import KINDS, RANK_MULTIPLE, AdapterState, Bucket, bucket_of
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route
 from sweeper.engine.moments import OptimizerState
+from sweeper.engine.spans import Spans
 from sweeper.errors import LostRoomError, ModelError
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 
@@ -160,7 +162,9 @@ class AdapterStack:
         for name, module in self.modules.items():
             module.weights = [bucket.weights.get(name) for bucket in self.buckets]
 
-    def layout(self, rows: Sequence[tuple[int, int]], dropout: Dropout | None = None) -> Layout:
+    def layout(
+        self, rows: Sequence[tuple[int, int]], dropout: Dropout | None = None, spans: Spans | None = None
+    ) -> Layout:
         """The layout of a chunk: `(slot, number of its rows)`, ascending by slot."""
         routes: list[Route] = []
         first = start = 0
@@ -182,14 +186,16 @@ class AdapterStack:
                 )
             )
             start = stop
-        return Layout(rows=start, routes=tuple(routes), dropout=dropout)
+        return Layout(rows=start, routes=tuple(routes), dropout=dropout, spans=spans)
 
     @contextmanager
     def using(self, layout: Layout | None) -> Iterator[None]:
         """Within this context the base's forward applies the adapters to the rows as `layout` says."""
         before, self._active.layout = self._active.layout, layout
+        apart = spans.using(self.model, layout.spans) if layout is not None and layout.spans else nullcontext()
         try:
-            yield
+            with apart:
+                yield
         finally:
             self._active.layout = before
 

@@ -2,9 +2,9 @@
 
 What stays between two steps is counted: weights, adapters, gradients, moments. What a forward and a backward add is
 taken to be linear in a few sizes (tokens × hidden, positions × vocabulary, …). The coefficients were fitted to traces
-of six architectures (`tests/benchmarks/memory_formula.py`) and are right to within a factor; fitted anew to traces of one
-model, phase by phase, as `preflight.trace` does it, they are an upper bound within a few percent: a phase's peak is a
-maximum of linear functions, so it is convex, and a linear function above it at the corners is above it in between.
+of six architectures (`tests/benchmarks/memory_formula.py`) and are right to within a factor. Fitted anew to traces of
+one model, phase by phase, as `preflight.trace` does it, they are an upper bound within a few percent: a phase's peak is
+a maximum of linear functions, so it is convex, and a linear function above it at the corners is above it in between.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sweeper.data.example import Example
-from sweeper.engine.batches import Item, new_chunk
+from sweeper.engine.batches import Chunk, Item, new_chunk, unpadded_chunk
 from sweeper.engine.pack import Pack
 from sweeper.memory.formula import (
     CHECKPOINTED,
@@ -307,14 +307,14 @@ class _Tracer:
         pack.examples = [Example(prompt=(1,) * (case.seq - case.answer_tokens), answer=answer)]
         rows = case.rows * case.slots
         tokens = (1,) * case.seq
-        chunk = new_chunk([Item(row % case.slots, tokens, 0, row) for row in range(rows)], 0, pack.stack.device)
+        chunk = self._chunk([Item(row % case.slots, tokens, 0, row) for row in range(rows)])
         pack.model.train()
         divisors = torch.ones(case.slots)
         hidden_of = pack.head.hidden
 
-        def hidden(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        def hidden(chunk: Chunk) -> Tensor:
             with self.live.counted_as("checkpoints" if case.is_checkpointed else "activations"):
-                out = hidden_of(tokens, attention_mask)
+                out = hidden_of(chunk)
             self._close("forward")
             out.register_hook(self._enter_backward)  # type: ignore[no-untyped-call]
             self.live.kind = "logits"
@@ -334,20 +334,26 @@ class _Tracer:
         case, pack = self.case, self.pack
         tokens = (1,) * case.seq
         rows = case.rows * case.slots
-        chunk = new_chunk([Item(row % case.slots, tokens, 0) for row in range(rows)], 0, pack.stack.device)
+        chunk = self._chunk([Item(row % case.slots, tokens, 0) for row in range(rows)])
         pack.model.eval()
         hidden_of = pack.head.hidden
 
-        def hidden(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-            out = hidden_of(tokens, attention_mask)
+        def hidden(chunk: Chunk) -> Tensor:
+            out = hidden_of(chunk)
             self._close("score")
             return out
 
         pack.head.hidden = hidden  # type: ignore[method-assign]
-        with self.live.counted_as("activations"), pack.stack.using(pack.stack.layout(chunk.rows)):
+        layout = pack.stack.layout(chunk.rows, spans=chunk.spans)
+        with self.live.counted_as("activations"), pack.stack.using(layout):
             pack.best_of(chunk, [[1, 2]] * rows)
         pack.head.hidden = hidden_of  # type: ignore[method-assign]
         self._close("choose")
+
+    def _chunk(self, items: Sequence[Item]) -> Chunk:
+        """As the pack makes it, but that nothing is shared: rows are alike here, and need not be in a study."""
+        device = self.pack.stack.device
+        return unpadded_chunk(items, device, may_share=False) if self.pack.is_unpadded else new_chunk(items, 0, device)
 
     def _close(self, phase: str) -> None:
         """Notes what was live at a phase's peak, and begins the next one."""
