@@ -72,7 +72,7 @@ class Chunk:
     Attributes:
         tokens: `(rows, seq)`, padded to the longest; or `(1, tokens)`, one row behind another.
         attention_mask: `(rows, seq)`; None where there is no padding.
-        rows: the slots in it, ascending, with how many rows of each the layers get; `(1, tokens)` is one for each token.
+        rows: the slots in it, ascending, with how many rows of each the layers get; each token of `(1, tokens)` is one.
         starts: where each item's first token of its own lies in the flattened `tokens`.
         shared: how many tokens the items begin with that stand in there once for each slot.
         shared_starts: where those lie, by item.

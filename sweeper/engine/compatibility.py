@@ -17,6 +17,7 @@ from sweeper.memory.oom import is_out_of_memory
 _RANK = 8
 _LONG = tuple(range(2, 9))
 _SHORT = tuple(range(3, 8))  # of another length, so that one of two rows is padded
+_LIKE_LONG = (*_LONG[:4], 9, 10)  # begins as another does, and may share that
 _NEW_TOKENS = 2
 # How far two results may lie apart that should be one, as a part of what an adapter does there: rounding stays
 # far below, a neighbour's adapter or a mean over the batch lies above.
@@ -59,6 +60,7 @@ def _verify(pack: Pack) -> None:
             f"{len(pack.stack.modules)}, among them {missing[0]}: an adapter there would learn nothing"
         )
     _refuse_randomness(pack)
+    _settle_padding(pack)
     for seed in (1, 2):
         pack.stack.admit(_random(pack, sizes, seed))
     items = [Item(0, _LONG), Item(1, _SHORT)]
@@ -120,6 +122,25 @@ def _refuse_randomness(pack: Pack) -> None:
             f"nothing in a base may be random, but two training forwards of {_kind(pack)} differ: it has a dropout "
             "that is not turned off here, and so neighbours would change a trial"
         )
+
+
+def _settle_padding(pack: Pack) -> None:
+    """Pads rows where a base would not compute the same of them one behind another."""
+    if not pack.is_unpadded:
+        return
+    items = [Item(0, _LONG), Item(0, _SHORT), Item(0, _LIKE_LONG), Item(0, _LIKE_LONG)]
+    try:
+        ours = _hidden(pack, items, with_adapters=False)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        pack.is_unpadded = False
+        return
+    pack.is_unpadded = False
+    expected = _hidden(pack, items, with_adapters=False)
+    pack.is_unpadded = all(
+        _is_like(one, other, torch.zeros_like(other), other.dtype) for one, other in zip(ours, expected, strict=True)
+    )
 
 
 def _chunk(pack: Pack, items: Sequence[Item], room_tokens: int = 0) -> Chunk:

@@ -21,7 +21,7 @@ QUANTISED_BLOCK = 256  # values that share a scale, as in bitsandbytes' own 8-bi
 # exp_avg_sq has no sign: all of its levels are above zero.
 _LEVELS = {kind: quantisation.create_dynamic_map(signed=kind == "exp_avg").tolist() for kind in KINDS}
 # bitsandbytes' lowest level is -0.993: a block whose largest value is negative would shrink each time that it is
-# stored. With -1 there, storing what was read changes nothing, and a trial may be moved at any time.
+# stored. With -1 there, storing what was read keeps all but the lowest levels, and a trial may be moved at any time.
 _LEVELS["exp_avg"][0] = -1.0
 
 
@@ -41,8 +41,12 @@ class Moments(ABC):
         """A block of one moment on the device; in `scratch` where it is not there already. Changed, it is stored."""
 
     @abstractmethod
-    def store(self, kind: str, columns: slice, values: Tensor) -> None:
-        """Takes a changed block back. Allocates nothing that lasts, unless it is staged until `commit`."""
+    def store(self, kind: str, columns: slice, values: Tensor, is_skipped: Tensor) -> None:
+        """Takes a changed block back. Allocates nothing that lasts, unless it is staged until `commit`.
+
+        Args:
+            is_skipped: `(K, 1)`, the slots whose values have not changed.
+        """
 
     @abstractmethod
     def commit(self) -> None:
@@ -73,7 +77,7 @@ class DeviceMoments(Moments):
     def block(self, kind: str, columns: slice, scratch: Tensor | None) -> Tensor:
         return self._flat[kind][:, columns]
 
-    def store(self, kind: str, columns: slice, values: Tensor) -> None:
+    def store(self, kind: str, columns: slice, values: Tensor, is_skipped: Tensor) -> None:
         """It was changed in place."""
 
     def commit(self) -> None:
@@ -96,7 +100,7 @@ class HostMoments(DeviceMoments):
         assert scratch is not None
         return scratch.copy_(self._flat[kind][:, columns])
 
-    def store(self, kind: str, columns: slice, values: Tensor) -> None:
+    def store(self, kind: str, columns: slice, values: Tensor, is_skipped: Tensor) -> None:
         self._flat[kind][:, columns].copy_(values)
 
 
@@ -128,8 +132,10 @@ class QuantisedMoments(Moments):
         blocks = _blocks(columns)
         return scratch.copy_(self._dequantised(self._bytes[kind][:, columns], self._scales[kind][:, blocks], kind))
 
-    def store(self, kind: str, columns: slice, values: Tensor) -> None:
+    def store(self, kind: str, columns: slice, values: Tensor, is_skipped: Tensor) -> None:
         quantised, scales = self._quantised(values, kind)
+        # bitsandbytes' kernel for CPUs takes the lowest levels, below 1e-4 of a block's largest, for one another.
+        quantised = torch.where(is_skipped, self._bytes[kind][:, columns], quantised)
         self._staged.append((kind, columns, quantised, scales.view(len(values), -1)))
 
     def commit(self) -> None:

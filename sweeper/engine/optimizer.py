@@ -160,5 +160,5 @@ class BucketStep:
                 torch.div(exp_avg_sq, self._correction2, out=first).sqrt_().add_(EPSILON)
                 torch.mul(exp_avg, rate_k1, out=second).div_(first)
                 torch.mul(w, shrink, out=g if self.moments.is_staged else w).sub_(second)
-                self.moments.store("exp_avg", block, exp_avg)
-                self.moments.store("exp_avg_sq", block, exp_avg_sq)
+                self.moments.store("exp_avg", block, exp_avg, self._is_skipped)
+                self.moments.store("exp_avg_sq", block, exp_avg_sq, self._is_skipped)

@@ -290,6 +290,7 @@ class Pack:
                 self.chunk_tokens,
                 supervised=[self.example(item.key).supervised_tokens for item in queue],
                 can_checkpoint=self.stack.can_checkpoint,
+                is_padded=not self.is_unpadded,
             )
             self.stack.set_gradient_checkpointing(part.is_checkpointed)
             total += self.train_chunk(self.chunk(queue[: part.rows]), by, scales)
@@ -300,9 +301,8 @@ class Pack:
         """Items as one chunk, as this base takes it."""
         if not self.is_unpadded:
             return new_chunk(items, self.pad, self.stack.device)
-        # Dropout is another for each example.
-        may_share = not (self.model.training and any(self.slots[item.slot].params.dropout for item in items))
-        return unpadded_chunk(items, self.stack.device, may_share)
+        has_dropout = self.model.training and any(slot.params.dropout for slot in self.slots)  # another for each row
+        return unpadded_chunk(items, self.stack.device, may_share=not has_dropout)
 
     def train_chunk(self, chunk: Chunk, divisors: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
         """Adds a chunk's part to every slot's gradient.
@@ -450,7 +450,8 @@ class Pack:
         while queue:
             self.before_part()
             lengths = [len(item.tokens) + room_tokens for item in queue]
-            part = self.planner.part(work, lengths, self.stack.profile, self.chunk_tokens)
+            is_padded = not self.is_unpadded or room_tokens > 0
+            part = self.planner.part(work, lengths, self.stack.profile, self.chunk_tokens, is_padded=is_padded)
             done = attempted(partial(self._part, queue[: part.rows], answer, with_adapters, room_tokens > 0))
             if isinstance(done, Failure):
                 self.planner.rescue(done.message)

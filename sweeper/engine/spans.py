@@ -215,7 +215,8 @@ def attention(
         mask = group.mask(q.shape[2], k.shape[2], sliding_window, query.device)
         if is_short(k):
             seen = mask if mask is not None else group.causal(q.shape[2], query.device)
-            result = ShortAttention.apply(q, k, v, seen, options.get("scaling") or q.shape[-1] ** -0.5).transpose(1, 2)
+            scaling = options.get("scaling") or q.shape[-1] ** -0.5
+            result = ShortAttention.apply(q, k, v, seen, scaling).transpose(1, 2)  # type: ignore[no-untyped-call]
         else:
             mask = None if mask is None else mask[None, None]
             result, _ = sdpa_attention_forward(module, q, k, v, mask, is_causal=True, **options)
@@ -228,7 +229,7 @@ def _rows(states: Tensor, index: Tensor | None, rows: int) -> Tensor:
     """`(1, heads, tokens, width)` to `(rows, heads, longest, width)`."""
     tokens = states[0].transpose(0, 1)
     chosen = tokens if index is None else tokens.index_select(0, index)
-    return chosen.unflatten(0, (rows, -1)).transpose(1, 2)
+    return chosen.view(rows, -1, *chosen.shape[1:]).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, attention)

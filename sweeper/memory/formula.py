@@ -154,7 +154,7 @@ class Formula:
         if len(profile) > 1:
             # What each bucket adds to a layer's output is put together: it is there twice for a moment.
             each = self.dimensions.compute_bytes if load.work is Work.TRAIN else 4
-            most += each * load.rows * load.seq * self.dimensions.wide
+            most += each * load.tokens * self.dimensions.wide
         if load.work is Work.GENERATE:
             # Keys and values of all layers, at the most as wide as the hidden state.
             most += 2 * self.dimensions.layers * load.rows * load.seq * self.dimensions.hidden * 4
@@ -182,7 +182,7 @@ def mode_of(load: Load) -> str:
 
 def features(d: Dimensions, load: Load, profile: Profile, targeted: Targeted) -> tuple[float, ...]:
     """The sizes, in bytes, that a load's memory is linear in."""
-    tokens, width = load.rows * load.seq, d.compute_bytes
+    tokens, width = load.tokens, d.compute_bytes
     rank = max((rank for rank, _ in profile), default=0)
     ranks = sum(rank * slots for rank, slots in profile)
     # A layer's adapters are copied: B is scaled, and both are cast where the computation has another precision.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +25,7 @@ GradientCheckpointing = Literal["auto", True, False]
 MAX_RETRIES = 3  # of a step that cannot be made smaller: a neighbour's peak may pass
 RETRY_PAUSE_S = 0.2
 FREE_EVERY_S = 10.0
+ATTENTION_SHARE = 0.25  # of what a layer keeps of a token: queries, keys, values and result
 RECOVERY_STEPS = 16  # without a failure, until what was made smaller may grow to twice its size again
 
 
@@ -42,9 +44,18 @@ class Load:
 
     work: Work
     rows: int
-    seq: int  # tokens of each row, with padding and with what is written to it
+    seq: int  # tokens of the longest row, with what is written to it
     supervised: int = 0  # positions with a loss
     is_checkpointed: bool = False
+    unpadded: int | None = None  # tokens of all rows, where they stand one behind another; None: padded to the longest
+
+    @property
+    def tokens(self) -> int:
+        """What goes through a layer; without padding, with what attention adds, which lays like rows side by side."""
+        padded = self.rows * self.seq
+        if self.unpadded is None:
+            return padded
+        return self.unpadded + int(ATTENTION_SHARE * min(padded - self.unpadded, self.unpadded))
 
 
 # How many slots there are at each padded rank, bucket by bucket.
@@ -155,6 +166,7 @@ class Planner:
         most_tokens: int,
         supervised: Sequence[int] | None = None,
         can_checkpoint: bool = False,
+        is_padded: bool = True,
     ) -> Part:
         """How many of the rows go together, from the first, the longest.
 
@@ -162,16 +174,19 @@ class Planner:
             lengths: tokens of each row, descending, with what is to be written to it.
             most_tokens: padding included.
             supervised: positions with a loss, by row.
+            is_padded: whether rows are padded to the longest; else they stand one behind another.
         """
-        seq = lengths[0]
-        most = min(len(lengths), max(1, min(most_tokens, self._limits.get(work, most_tokens)) // seq))
+        seq, limit = lengths[0], min(most_tokens, self._limits.get(work, most_tokens))
+        whole = list(accumulate(lengths))
+        most = max(1, min(len(lengths), limit // seq) if is_padded else bisect_right(whole, limit))
         answers = [0, *accumulate(supervised or [0] * most)]
         self._may_checkpoint = can_checkpoint and self.gradient_checkpointing == "auto"
         is_asked = self.gradient_checkpointing is True or self._must_checkpoint
         is_checkpointed = work is Work.TRAIN and can_checkpoint and is_asked
 
         def load(rows: int) -> Load:
-            return Load(work, rows, seq, answers[rows], is_checkpointed)
+            unpadded = None if is_padded else whole[rows - 1] if rows else 0
+            return Load(work, rows, seq, answers[rows], is_checkpointed, unpadded)
 
         rows = self._fitting(load, most, profile)
         if rows == 0 and work is Work.TRAIN and can_checkpoint and self.gradient_checkpointing == "auto":
@@ -189,13 +204,9 @@ class Planner:
         """The most rows whose load fits; 0 where one does not."""
         if self.guard is None or self.cost is None:
             return most
-        room_bytes, needed = self.guard.room_bytes(), self.cost.transient_bytes(load(most), profile)
-        is_due = time.monotonic() > self._freed_s + FREE_EVERY_S  # it takes as long as a small chunk
-        if needed > room_bytes and not self.guard.backend.is_exact and is_due:
-            free_caches()  # a process's resident set has what the C library keeps of tensors that are gone
-            self._freed_s = time.monotonic()
-            room_bytes = self.guard.room_bytes()
-        if needed <= room_bytes:
+        needed_bytes = self.cost.transient_bytes(load(most), profile)
+        room_bytes = self._room_bytes(self.guard, needed_bytes)
+        if needed_bytes <= room_bytes:
             return most
         # Between `fits` and `too_many` lies the answer.
         fits, too_many = 0, most
@@ -207,6 +218,16 @@ class Planner:
                 too_many = middle
         return fits
 
+    def _room_bytes(self, guard: Guard, needed_bytes: int) -> int:
+        """What may still be held; where that is too little, after the C library has given back what it keeps."""
+        room_bytes = guard.room_bytes()
+        is_due = time.monotonic() > self._freed_s + FREE_EVERY_S  # it takes as long as a small chunk
+        if needed_bytes > room_bytes and not guard.backend.is_exact and is_due:
+            free_caches()  # a process's resident set has what is kept of tensors that are gone
+            self._freed_s = time.monotonic()
+            return guard.room_bytes()
+        return room_bytes
+
     def _expect(self, size_bytes: int) -> None:
         if self.guard is not None:
             self.step.expected_bytes = max(self.step.expected_bytes, size_bytes)
@@ -214,7 +235,7 @@ class Planner:
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether so much more may be held."""
-        return self.guard is None or size_bytes <= self.guard.room_bytes()
+        return self.guard is None or size_bytes <= self._room_bytes(self.guard, size_bytes)
 
     def optimize(self, profile: Profile) -> None:
         """The optimizer's step begins, which cannot be cut."""
@@ -239,7 +260,8 @@ class Planner:
         self.step.rescues += 1
         free_caches()
         if at.rows > 1:
-            self._limits[at.work] = max(1, at.rows // 2) * at.seq
+            whole = at.rows * at.seq if at.unpadded is None else at.unpadded
+            self._limits[at.work] = max(at.seq, whole // 2)
         elif at.rows and at.work is Work.TRAIN and self._may_checkpoint and not at.is_checkpointed:
             self._must_checkpoint = True
         elif self._retries < MAX_RETRIES:

@@ -1,6 +1,7 @@
 """How many trials a second one study's workers can ask for and tell, on SQLite and on PostgreSQL; nothing is trained.
 
-    python tests/benchmarks/ask_tell.py [--trials 120] [--workers 1 2 4] [--storages sqlite postgresql] [--sampler random]
+    python tests/benchmarks/ask_tell.py [--trials 120] [--workers 1 2 4] [--storages sqlite postgresql] \\
+        [--sampler random]
 
 Real processes, all on this machine; PostgreSQL is a server of its own, with fsync as people have it. Each trial is
 asked, reported once and told, with its lease taken, renewed and given back.

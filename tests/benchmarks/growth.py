@@ -4,8 +4,8 @@
 
 - Asking and telling, by sampler, on SQLite: the trials before were told with their values, and none was asked by the
   sampler. What its own model of them takes is Optuna's: TPE reads all of them, the Gaussian process inverts a matrix.
-- What a worker does around a trial, on a study that `tests/benchmarks/many_trials.py` made: ledger, runs in MLflow, views of
-  the study, descriptions. The thread that writes to MLflow counts in whichever part it falls.
+- What a worker does around a trial, on a study that `tests/benchmarks/many_trials.py` made: ledger, runs in MLflow,
+  views of the study, descriptions. The thread that writes to MLflow counts in whichever part it falls.
 - What the launcher does: reads the events of a trial, and shows the study.
 
 The median of ten trials each, in milliseconds of CPU time of the process; `wall time` has waited for the disk, and for

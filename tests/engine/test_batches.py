@@ -52,8 +52,7 @@ def test_the_loss_is_where_the_spans_are() -> None:
     assert (plain.supervised_tokens, turns.supervised_tokens) == (9, 5)
     chunk = new_chunk([Item(0, plain.tokens, 0), Item(1, turns.tokens, 1)], pad=0, device=CPU)
     where = supervised(chunk, [plain, turns])
-    assert where.rows.tolist() == [0] * 9 + [1] * 5
-    assert where.positions.tolist() == [*range(2, 11), 2, 3, 7, 8, 9]
+    assert where.places.tolist() == [*range(2, 11), *(12 + place for place in (2, 3, 7, 8, 9))]
     assert where.targets.tolist() == [*tokens[3:], *tokens[3:5], *tokens[8:11]]
-    assert chunk.tokens[where.rows, where.positions + 1].tolist() == where.targets.tolist()
+    assert chunk.tokens.flatten()[where.places + 1].tolist() == where.targets.tolist()
     assert Example.masked(tokens, [(3, 12)]) == plain

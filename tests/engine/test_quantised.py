@@ -141,8 +141,9 @@ def test_what_is_scored_is_what_peft_computes(composed: Any, home: Home, device:
         pack.admit(slot, state)
     model.eval()
     tokens = torch.tensor([EXAMPLES[0].prompt] * 3, device=device)
-    with torch.no_grad(), pack.stack.using(pack.stack.layout([(0, 1), (1, 1), (2, 1)])):
-        packed = pack.head.logits(pack.head.hidden(tokens, torch.ones_like(tokens)))
+    chunk = pack.chunk([Item(slot, tuple(row)) for slot, row in enumerate(tokens.tolist())])
+    with torch.no_grad(), pack.stack.using(pack.stack.layout(chunk.rows, spans=chunk.spans)):
+        packed = pack.head.logits(pack.head.hidden(chunk)).view(*tokens.shape, -1)
     states = [(pack.slots.index(slot), slot.params, state) for slot, state in slots]
     pack.stack.detach()
     for row, params, state in states:
@@ -150,7 +151,8 @@ def test_what_is_scored_is_what_peft_computes(composed: Any, home: Home, device:
         assert {weight.dtype for weight in weights.values()} == {torch.float32}
         with torch.no_grad():
             expected = alone.eval()(input_ids=tokens).logits[row].float()
-        assert float((packed[row] - expected).norm() / expected.norm()) < 2**-8  # of bfloat16, half a step
+        # Attention of another kernel rounds its weights too; beside it stands half a step of bfloat16, 2⁻⁸.
+        assert float((packed[row] - expected).norm() / expected.norm()) < 2**-7
         # Sums of another order, as CUDA's kernels for other shapes have, round a few values to the other side.
         assert float((packed[row] == expected).float().mean()) > (0.95 if device.type == "cpu" else 0.75)
         model = alone.unload()
