@@ -99,8 +99,16 @@ def cost_table(cost: CostEstimate) -> list[RenderableType]:
     words = [f"Price: {cost.price}.", f"These figures are {cost.basis}."]
     if cost.trained_share < 1:
         words.append(f"The pruner is taken to leave {cost.trained_share:.0%} of all trials' length; high: all of it.")
+    words.append(_packing(cost))
     words += [f"{bought_in_words(one, cost.trials)}." for one in cost.bought]
     return [table, Text("\n".join(words))]
+
+
+def _packing(cost: CostEstimate) -> str:
+    """What trials together gain, on this device with this model and these rows."""
+    if cost.packing is None:
+        return "Packing: what training trials together gain is not known before a first session has measured it here."
+    return f"Packing: {cost.packing.in_words(cost.slots)}."
 
 
 def _figures(part: Part) -> list[str]:

@@ -93,6 +93,11 @@ def _cross_problems(config: Config) -> list[str]:
             f"cluster.workers: must be 1 or null where search.deterministic is true, whose asks come in a fixed order, "
             f"but got {config.cluster.workers}"
         )
+    if config.search.deterministic and config.engine.slots == "auto":
+        problems.append(
+            "engine.slots: must be a number where search.deterministic is true, since auto goes by what a step takes, "
+            "which is another each time; engine.slots=4"
+        )
     if not config.model.path:
         problems.append("model.path: must be a Hub id or a folder, but it is null; try model.path=FOLDER or model=tiny")
     if config.train.examples is not None and config.train.examples < config.evaluation.count:

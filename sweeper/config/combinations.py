@@ -147,7 +147,7 @@ def _enqueued_problems(config: Config) -> list[str]:
 def _sampler_notes(config: Config) -> list[str]:
     section, trials = config.sampler, config.search.trials
     found = []
-    others = config.engine.slots - 1  # in flight at an ask, so not known to the sampler
+    others = config.most_slots - 1  # in flight at an ask, so not known to the sampler
     startup = {
         "sampler.startup_trials": section.startup_trials if isinstance(section, TPESection | GPSection) else 0,
         "sampler.population_size": section.population_size if isinstance(section, NSGAIISection) else 0,

@@ -38,6 +38,7 @@ from sweeper.trial import (
 )
 
 MOST_SEEDS = 50  # that a configuration is confirmed on
+MOST_SLOTS, TRIALS_PER_SLOT = 16, 4  # of engine.slots=auto
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]  # becomes a path
 
 
@@ -284,8 +285,7 @@ class PreflightSection(Section):
 
 class EngineSection(Section):
     slots: Annotated[
-        int,
-        Field(ge=1, le=256),
+        Literal["auto"] | Annotated[int, Field(ge=1, le=256)],
         Mark(
             is_frozen=False,
             frozen_by="search.deterministic",
@@ -349,6 +349,12 @@ class Config(Section):
     optimizer: OptimizerSection
     memory: MemorySection
     checkpoint: CheckpointSection
+
+    @property
+    def most_slots(self) -> int:
+        """The most trials that train together: an ask does not know the results of those in flight."""
+        slots = self.engine.slots
+        return max(1, min(MOST_SLOTS, self.search.trials // TRIALS_PER_SLOT)) if slots == "auto" else slots
 
     def trial_params(self, sampled: dict[str, object]) -> TrialParams:
         """The fixed values of `lora` and `train` with the sampled ones in their place.

@@ -213,7 +213,7 @@ def attention(
             for states, index in ((query, group.queries), (key, group.keys), (value, group.keys))
         )
         mask = group.mask(q.shape[2], k.shape[2], sliding_window, query.device)
-        if is_short(k):
+        if module.training and is_short(k):  # what is scored is rounded as by the user of an export
             seen = mask if mask is not None else group.causal(q.shape[2], query.device)
             scaling = options.get("scaling") or q.shape[-1] ** -0.5
             result = ShortAttention.apply(q, k, v, seen, scaling).transpose(1, 2)  # type: ignore[no-untyped-call]

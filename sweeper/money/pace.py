@@ -76,12 +76,15 @@ class Pace:
         tick: an optimizer step of the whole pack, over its training tokens.
         rows: scoring rows of the task, over their number, for each adapter that reads them.
         items: scoring items of the retention suite, likewise.
+        step: what a step takes whatever its size, and what each token adds, in seconds, as measured side by side for
+            `engine.slots=auto`; None: not measured.
     """
 
     setup_s: float | None = None
     tick: Fit = field(default_factory=Fit)
     rows: Fit = field(default_factory=Fit)
     items: Fit = field(default_factory=Fit)
+    step: tuple[float, float] | None = None
 
     @property
     def is_known(self) -> bool:
@@ -103,7 +106,8 @@ class Pace:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Pace:
         parts = {name: Fit(**values[name]) for name in ("tick", "rows", "items")}
-        return cls(setup_s=values["setup_s"], **parts)
+        step = values.get("step")  # stores from before it was measured have none
+        return cls(setup_s=values["setup_s"], step=(float(step[0]), float(step[1])) if step else None, **parts)
 
 
 def key(model: str, dtype: str, quant: str, device: str, threads: int | None, task: str) -> str:
@@ -119,7 +123,7 @@ def known_pace(folder: Path, name: str) -> Pace | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     sizes = [size for part in (found.tick, found.rows, found.items) for size in asdict(part).values()]
-    return found if all(math.isfinite(size) and size >= 0 for size in sizes) else None
+    return found if all(math.isfinite(size) and size >= 0 for size in [*sizes, *(found.step or ())]) else None
 
 
 def keep_pace(folder: Path, name: str, pace: Pace) -> None:

@@ -15,6 +15,7 @@ from sweeper.money import pace as paces
 from sweeper.money.account import statement
 from sweeper.money.bill import Bill
 from sweeper.money.budget import TESTED
+from sweeper.money.packing import Packing
 from sweeper.money.price import HOUR_S, Price, advice, required
 from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths, model_config
@@ -67,6 +68,8 @@ class CostEstimate:
         trial_training_s: what that takes alone, without its evaluations.
         flops_per_token: of training, by the book.
         bought: what the budgets pay for.
+        slots: trials that train together.
+        packing: what that gains; None where no step was measured.
     """
 
     basis: str
@@ -81,6 +84,8 @@ class CostEstimate:
     trial_training_s: float = 0.0
     flops_per_token: float = 0.0
     bought: tuple[Bought, ...] = ()
+    slots: int = 0
+    packing: Packing | None = None
 
     @property
     def total(self) -> Part:
@@ -159,6 +164,8 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
         flops_per_token=training_flops(config, widths, adapter),
         parts=tuple(part for part in made.parts if part.seconds.high > 0),
         bought=tuple(made.bought(spent)),
+        slots=made.slots,
+        packing=made.packing,
     )
 
 
@@ -170,6 +177,11 @@ class _Estimate:
     ) -> None:
         self._config, self._price, self._volume, self._speed = config, price, volume, speed
         self._attributes = before.attributes if before is not None else {}
+        every = Training.mean(trainings(config, volume))
+        self.packing = _packing(speed, every.tokens / every.steps)
+        slots = config.engine.slots
+        most = config.most_slots
+        self.slots = slots if slots != "auto" else self.packing.best(most) if self.packing is not None else most
         lengths = sorted(trainings(config, volume), key=self._seconds)
         # The shortest, the mean, the longest that the space allows.
         self._kinds = lengths[0], Training.mean(lengths), lengths[-1]
@@ -201,7 +213,7 @@ class _Estimate:
 
     def trained(self, together: float, share: float) -> Span:
         """Of one, in the company of others; `share` is of its length, and nothing is stopped in the high figure."""
-        together = max(1.0, min(self._config.engine.slots, together))
+        together = max(1.0, min(self.slots, together))
         shares, kinds = (share, share, WHOLE.trained), self._kinds
         return self._spread(lambda place: self._seconds(kinds[place], together) * shares[place])
 
@@ -288,6 +300,14 @@ def _speed(config: Config, home: Home, card: Card, volume: Volume, widths: Width
         if known is not None and known.is_known:
             return measured(known, volume, widths)
     return of_data_sheet(config, volume, widths, adapter) if card.is_cuda else None
+
+
+def _packing(speed: Speed, tokens: float) -> Packing | None:
+    """What a step takes, where that was measured."""
+    if speed.source != "measured":
+        return None
+    fixed_s, token_s = speed.pace.step or speed.pace.tick.line()
+    return Packing(fixed_s, token_s, tokens)
 
 
 def _price(config: Config, price: Price | None, card: Card) -> str:

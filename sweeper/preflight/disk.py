@@ -101,7 +101,7 @@ def of_study(config: Config, home: Home, model: Mapping[str, Any] | None) -> lis
     paths = home.study(config.study.name)
     # A slot with its best adapter; and the new file of one of them beside the old one.
     one = values * (2 * WEIGHT_BYTES + MOMENTS_BYTES)
-    checkpoints = min((config.engine.slots + 1) * one, int(config.checkpoint.max_gib * GIB))
+    checkpoints = min((config.most_slots + 1) * one, int(config.checkpoint.max_gib * GIB))
     adapters = min(config.store.keep_adapters, config.search.trials) * values * WEIGHT_BYTES
     there = sum(file.stat().st_size for file in paths.trials.glob("*/adapter/*.safetensors"))
     elsewhere = "have the store elsewhere (store.home=DIR)"

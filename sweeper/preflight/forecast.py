@@ -220,10 +220,14 @@ class MemoryForecast:
         if self.formula.is_traced and expected_bytes >= self.budget_bytes * SMALLEST_SHARE:
             self.calibration.observe(expected_bytes, measured_bytes)
 
+    def pack_bytes(self, profile: Profile) -> int:
+        """What a pack takes that does one row at a time."""
+        return self.runtime_bytes + self.formula.base_bytes + self.held_bytes(profile) + self.least_bytes(profile)
+
     def most_bytes(self) -> int:
         """The peak of a full pack of the largest adapters in the largest chunk, all that the study may ask for."""
         _, high = ranks(self.config)
-        slots = self.config.engine.slots
+        slots = self.config.most_slots
         profile = ((padded(high), slots),)
         adapters = self.held_bytes(profile)
         tokens = max(self.config.engine.chunk_tokens, self.lengths.longest)

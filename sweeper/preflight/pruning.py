@@ -62,7 +62,7 @@ def kept(config: Config, trials: float, evaluations: float) -> Kept:
         first = max(first, section.patience + 2)  # one more than it compares with
     if first >= evaluations:
         return WHOLE
-    started = max(section.startup_trials, min(config.engine.slots, trials))
+    started = max(section.startup_trials, min(config.most_slots, trials))
     stopped *= max(0.0, 1 - started / trials)
     return Kept(1 - stopped * (1 - first / evaluations), 1 - stopped)
 

@@ -268,7 +268,7 @@ class Search:
         # With fixed order, only what is told before every such ask, however often the study is interrupted.
         known = asked.number
         if self._config.search.deterministic:
-            known -= self._config.engine.slots - 1
+            known -= self._config.most_slots - 1
         for trial in self.views()[: max(0, known)]:
             is_answer = trial.state == TrialState.COMPLETE.name or trial.reason in _ANSWERS
             if trial.is_told and is_answer and trial.params == asked.params:
@@ -308,7 +308,7 @@ class Search:
             trial.report(curve[-1][self._config.objective.metric_name], step=evaluation)
             trial.set_user_attr("curve", list(curve))
         # With fixed order: the trials that had been told when this one was asked, whichever have been since.
-        end = number - self._config.engine.slots + 1 if self._config.search.deterministic else None
+        end = number - self._config.most_slots + 1 if self._config.search.deterministic else None
         return may_prune and should_prune(self._study, trial, evaluation, end)
 
     def complete(self, number: int, value: float, record: dict[str, Any], constraints: dict[str, float]) -> None:

@@ -30,6 +30,8 @@ own code says; LABEL what came of it (`sweeper.money.bill.Label`); NAME a constr
 | throughput/pack_size | how many trained together in it, itself among them | trial, side run |
 | vram/peak_gib_max | the highest of its peaks, once it has ended | trial, side run |
 | throughput/tokens_per_s_mean, throughput/pack_size_mean | over all its steps, once it has ended | trial, side run |
+| throughput/packing_gain_predicted | of `engine.slots=auto`: how much faster than one by one | study |
+| throughput/packing_gain | the same, by what the session's steps took | study |
 | duration_s | wall seconds in the pack, shared with its neighbours | trial, side run |
 | evaluations | how many it had | trial, side run |
 | best_value | the objective's value; complete trials alone have one, and are sorted by it | trial, study |

@@ -261,7 +261,7 @@ def _fill(bench: Workbench, config: Config, log: MemoryLog, params: TrialParams,
     """Fills the pack with new slots, as many as a study would have and memory allows; returns how many."""
     pack = bench.pack
     slots = 0
-    while slots < config.engine.slots and (slots == 0 or log.has_room(params, pack.stack)):
+    while slots < config.most_slots and (slots == 0 or log.has_room(params, pack.stack)):
         pack.admit(*pack.new_slot(-1 - slots, params, rhythm, seed=0))
         slots += 1
     return slots

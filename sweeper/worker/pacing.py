@@ -24,9 +24,9 @@ class Pacing:
     def __init__(self, folder: Path, config: Config, device: torch.device, device_name: str) -> None:
         threads = config.engine.threads or torch.get_num_threads() if device.type == "cpu" else None
         dtype = str(base.compute_dtype(config.model, device)).removeprefix("torch.")
-        self._key = paces.key(config.model.name, dtype, config.model.quant, device_name, threads, config.task.name)
+        self.key = paces.key(config.model.name, dtype, config.model.quant, device_name, threads, config.task.name)
         self._folder = folder
-        self.pace = paces.known_pace(folder, self._key) or Pace()
+        self.pace = paces.known_pace(folder, self.key) or Pace()
         self._ticks = 0
         self._without_first = Fit()
 
@@ -44,4 +44,4 @@ class Pacing:
 
     def keep(self) -> None:
         """Keeps what was measured for plans and for the next worker."""
-        paces.keep_pace(self._folder, self._key, self.pace)
+        paces.keep_pace(self._folder, self.key, self.pace)

@@ -134,6 +134,7 @@ class Session:
                     self._has_led = bool(self.lead)
                     if self._memory is not None:
                         self._memory.close(self.search)
+                        self.spending.pack_size.conclude(self.search, self.tracker)
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._trials is not None:
@@ -283,6 +284,7 @@ class Session:
         self._memory = MemoryLog(guard, bench.pack.planner, memory)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
+        self.spending.settle_pack(bench, self._memory)
         forecast = self.forecast or memory
         told = self.search, self.teller, self.recorder, self.checkpoints, self.spending
         return Trials(self.config, bench, self._memory, forecast, *told, self.lead, self.is_stopping)

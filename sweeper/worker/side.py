@@ -188,7 +188,7 @@ class SideRuns:
         while not is_stopping():
             if self._room.waiting:
                 asked = self._room.next_waiting()
-            elif self._todo and len(self._bench.pack.slots) < self._config.engine.slots:
+            elif self._todo and len(self._bench.pack.slots) < self._spending.pack_size.slots:
                 asked = Asked(self._todo.pop(0), params={}, is_informed=False, crashes=0, start=None)
             else:
                 return

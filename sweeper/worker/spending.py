@@ -36,7 +36,9 @@ from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import StudyView, TrialView
 from sweeper.trial import Rhythm, RunKind, TrialParams
+from sweeper.worker.memory import MemoryLog
 from sweeper.worker.pacing import Pacing
+from sweeper.worker.packing import PackSize, settled
 from sweeper.worker.workbench import Timing, Workbench
 
 FEW_ROWS = 8  # that are answered to see what scoring takes at the least
@@ -57,6 +59,7 @@ class Spending:
         self._home, self._config, self._search, self._events = home, config, search, events
         self._meter: Meter
         self._work: Workload | None = None
+        self.pack_size = PackSize(config.most_slots)
         self._train_rows = 0
         self._held_back_s = 0.0
         self._tokens: dict[Whose, int] = {}
@@ -160,6 +163,14 @@ class Spending:
         bench.score_prompts(few)
         self.scored(Activity.LOAD, len(few))
 
+    def settle_pack(self, bench: Workbench, memory: MemoryLog) -> None:
+        """Settles how many trials train together here, and books what measuring that takes."""
+        self.book(Activity.OVERHEAD)
+        self.pack_size = settled(
+            self._config, bench, memory, self._search, self._events, self._pacing.key, self._pacing.pace
+        )
+        self.book(Activity.OVERHEAD)
+
     def begin_tick(self, kind: RunKind, slots: Sequence[Slot]) -> None:
         self.book(Activity.OVERHEAD)
         self._tokens = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
@@ -168,7 +179,9 @@ class Spending:
         """Books a tick, split among its slots by their tokens."""
         now = {Whose(kind, slot.number): slot.train_tokens for slot in slots}
         tokens = {whose: count - self._tokens.get(whose, 0) for whose, count in now.items()}
-        self._pacing.ticked(sum(tokens.values()), self._meter.book(Activity.TRAIN, tokens))
+        seconds = self._meter.book(Activity.TRAIN, tokens)
+        self._pacing.ticked(sum(tokens.values()), seconds)
+        self.pack_size.ticked(list(tokens.values()), seconds)
 
     def evaluated(self, kind: RunKind, slots: Sequence[Slot], took: Timing | None) -> None:
         """Books an evaluation of slots; `took` is that of its last attempt, which came to its end."""
@@ -297,7 +310,7 @@ class Spending:
             )
         if not self.is_limited or not self.can_foretell:
             return None
-        together = float(min(self._config.engine.slots, len(others) + 1))
+        together = float(min(self.pack_size.slots, len(others) + 1))
         need_s = self._trial_s(seen, asked, together)
         sampled = asked.params if asked is not None else self._shortest()
         coming = [*(trial.params for trial in seen.trials if trial.number in others), sampled]
@@ -344,7 +357,7 @@ class Spending:
         top = self._config.confirmation.top if self._work.sizes.confirmation_rows else 0
         best = [*(trial.params for trial in seen.finalists(max(top, 1))), *coming]
         seeds = self._config.confirmation.seeds
-        together = float(min(self._config.engine.slots, max(1, len(best[:top]) * seeds)))
+        together = float(min(self.pack_size.slots, max(1, len(best[:top]) * seeds)))
         each = [self._work.confirming_s(*self._shape(sampled), seeds, together) for sampled in best[:top]]
         return sum(each) + self.testing_s() if best else 0.0
 

@@ -184,7 +184,9 @@ class Trials:
                 if not self._admit(waited):
                     return  # the pack must move first
                 continue
-            limit = 1 if self._suspects & {slot.number for slot in self.bench.pack.slots} else self.config.engine.slots
+            limit = (
+                1 if self._suspects & {slot.number for slot in self.bench.pack.slots} else self.spending.pack_size.slots
+            )
             if len(self.search.in_flight) >= limit or not self._may_ask():
                 return
             asked = self.search.ask()

@@ -1,6 +1,6 @@
 """How long it takes to look at a study of 1,000 trials, which is made up here as a run would have left it.
 
-    SWEEPER_HOME=/tmp/big python tests/benchmarks/many_trials.py            # builds the study `many`, and times commands
+    SWEEPER_HOME=/tmp/big python tests/benchmarks/many_trials.py            # builds the study `many`; times commands
     SWEEPER_HOME=/tmp/big python tests/benchmarks/many_trials.py --measure  # times them alone
     SWEEPER_HOME=/tmp/little python tests/benchmarks/many_trials.py --trials 12 --build
 
