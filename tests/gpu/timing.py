@@ -81,7 +81,7 @@ def gemm(device: torch.device) -> dict[str, Any]:
         "repeats": len(seconds),
         "median_s": round(median, 7),
         "slowest_s": round(max(seconds), 7),
-        "tflop_per_s": round(2 * size**3 / median / 1e12, 4),
+        "tflop_per_s": round(2 * size**3 / median / 1e12, 6),
     }
 
 
