@@ -29,7 +29,8 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed
 	SWEEPER_TESTS=all $(PYTEST)
 
-# On a CUDA machine; GPU_CHECK="--parts packs --shapes 8b" does some of it. Where gpu-bundle/ is, with that and the Python that has torch; else in .venv.
+# On a CUDA machine. Where gpu-bundle/ is, with that and the Python that has torch; else in .venv.
+# GPU_CHECK="--parts packs --shapes 8b" does some of it.
 ifneq ($(wildcard gpu-bundle),)
 gpu-check:
 	$(PYTHON) tests/gpu/check.py --bundle gpu-bundle $(GPU_CHECK)
