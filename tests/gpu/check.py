@@ -147,7 +147,8 @@ class Check:
         for number, part in enumerate(self.parts):
             started = time.monotonic()
             end_s = end_of(part, self.parts[number:], self.deadline)
-            told = self.result["parts"][part] = {"limit_s": round(end_s - started, 1)}
+            told: dict[str, Any] = {"limit_s": round(end_s - started, 1)}
+            self.result["parts"][part] = told
             for news in does[part](end_s):
                 told["took_s"] = round(time.monotonic() - started, 1)
                 told["missing"] = missing(self.result[part].get("rows", []))
