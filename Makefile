@@ -30,12 +30,13 @@ test-all: $(VENV)/installed
 	SWEEPER_TESTS=all $(PYTEST)
 
 # On a CUDA machine. Where gpu-bundle/ is, with that and the Python that has torch; else in .venv.
+# GPU_CHECK="--parts packs --shapes 8b" does some of it.
 ifneq ($(wildcard gpu-bundle),)
 gpu-check:
-	$(PYTHON) tests/gpu/check.py --bundle gpu-bundle
+	$(PYTHON) tests/gpu/check.py --bundle gpu-bundle $(GPU_CHECK)
 else
 gpu-check: $(VENV)/installed
-	$(BIN)/python tests/gpu/check.py
+	$(BIN)/python tests/gpu/check.py $(GPU_CHECK)
 endif
 
 # For a CUDA machine that reaches no network: run this where there is one, and take the folder along.

@@ -1,24 +1,28 @@
 """`make gpu-check`: what a CUDA machine says about the engine, in at most nine minutes, as one JSON file.
 
-It runs the tests that are marked `gpu`, while the memory of the shapes is foretold on the CPU. Then it measures, on
-models with random weights: first the memory of training steps, beside what was foretold; then, in the time that is
-left, the time of a step and its peak, which on a slow card ends before the largest sizes. It needs no network; what
-a machine lacks beside torch, transformers and peft comes from `make gpu-bundle`. `--rehearse` does the same on the
-CPU with a toy, to try the check itself.
+Its parts, all on models with random weights, which `--parts` and `--shapes` choose among:
+
+    tests   the tests that are marked `gpu`, while the memory of the shapes is foretold on the CPU
+    memory  the memory of training steps, beside what was foretold
+    steps   t(T): the time and the peak of the step of a single trial, T = 64 to 8,192
+    packs   S(K, T) = K · t(1, T) / t(K, T), beside what a line through t(T) foretells, and the goals
+
+Each may take its share of the time that is left when it begins (`PLAN_S`), and in it each shape an equal one; what
+one leaves is the next one's. What there was no time for is said under `parts`. It needs no network; what a machine
+lacks beside torch, transformers and peft comes from `make gpu-bundle`. `--rehearse` does the same on the CPU with a
+toy, to try the check itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import gc
 import importlib
 import importlib.metadata
 import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,14 +38,13 @@ ROOT = Path(__file__).parents[2]
 SITE = ROOT / ".gpu-site"
 RESULTS = ROOT / "tests" / "gpu" / "results"
 LIMIT_S = 9 * 60
-TESTS_LIMIT_S = 4 * 60
-TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-SEQUENCE_TOKENS = 512
-ANSWER_TOKENS = 32
-RANK = 16
-PACKED_SLOTS = (1, 2, 4, 8, 16)
-WARM_UP_STEPS, STEPS = 2, 5
 MARGIN_S = 30  # one step of the largest shape on a slow card
+# What each part may take of the time where all of them need it. The tests end long before that on an H200; from what it
+# wrote, `memory` takes 100 s there, `steps` 85 s and `packs` 260 s.
+PLAN_S = {"tests": 240, "memory": 65, "steps": 65, "packs": 140}
+MEMORY_SHAPES = ("0.5b", "8b")  # what fits these two fits what is between them
+SPEED_SHAPES = ("0.5b", "1.5b", "8b")
+CELL = ("shape", "rank", "seq", "rows", "slots", "slot_tokens", "tokens", "target_modules", "is_checkpointed")
 GIB = 1024**3
 TESTS = (  # where tests are marked `gpu`; others would ask for what the bundle has not, such as mlflow
     "tests/engine",
@@ -55,11 +58,7 @@ DISTRIBUTIONS = ("torch", "transformers", "peft", "bitsandbytes", "optuna", "tri
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, help="the folder that `make gpu-bundle` wrote")
-    parser.add_argument("--to", type=Path, help="the file to write; tests/gpu/results/CARD.json if left out")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with a toy")
-    arguments = parser.parse_args()
+    arguments = asked()
     deadline = time.monotonic() + LIMIT_S
     shutil.rmtree(SITE, ignore_errors=True)  # an older one would hide this checkout
     if arguments.bundle:
@@ -75,41 +74,154 @@ def main() -> int:
     if arguments.bundle and not arguments.rehearse:
         refuse_other_cuda(torch.version.cuda)
     device = torch.device("cpu" if arguments.rehearse else "cuda")
-    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), **machine(device)}
-    file = arguments.to or RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', result['card'].lower()).strip('-')}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-
-    def keep() -> None:
-        """Writes what there is: whatever ends the check, nothing measured is lost."""
-        result["duration_s"] = round(LIMIT_S - (deadline - time.monotonic()), 1)
-        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-    print(json.dumps(result), flush=True)
     importlib.import_module("tests.gpu.memory")  # not in a thread: what it imports sets a signal's handler
-
-    shapes = ("toy",) if arguments.rehearse else ("0.5b", "8b")
-    # One after the other: each is two processes, and the tests want some of the CPU too.
-    background = ThreadPoolExecutor(max_workers=1)
-    formulas = {shape: background.submit(formula_of, shape) for shape in shapes}
-    tests = result["tests"] = run_tests(min(TESTS_LIMIT_S, deadline - time.monotonic()))
-    print(json.dumps(tests), flush=True)
-    keep()
-    result["memory"] = {}
-    for memory in compared(formulas, device, deadline):
-        result["memory"] = memory
-        print(json.dumps(memory["rows"][-1]), flush=True)
-        keep()
-    print(json.dumps(result["memory"]["summary"]), flush=True)
-    background.shutdown(wait=False, cancel_futures=True)  # of what did not come in time
-    result["solo"], result["packed"] = [], []
-    for shape in shapes:
-        for row in measured(shape, device, deadline):
-            result[row.pop("kind")].append(row)
-            print(json.dumps(row), flush=True)
-            keep()
+    check = Check(device, deadline, arguments.parts, ("toy",) if arguments.rehearse else arguments.shapes)
+    file = arguments.to or RESULTS / file_name(check.result["card"], arguments.parts, arguments.shapes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for news in check.run():
+        print(json.dumps(news), flush=True)
+        # Whatever ends the check, nothing measured is lost.
+        file.write_text(json.dumps(check.result, indent=1) + "\n", encoding="utf-8")
     print(f"written: {file}")
-    is_passed = tests["failed"] == [] and tests["is_whole"] and (arguments.rehearse or tests["passed"] > 0)
+    tests = check.result.get("tests")
+    is_passed = tests is None or (
+        tests["failed"] == [] and tests["is_whole"] and (arguments.rehearse or tests["passed"] > 0)
+    )
     return 0 if is_passed else 1
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, help="the folder that `make gpu-bundle` wrote")
+    parser.add_argument("--to", type=Path, help="the file to write; tests/gpu/results/CARD.json if left out")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with a toy")
+    parser.add_argument("--parts", type=_among(tuple(PLAN_S)), default=tuple(PLAN_S), metavar="PART,…")
+    parser.add_argument("--shapes", type=_among(SPEED_SHAPES), metavar="SHAPE,…", help="of all parts but the tests")
+    return parser.parse_args()
+
+
+def _among(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def chosen(text: str) -> tuple[str, ...]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(known)}, but got {', '.join(unknown)}")
+        return tuple(name for name in known if name in names)
+
+    return chosen
+
+
+def file_name(card: str, parts: tuple[str, ...], shapes: tuple[str, ...] | None) -> str:
+    """Where the result goes; a check of some parts alone does not take the place of a whole one."""
+    chosen = [] if parts == tuple(PLAN_S) else list(parts)
+    name = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+    return "-".join([name, *chosen, *(shapes or ())]) + ".json"
+
+
+class Check:
+    """The parts that were asked for, one after the other.
+
+    Args:
+        deadline: when all must be over, by `time.monotonic`.
+        shapes: None: those of each part.
+
+    Attributes:
+        result: what there is so far.
+    """
+
+    def __init__(self, device: Any, deadline: float, parts: tuple[str, ...], shapes: tuple[str, ...] | None) -> None:
+        self.device = device
+        self.deadline = deadline
+        self.parts = parts
+        self.shapes = shapes
+        self.result: dict[str, Any] = {"date": datetime.date.today().isoformat(), **machine(device), "parts": {}}
+        self._formulas: dict[str, Future[Any]] = {}
+
+    def run(self) -> Iterator[Any]:
+        """Says what is new in `result` each time that it grows."""
+        yield dict(self.result)
+        # One after the other: each is two processes, and the tests want some of the CPU too.
+        background = ThreadPoolExecutor(max_workers=1)
+        if "memory" in self.parts:
+            self._formulas = {shape: background.submit(formula_of, shape) for shape in self.shapes or MEMORY_SHAPES}
+        does = {"tests": self._tests, "memory": self._memory, "steps": self._steps, "packs": self._packs}
+        for number, part in enumerate(self.parts):
+            started = time.monotonic()
+            end_s = end_of(part, self.parts[number:], self.deadline)
+            told: dict[str, Any] = {"limit_s": round(end_s - started, 1)}
+            self.result["parts"][part] = told
+            for news in does[part](end_s):
+                told["took_s"] = round(time.monotonic() - started, 1)
+                told["missing"] = missing(self.result[part].get("rows", []))
+                self.result["duration_s"] = round(LIMIT_S - (self.deadline - time.monotonic()), 1)
+                yield news
+        background.shutdown(wait=False, cancel_futures=True)  # of what did not come in time
+        yield self.result["parts"]
+
+    def _tests(self, end_s: float) -> Iterator[Any]:
+        self.result["tests"] = run_tests(end_s - time.monotonic())
+        yield self.result["tests"]
+
+    def _memory(self, end_s: float) -> Iterator[Any]:
+        for grown in compared(self._formulas, self.device, end_s):
+            self.result["memory"] = grown
+            yield grown["rows"][-1]
+        yield self.result["memory"]["summary"]
+
+    def _steps(self, end_s: float) -> Iterator[Any]:
+        from tests.gpu import steps
+
+        rate = self._gemm()
+        rows = []
+        for shape, shape_end_s in shares(self.shapes or SPEED_SHAPES, end_s):
+            for row in steps.measured(shape, self.device, shape_end_s, rate):
+                rows.append(row)
+                self.result["steps"] = {"rows": rows}
+                yield row
+
+    def _packs(self, end_s: float) -> Iterator[Any]:
+        from tests.gpu import goals, packs
+
+        rate = self._gemm()
+        rows = []
+        for shape, shape_end_s in shares(self.shapes or SPEED_SHAPES, end_s):
+            for row in packs.measured(shape, self.device, shape_end_s, rate):
+                rows.append(row)
+                known = goals.foretold(rows, self.result.get("steps", {"rows": []})["rows"])
+                self.result["packs"] = {**known, "goals": goals.table(rows)}
+                yield known["rows"][-1]
+        yield self.result["packs"]["fits"]
+        yield self.result["packs"]["goals"]
+
+    def _gemm(self) -> float:
+        """The rate of a large matrix product, in TFLOP/s, measured once."""
+        from tests.gpu import timing
+
+        if "gemm" not in self.result:
+            self.result["gemm"] = timing.gemm(self.device)
+        rate: float = self.result["gemm"]["tflop_per_s"]
+        return rate
+
+
+def end_of(part: str, left: tuple[str, ...], deadline: float) -> float:
+    """When a part must be over: its share of the time that is left for it and the parts after it."""
+    now = time.monotonic()
+    return now + max(0.0, deadline - MARGIN_S - now) * PLAN_S[part] / sum(PLAN_S[each] for each in left)
+
+
+def shares(shapes: tuple[str, ...], end_s: float) -> Iterator[tuple[str, float]]:
+    """Each shape with when it must be over; what one leaves of its share is for those after it."""
+    for number, shape in enumerate(shapes):
+        now = time.monotonic()
+        yield shape, now + max(0.0, end_s - now) / (len(shapes) - number)
+
+
+def missing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells that have no figure, each with the reason."""
+    return [
+        {**{key: row[key] for key in CELL if key in row}, "error": row["error"]}
+        for row in rows
+        if isinstance(row.get("error"), str)
+    ]
 
 
 def unpack(bundle: Path) -> None:
@@ -216,7 +328,7 @@ def formula_of(shape: str) -> Any:
     return memory.formula_of(shape)
 
 
-def compared(formulas: dict[str, Future[Any]], device: Any, deadline: float) -> Iterator[dict[str, Any]]:
+def compared(formulas: dict[str, Future[Any]], device: Any, end_s: float) -> Iterator[dict[str, Any]]:
     """The result's part `memory`, anew after each row of it."""
     from tests.gpu import memory
 
@@ -225,7 +337,7 @@ def compared(formulas: dict[str, Future[Any]], device: Any, deadline: float) -> 
     workspace_bytes = backend.workspace_bytes if backend is not None else 0
     rows: list[dict[str, Any]] = []
     for shape, formula in formulas.items():
-        for row in memory.compared(shape, formula, device, deadline - MARGIN_S, workspace_bytes):
+        for row in memory.compared(shape, formula, device, end_s, workspace_bytes):
             rows.append(row)
             yield {
                 "context_gib": context_gib,
@@ -234,87 +346,6 @@ def compared(formulas: dict[str, Future[Any]], device: Any, deadline: float) -> 
                 "summary": memory.summary(rows),
                 "rows": rows,
             }
-
-
-def measured(shape: str, device: Any, deadline: float) -> Iterator[dict[str, Any]]:
-    """Step time and peak memory: one slot at growing sizes, with and without recomputing; then packs."""
-    from tests.gpu.memory import first_line
-    from tests.gpu.shapes import random_base
-
-    if time.monotonic() > deadline - MARGIN_S:
-        yield {"kind": "solo", "shape": shape, "error": "no time left"}
-        return
-    try:
-        model = random_base(shape, device)
-    except RuntimeError as error:
-        yield {"kind": "solo", "shape": shape, "error": first_line(error)}
-        return
-    for gradient_checkpointing in (True, False):
-        for tokens in TOKENS:
-            row = {"kind": "solo", "shape": shape, "tokens": tokens, "gradient_checkpointing": gradient_checkpointing}
-            yield row | _step(model, device, [tokens], gradient_checkpointing, deadline)
-    for slots in PACKED_SLOTS:
-        row = {"kind": "packed", "shape": shape, "slots": slots, "tokens": slots * SEQUENCE_TOKENS}
-        yield row | _step(model, device, [SEQUENCE_TOKENS] * slots, True, deadline)
-
-
-def _step(model: Any, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float) -> dict[str, Any]:
-    """The median step of a pack whose slots have so many tokens each, and its peak; or why there is none."""
-    from sweeper.engine.stack import detach
-    from tests.gpu.memory import first_line
-
-    if time.monotonic() > deadline - MARGIN_S:
-        return {"error": "no time left"}
-    _release(device)
-    try:
-        return _timed(model, device, tokens, gradient_checkpointing, deadline)
-    except RuntimeError as error:  # out of memory comes as several kinds of it
-        return {"error": first_line(error)}
-    finally:
-        detach(model)
-
-
-def _timed(model: Any, device: Any, tokens: list[int], gradient_checkpointing: bool, deadline: float) -> dict[str, Any]:
-    import torch
-
-    from sweeper.preflight.case import Case
-    from tests.gpu.shapes import random_pack
-
-    length = min(SEQUENCE_TOKENS, tokens[0])
-    case = Case(RANK, length, tokens[0] // length, len(tokens), ANSWER_TOKENS, is_checkpointed=gradient_checkpointing)
-    pack = random_pack(model, case)
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds = []
-    for step in range(WARM_UP_STEPS + STEPS):
-        wait()
-        started = time.perf_counter()
-        ticks = pack.tick()
-        wait()
-        assert all(tick.is_finite for tick in ticks)
-        if step >= WARM_UP_STEPS:
-            seconds.append(time.perf_counter() - started)
-        elif time.monotonic() > deadline - MARGIN_S:
-            return {"error": "no time left"}
-        if time.monotonic() > deadline - MARGIN_S:
-            break
-    result: dict[str, Any] = {
-        "step_s": round(statistics.median(seconds), 5),
-        "slowest_s": round(max(seconds), 5),
-        "steps": len(seconds),
-    }
-    if device.type == "cuda":
-        result["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated(device) / GIB, 4)
-        result["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 4)
-    return result
-
-
-def _release(device: Any) -> None:
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 if __name__ == "__main__":

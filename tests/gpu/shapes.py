@@ -17,11 +17,11 @@ from sweeper.memory.planner import Planner
 from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.preflight.case import Case
-from sweeper.trial import Rhythm
+from sweeper.trial import Rhythm, TrialParams
 from tests.conftest import trial_params
 
 CONFIGS = Path(__file__).parents[2] / "conf" / "model"
-PUBLISHED = {"0.5b": "qwen2.5-0.5b", "8b": "llama-3.1-8b"}
+PUBLISHED = {"0.5b": "qwen2.5-0.5b", "1.5b": "qwen2.5-1.5b", "8b": "llama-3.1-8b"}
 SHAPES: dict[str, dict[str, Any]] = {
     **{
         shape: yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["model"]["config"]
@@ -99,21 +99,52 @@ def random_pack(model: Any, case: Case, short_tokens: int = 0) -> Pack:
     Args:
         short_tokens: how much shorter than the others the last row of a slot is, where there are several.
     """
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(2, model.config.vocab_size, (case.rows, case.seq), generator=generator).tolist()
-    if case.rows > 1:
-        drawn[-1] = drawn[-1][short_tokens:]
     pack = Pack(
         model,
         linear_names(model),
-        [Example(tuple(row[: -case.answer_tokens]), tuple(row[-case.answer_tokens :])) for row in drawn],
+        [],
         pad=0,
-        chunk_tokens=case.slots * case.rows * case.seq,
+        chunk_tokens=0,
         optimizer_state=case.optimizer_state,
         planner=Unaided(gradient_checkpointing=case.is_checkpointed),
     )
-    params = trial_params(rank=case.rank, target_modules=case.target_modules, batch_size=case.rows)
-    rhythm = Rhythm(interval_examples=1000 * case.rows, evaluations=1, batch_size=case.rows)
+    set_rows(pack, case, short_tokens)
     for number in range(case.slots):
-        pack.admit(*pack.new_slot(number, params, rhythm, seed=number))
+        pack.admit(*pack.new_slot(number, _params(case), _rhythm(case), seed=number))
     return pack
+
+
+def set_rows(pack: Pack, case: Case, short_tokens: int = 0) -> None:
+    """Gives a pack the rows of `case`; its adapters stay, which take far longer to make."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(2, pack.model.config.vocab_size, (case.rows, case.seq), generator=generator).tolist()
+    if case.rows > 1:
+        drawn[-1] = drawn[-1][short_tokens:]
+    pack.examples = [Example(tuple(row[: -case.answer_tokens]), tuple(row[-case.answer_tokens :])) for row in drawn]
+    pack.chunk_tokens = case.slots * case.rows * case.seq
+    for slot in pack.slots:
+        slot.params, slot.rhythm = _params(case), _rhythm(case)
+
+
+def attach(pack: Pack) -> None:
+    """Puts a pack's layers into the model in the place of another's, so that packs take turns on one base."""
+    for name, module in pack.stack.modules.items():
+        pack.model.set_submodule(name, module)
+    # The model has one function that recomputes, and a stack sets its own only where it changes something.
+    is_checkpointed = pack.planner.gradient_checkpointing is True
+    pack.stack.set_gradient_checkpointing(not is_checkpointed)
+    pack.stack.set_gradient_checkpointing(is_checkpointed)
+
+
+def linear_weights(model: Any) -> int:
+    """The weights of the linears that adapters stand beside: all but embeddings and head."""
+    layers = [model.get_submodule(name) for name in linear_names(model)]
+    return sum(layer.in_features * layer.out_features for layer in layers)
+
+
+def _params(case: Case) -> TrialParams:
+    return trial_params(rank=case.rank, target_modules=case.target_modules, batch_size=case.rows)
+
+
+def _rhythm(case: Case) -> Rhythm:
+    return Rhythm(interval_examples=1000 * case.rows, evaluations=1, batch_size=case.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sweeper.memory.formula import Formula
 from sweeper.models.targets import linear_names
 from sweeper.preflight.case import Case
 from sweeper.preflight.trace import fit
-from tests.gpu import check, memory
+from tests.gpu import check, memory, packs, steps
 from tests.gpu.bundle import trim
 from tests.gpu.shapes import SHAPES, random_base, random_pack
 
@@ -49,27 +50,14 @@ def test_the_shapes_are_of_the_published_size() -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     counts = {}
-    for shape in ("0.5b", "8b"):
+    for shape in check.SPEED_SHAPES:
         values = dict(SHAPES[shape])
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
         counts[shape] = model.num_parameters() / 1e9
     assert counts["0.5b"] == pytest.approx(0.494, abs=0.001)
+    assert counts["1.5b"] == pytest.approx(1.544, abs=0.001)
     assert counts["8b"] == pytest.approx(8.030, abs=0.001)
-
-
-def test_steps_are_measured_and_the_base_is_left_bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "TOKENS", (64, 1024))
-    monkeypatch.setattr(check, "PACKED_SLOTS", (1, 2))
-    rows = list(check.measured("toy", torch.device("cpu"), time.monotonic() + 100))
-    assert [(row["kind"], row["tokens"]) for row in rows] == [
-        *(("solo", tokens) for _ in range(2) for tokens in (64, 1024)),
-        ("packed", 512),
-        ("packed", 1024),
-    ]
-    assert all(row["step_s"] > 0 for row in rows)
-    late = next(check.measured("toy", torch.device("cpu"), time.monotonic()))
-    assert late["error"] == "no time left"
 
 
 def test_a_wheel_keeps_the_library_of_one_cuda_version(tmp_path: Path) -> None:
@@ -111,20 +99,70 @@ def test_a_bundle_is_laid_beside_a_whole_copy_of_this_checkout(tmp_path: Path, m
         check.unpack(tmp_path)
 
 
-def test_what_fails_is_a_row_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "TOKENS", (64,))
-    monkeypatch.setattr(check, "PACKED_SLOTS", (1,))
-    ticks = iter(range(100))
-    tick = Pack.tick
+def test_parts_and_shapes_are_chosen_and_what_is_unknown_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["check.py", "--parts", "packs,steps", "--shapes", "8b,1.5b"])
+    arguments = check.asked()
+    assert (arguments.parts, arguments.shapes) == (("steps", "packs"), ("1.5b", "8b"))  # in the check's own order
+    assert check.file_name("NVIDIA H200", arguments.parts, arguments.shapes) == "nvidia-h200-steps-packs-1.5b-8b.json"
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    assert check.file_name("NVIDIA H200", check.asked().parts, None) == "nvidia-h200.json"
+    monkeypatch.setattr(sys, "argv", ["check.py", "--parts", "speed"])
+    with pytest.raises(SystemExit):
+        check.asked()
+    assert "must be of tests, memory, steps, packs, but got speed" in capsys.readouterr().err
 
-    def breaks(pack: Pack) -> Any:
-        if next(ticks) == 3:
-            raise RuntimeError("CUDA error: out of memory\nmore")
-        return tick(pack)
 
-    monkeypatch.setattr(Pack, "tick", breaks)
-    rows = list(check.measured("toy", torch.device("cpu"), time.monotonic() + 100))
-    assert [row.get("error") for row in rows] == ["RuntimeError: CUDA error: out of memory", None, None]
+def test_parts_share_the_time_and_what_one_leaves_is_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    deadline = now + check.LIMIT_S
+    parts = tuple(check.PLAN_S)
+    assert sum(check.PLAN_S.values()) == check.LIMIT_S - check.MARGIN_S
+    for number, part in enumerate(parts):  # where each takes all that it may
+        now = check.end_of(part, parts[number:], deadline)
+    assert now == pytest.approx(deadline - check.MARGIN_S)
+    now = 1000.0
+    assert check.end_of("packs", ("packs",), deadline) == now + 510
+    now = 1060.0  # the tests took a minute
+    assert check.end_of("memory", parts[1:], deadline) == pytest.approx(now + 450 * 65 / 270)
+    now = deadline
+    assert check.end_of("packs", ("packs",), deadline) == now
+    now = 1000.0
+    ends = []
+    for _, end_s in check.shares(("0.5b", "1.5b", "8b"), 1090.0):
+        ends.append(end_s)
+        now += 10.0  # of 30, 40 and 70
+    assert ends == [1030.0, 1050.0, 1090.0]
+
+
+def test_the_chosen_parts_are_rehearsed_with_a_toy_and_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "TOKENS", {False: (64, 128, 256), True: (64,)})
+    monkeypatch.setattr(packs, "SLOTS", (2,))
+    monkeypatch.setattr(packs, "TOKENS", (64, 128))
+    monkeypatch.setattr(packs, "LONG_TOKENS", ())
+    run = check.Check(CPU, time.monotonic() + check.LIMIT_S, ("steps", "packs"), ("toy",))
+    news = list(run.run())
+    result = json.loads(json.dumps(run.result))
+    assert result["gemm"]["tflop_per_s"] > 0
+    assert news[1:5] == result["steps"]["rows"]
+    assert len(result["packs"]["rows"]) == 2
+    assert [(fit["shape"], fit["of"], fit["points"]) for fit in result["packs"]["fits"]] == [("toy", "steps", 3)]
+    assert all("predicted_speedup" in row for row in result["packs"]["rows"])
+    assert {goal["lowest"] for goal in result["packs"]["goals"]} == {None}
+    assert list(result["parts"]) == ["steps", "packs"]
+    assert all(part["missing"] == [] and part["took_s"] <= part["limit_s"] for part in result["parts"].values())
+
+
+def test_where_the_time_is_up_it_is_said_what_is_missing() -> None:
+    run = check.Check(CPU, time.monotonic() + check.MARGIN_S, ("steps", "packs"), ("toy",))
+    list(run.run())
+    assert len(run.result["parts"]["steps"]["missing"]) == 12
+    missing = run.result["parts"]["packs"]["missing"]
+    assert missing[0] == {"shape": "toy", "slots": 16, "slot_tokens": 64, "error": "no time left"}
+    assert len(missing) == 2 * 4 + 2 * 6
+    assert run.result["packs"]["fits"] == []
 
 
 def test_the_cases_are_enough_and_spread_and_the_smaller_ones_come_first() -> None:
