@@ -24,6 +24,7 @@ class Route:
     counts: tuple[int, ...]  # rows of each slot
     ends: Tensor  # where each slot's rows end, from `start`; int32, as grouped_mm wants it
     _token_ends: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _token_slots: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def is_even(self) -> bool:
@@ -34,6 +35,14 @@ class Route:
         if tokens not in self._token_ends:
             self._token_ends[tokens] = self.ends * tokens
         return self._token_ends[tokens]
+
+    def token_slots(self, tokens: int) -> Tensor:
+        """The place of each token's slot among `slots`, likewise."""
+        if tokens not in self._token_slots:
+            repeats = torch.diff(self.token_ends(tokens), prepend=self.ends.new_zeros(1))
+            places = torch.arange(len(self.counts), device=self.ends.device)
+            self._token_slots[tokens] = places.repeat_interleave(repeats, output_size=sum(self.counts) * tokens)
+        return self._token_slots[tokens]
 
 
 @dataclass(frozen=True)
@@ -118,13 +127,16 @@ class PackedLoRA(nn.Module):
         scale = weights.scale
         if route.slots is not None:
             a, b, scale = a[route.slots], b[route.slots], scale[route.slots]
-        a, b = a.to(x.dtype), (b * scale[:, None, None]).to(x.dtype)
+        # What is between A and B is scaled: there is less of it than of B.
+        a, b, scale = a.to(x.dtype), b.to(x.dtype), scale.to(x.dtype)
         if route.is_even:
             stacked = x.reshape(len(route.counts), -1, x.shape[-1])
-            delta = torch.bmm(torch.bmm(stacked, a.transpose(1, 2)), b.transpose(1, 2))
+            inner = torch.bmm(stacked, a.transpose(1, 2)) * scale[:, None, None]
+            delta = torch.bmm(inner, b.transpose(1, 2))
         else:
             ends = route.token_ends(x.shape[1])
-            delta = ragged_matmul(ragged_matmul(x.reshape(-1, x.shape[-1]), a, ends), b, ends)
+            inner = ragged_matmul(x.reshape(-1, x.shape[-1]), a, ends) * scale[route.token_slots(x.shape[1])][:, None]
+            delta = ragged_matmul(inner, b, ends)
         return delta.reshape(*x.shape[:2], self.base.out_features)
 
 

@@ -53,8 +53,8 @@ class Packing:
 
     def in_words(self, slots: int) -> str:
         """What so many together promise."""
-        rate = f"{1 / self.token_s:,.0f} tokens/s" if self.token_s else "no time for a token"
-        step = f"a step takes {1000 * self.fixed_s:.3g} ms and {rate}; one trial's has {self.tokens:,.0f} tokens"
+        rate = f"{1 / self.token_s:,.0f} tokens/s" if self.token_s else "no more for each token"
+        step = f"{1000 * self.fixed_s:.3g} ms for any step, then {rate}; one trial's has {self.tokens:,.0f} tokens"
         if slots == 1:
             return f"one trial at a time: more together would gain less than {LEAST_GAIN - 1:.0%} ({step})"
         return f"{slots} trials together train {self.speedup(slots):.2f} times as fast as one by one ({step})"
