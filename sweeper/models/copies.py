@@ -95,7 +95,8 @@ def is_known(section: ModelSection, folder: Path | None, models: Path) -> bool:
     """Whether there is a copy of a base by the versions here, whatever device and precision it is for."""
     source = identity(section, folder)
     keys = [(_manifest(copy) or {}).get("key") for copy in models.glob(f"{_prefix(section)}*")]
-    return any(key["source"] == source and key["versions"] == _versions() for key in keys if key is not None)
+    wanted = {"source": source, "versions": _versions()}
+    return any(isinstance(key, dict) and wanted.items() <= key.items() for key in keys)
 
 
 def identity(section: ModelSection, folder: Path | None) -> dict[str, Any] | None:

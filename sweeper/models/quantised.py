@@ -21,7 +21,7 @@ from bitsandbytes.nn import Linear4bit
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
 from sweeper.models import copies
 from sweeper.models.copies import Copy
@@ -67,11 +67,12 @@ def write(model: Any, copy: Copy, spare_bytes: int) -> None:
     Args:
         spare_bytes: what must stay free on the disk.
     """
-    if reason := _against(model, copy, spare_bytes):
-        logger.info("no quantised copy of the base is kept: %s", reason)
-        return
     started = time.monotonic()
     try:
+        copy.folder.parent.mkdir(parents=True, exist_ok=True)
+        if reason := _against(model, copy, spare_bytes):
+            logger.info("no quantised copy of the base is kept: %s", reason)
+            return
         with FileLock(copy.folder.parent / copies.LOCK, timeout=0):
             if copy.fault() is None:
                 return
@@ -139,15 +140,9 @@ def _write(model: Any, copy: Copy) -> int:
 
 
 def _save(model: Any, folder: Path) -> None:
-    own = model.generation_config
-    try:
-        model.generation_config = GenerationConfig()  # some models' own is refused when it is saved
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")
-            model.save_pretrained(folder, max_shard_size=SHARD)
-    finally:
-        model.generation_config = own
-    own.to_json_file(str(folder / "generation_config.json"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")  # a CPU's
+        model.save_pretrained(folder, max_shard_size=SHARD)
 
 
 def _compare(model: Any, other: Any) -> None:
