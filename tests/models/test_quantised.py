@@ -158,6 +158,21 @@ def small_folder(section: ModelSection, tmp_path: Path, name: str = "mine", seed
     return section.model_copy(update={"path": str(tmp_path / name)})
 
 
+def test_a_large_base_lies_in_several_files(
+    section: ModelSection, home: Home, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantised, "SHARD", "600KB")
+    first = base.load_base(section, home, CPU, spare_bytes=0)
+    [folder] = kept(home)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert state_of(base.load_base(section, home, CPU)) == state_of(first)
+    said()
+    shards[1].unlink()
+    base.load_base(section, home, CPU)
+    assert f"{shards[1].name} is not as it was written" in said()
+
+
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
