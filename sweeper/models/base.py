@@ -110,10 +110,11 @@ def skeleton(section: ModelSection, home: Home) -> Any:
         ModelError: if its configuration cannot be found, or is of no model that transformers knows.
     """
     arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
-    # Nothing of it takes memory, so whoever counts tensors does not see it.
-    with _mapped(section), _disable_current_modes(), torch.device("meta"):
+    with _mapped(section):
         config = AutoConfig.from_pretrained(source(section, home), revision=section.revision, **arguments)
-        return AutoModelForCausalLM.from_config(config, **arguments)
+        # Nothing of it takes memory, so whoever counts tensors does not see it.
+        with _disable_current_modes(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, **arguments)
 
 
 def freeze(model: Any) -> None:
