@@ -24,6 +24,7 @@ from sweeper.errors import StoreError, SweeperError, unknown
 from sweeper.housekeeping.listing import names, optuna_store, size_bytes
 from sweeper.housekeeping.removal import children, is_aside, link_in, remove, whole_name
 from sweeper.learning.request import side_trial
+from sweeper.models import copies
 from sweeper.paths import Home, StudyPaths, is_valid_name
 from sweeper.search.running import idle, refuse_if_running, running
 from sweeper.search.views import StudyView, is_finished, kept_adapters, read
@@ -47,7 +48,7 @@ HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.source
     rf"\.code\.tmp|\.({_WRITTEN}|(runtime|formula-\w+|calibration-\w+)\.json|\w+\.png)\.[a-z0-9_]{{8}}"
 )
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp", ".mirror"}
-_CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models.base`: a model, and who converts it
+_CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models`: a model, and who converts or copies it
 _ADAPTER = "adapter"
 STALE_S = 3600  # after which nobody is writing a file that belongs to no study
 
@@ -272,7 +273,7 @@ class Cleaner:
         for path in children(self._home.models):
             writer = _CONVERTING.fullmatch(path.name)
             if writer and not psutil.pid_exists(int(writer[1])) and _is_stale(path):
-                yield Item(Kind.TEMPORARY, path, "half converted")
+                yield Item(Kind.TEMPORARY, path, "half written")
 
     def _caches(self) -> Iterator[Item]:
         busy = [name for name in self._names if running(self._home.study(name)) is not None]
@@ -280,7 +281,11 @@ class Cleaner:
             self._result.notes.append(f"caches are left alone while {', '.join(busy)} runs")
             return
         for path in children(self._home.models):
-            if is_valid_name(path.name) and (path / "config.json").is_file():
+            if not is_valid_name(path.name):
+                continue
+            if (path / copies.MANIFEST).is_file():
+                yield Item(Kind.CACHES, path, "quantised again when it is used")
+            elif (path / "config.json").is_file():
                 yield Item(
                     Kind.CACHES, path, "converted again when it is used; exports of it may name it as their base"
                 )

@@ -25,7 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from sweeper.config.schema import ModelSection
 from sweeper.errors import ModelError
-from sweeper.models import origin
+from sweeper.models import copies, origin, quantised
+from sweeper.models.copies import Copy
 from sweeper.paths import Home
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,26 +61,46 @@ def load_tokenizer(section: ModelSection, home: Home) -> Any:
     return tokenizer
 
 
-def load_base(section: ModelSection, home: Home, device: torch.device) -> Any:
-    """The frozen model on `device`, 4-bit where `model.quant` says so.
+def load_base(section: ModelSection, home: Home, device: torch.device, spare_bytes: int | None = None) -> Any:
+    """The frozen model on `device`, 4-bit where `model.quant` says so; from its quantised copy where there is one.
+
+    Args:
+        spare_bytes: what a copy that is written now must leave free on the store's disk; None: none is written.
 
     Raises:
         ModelError: if it cannot be found or loaded.
     """
     dtype = compute_dtype(section, device)
+    with _mapped(section), without_progress():
+        found = source(section, home)
+        copy = _copy(section, home, found, dtype, device) if section.quant == "nf4" else None
+        model = quantised.read(copy, found, dtype, device) if copy is not None else None
+        if model is None:
+            model = _from_source(section, found, dtype, device)
+            if copy is not None and spare_bytes is not None:
+                quantised.write(model, copy, spare_bytes)
+    freeze(model)
+    return model
+
+
+def _from_source(section: ModelSection, found: str, dtype: torch.dtype, device: torch.device) -> Any:
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
     if section.quant == "nf4":
         arguments["quantization_config"] = quantization(dtype)
-    with _mapped(section), without_progress():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source(section, home),
-            revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
-            use_safetensors=True,  # never a pickle
-            **arguments,
-        )
-    freeze(model)
-    return model
+    return AutoModelForCausalLM.from_pretrained(
+        found,
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+        use_safetensors=True,  # never a pickle
+        **arguments,
+    )
+
+
+def _copy(section: ModelSection, home: Home, found: str, dtype: torch.dtype, device: torch.device) -> Copy | None:
+    """The quantised copy that a base has or would have."""
+    folder = None if origin.find(section).kind == "hub" else Path(found)
+    settings = quantization(dtype).to_dict()
+    return copies.of(section, folder, home.models, settings, str(dtype).removeprefix("torch."), device.type)
 
 
 def skeleton(section: ModelSection, home: Home) -> Any:
@@ -89,10 +110,11 @@ def skeleton(section: ModelSection, home: Home) -> Any:
         ModelError: if its configuration cannot be found, or is of no model that transformers knows.
     """
     arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
-    # Nothing of it takes memory, so whoever counts tensors does not see it.
-    with _mapped(section), _disable_current_modes(), torch.device("meta"):
+    with _mapped(section):
         config = AutoConfig.from_pretrained(source(section, home), revision=section.revision, **arguments)
-        return AutoModelForCausalLM.from_config(config, **arguments)
+        # Nothing of it takes memory, so whoever counts tensors does not see it.
+        with _disable_current_modes(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, **arguments)
 
 
 def freeze(model: Any) -> None:

@@ -6,7 +6,7 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 ├── mlflow.db                 every study's runs (MLflow's schema)
 ├── opening.lock              held while a database is made
 ├── artifacts/                what the runs point to: configs, adapters
-├── models/                   bases converted once
+├── models/                   bases converted once, quantised once; writing.lock: held while a quantised one is written
 └── studies/NAME/
     ├── config.yaml           the composed configuration
     ├── changes.yaml          what later launches changed, an entry each

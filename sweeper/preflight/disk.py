@@ -89,6 +89,17 @@ def check(found: Sequence[Room]) -> list[str]:
     return [f"the disk will be nearly full: {room.in_words()}" for room in nearly]
 
 
+def with_copy(needs: Sequence[Need], copy: Need) -> list[Need]:
+    """`needs`, and a copy that is written only where that leaves enough free."""
+    own = [room for room in rooms([*needs, copy]) if copy in room.needs]
+    return [*needs, *(copy for room in own if room.free_bytes - room.needed_bytes >= NEARLY_BYTES)]
+
+
+def spare_bytes(config: Config, home: Home, model: Mapping[str, Any]) -> int:
+    """What must stay free for a study on its store's disk: what it will write, and what is nearly nothing."""
+    return sum(need.size_bytes for need in of_study(config, home, model)) + NEARLY_BYTES
+
+
 def of_study(config: Config, home: Home, model: Mapping[str, Any] | None) -> list[Need]:
     """What the trials of a study write to its store, beyond what lies there already; an upper bound.
 

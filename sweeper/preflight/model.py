@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.schema import Config
+from sweeper.config.schema import Config, ModelSection
 from sweeper.errors import ModelError, StoreError
-from sweeper.models import contents, hub, origin
-from sweeper.models.origin import Origin
+from sweeper.models import contents, copies, hub, origin
+from sweeper.models.origin import Origin, Source
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight import disk
+from sweeper.preflight.architecture import Widths
 from sweeper.preflight.disk import Need, Room
 from sweeper.units import size_text
 
@@ -55,6 +56,9 @@ def survey(config: Config, home: Home, known: Origin | None = None) -> Survey:
         else:
             model = _of_folder(config, source.path)
     needs += disk.of_study(config, home, model)
+    if model is not None:
+        pinned = section.model_copy(update={"revision": made.commit}) if made.commit else section
+        needs = disk.with_copy(needs, _quantised(pinned, source, model, home))
     return Survey(known or made, disk.rooms(needs), notes)
 
 
@@ -126,6 +130,24 @@ def _of_folder(config: Config, folder: Path) -> dict[str, Any]:
 def _download(found: hub.Snapshot, made: Origin) -> Need:
     remedy = "have the cache elsewhere (HF_HOME=DIR)"
     return Need(f"download of {made.path}", hub.cache_folder(), found.missing_bytes, remedy)
+
+
+def _quantised(section: ModelSection, source: Source, model: Mapping[str, Any], home: Home) -> Need:
+    """What a worker writes once it has quantised the base for the first time."""
+    folder = source.path
+    if source.kind == "gguf" and folder is not None:
+        folder = origin.conversion(folder, section.name, home.models)
+    widths = Widths.of(model)
+    is_none = (
+        section.quant == "none"
+        or section.trust_remote_code
+        or "quantization_config" in model
+        or widths.weights < copies.WORTH_VALUES
+        or ((folder is None or folder.is_dir()) and copies.is_known(section, folder, home.models))
+    )
+    other_bytes = 4 if section.dtype in ("auto", "float32") else 2  # auto is float32 on a CPU
+    size = 0 if is_none else copies.size_bytes(widths.weights, widths.outside, other_bytes)
+    return Need("quantised copy of the base", home.models, size, "have the store elsewhere (store.home=DIR)")
 
 
 def _conversion(file: Path, folder: Path) -> Need:

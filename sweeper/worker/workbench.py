@@ -33,6 +33,7 @@ from sweeper.mistakes.kept import Kept
 from sweeper.models import base, origin
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home, StudyPaths
+from sweeper.preflight import disk
 from sweeper.preflight.forecast import has_replay, target_choices
 from sweeper.retention.replay import Replay
 from sweeper.retention.watch import Watch
@@ -253,13 +254,17 @@ def _targets(config: Config, linears: list[str]) -> list[str]:
     return [name for name in linears if name in chosen]
 
 
-def _loaded(config: Config, section: ModelSection, home: Home, guard: Guard | None) -> Any:
+def _loaded(config: Config, section: ModelSection, home: Home, guard: Guard | None, spare_bytes: int) -> Any:
     """The base on its device.
+
+    Args:
+        spare_bytes: what a quantised copy of it must leave free on the store's disk.
 
     Raises:
         OutOfRoomError: if it does not fit there.
     """
-    loaded = attempted(lambda: base.load_base(section, home, base.pick_device(config.engine.device)))
+    device = base.pick_device(config.engine.device)
+    loaded = attempted(lambda: base.load_base(section, home, device, spare_bytes))
     if not isinstance(loaded, Failure):
         return loaded
     raise OutOfRoomError(
@@ -306,8 +311,9 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
-    _targets(config, linear_names(base.skeleton(section, home)))  # refuses unknown ones before any weights are loaded
-    model = _loaded(config, section, home, guard)
+    frame = base.skeleton(section, home)
+    _targets(config, linear_names(frame))  # refuses unknown ones before any weights are loaded
+    model = _loaded(config, section, home, guard, disk.spare_bytes(config, home, frame.config.to_dict()))
     linears = linear_names(model)
     pack = Pack(
         model,

@@ -12,9 +12,12 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM
 
 from sweeper.errors import DataError, ExportError
+from sweeper.export import merged as merging
 from sweeper.export.manifest import MANIFEST
-from sweeper.export.predict import Predictor
+from sweeper.export.predict import Exported, Predictor
+from sweeper.models import base, copies
 from sweeper.paths import Home
+from tests.conftest import trial_params
 from tests.export.conftest import LABELS, Export
 
 TEXTS = ["where is my parcel", "cancel it, please", "i want my money back", "the app closes by itself", "hello"]
@@ -46,6 +49,24 @@ def test_a_merged_folder_answers_as_its_adapter_does(unquantised: Path, merged: 
         assert one.text == other.text
         assert other.by_label == pytest.approx(one.by_label, rel=1e-3)
     assert len({answer.text for answer in answers[0]}) > 1  # or it would be a weak comparison
+
+
+def test_a_quantised_copy_of_the_base_answers_and_merges_as_the_base_does(
+    labelling: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = Exported.read(labelling, False).base()
+
+    def of(name: str) -> tuple[object, object, bytes]:
+        predictor = Predictor.load(labelling, home, weighs=True)
+        digests = merging.write(tmp_path / name, labelling, trial_params(rank=8), section, home, "cpu")
+        written = (tmp_path / name / "config.json").read_bytes()
+        return predictor.answer(predictor.prompts(ROWS), weighs=True), digests, written
+
+    alone = of("alone")
+    monkeypatch.setattr(copies, "WORTH_VALUES", 1)
+    base.load_base(section, home, torch.device("cpu"), spare_bytes=0)
+    monkeypatch.setattr(base, "_from_source", None)
+    assert of("copied") == alone
 
 
 def test_a_merged_folder_in_4_bits_computes_as_the_study_does(merged_4bit: Path, home: Home) -> None:

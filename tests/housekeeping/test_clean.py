@@ -123,6 +123,7 @@ def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make
         home.artifacts / ".gone.deleting" / "x",
         home.memory / ".formula-0a1b.json.ab12_x9z",
         home.models / ".smollm2.99999999" / "model.safetensors",
+        home.models / ".smollm2-135m-nf4-0a1b2c3d4e5f.99999999" / "model.safetensors",
     ]
     stay = [
         paths.root / ".config.yaml.swp",
@@ -133,6 +134,7 @@ def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make
         home.studies / ".git" / "config",
         home.models / f".busy.{os.getpid()}" / "model.safetensors",
         home.models / ".new.99999998" / "model.safetensors",
+        home.models / "writing.lock",
         home.memory / ".formula-0a1c.json.ab12_x9z",
         home.root / ".config.yaml.ab12_x9z",
     ]
@@ -155,13 +157,19 @@ def test_caches_go_only_when_asked_for(home: Home, make: Make) -> None:
         home.memory / "runtime.json",
         home.models / "someones" / "notes.md",  # no model
     ]
-    caches = [home.models / "smollm2" / "config.json", home.memory / "formula-0a1b.json"]
+    caches = [
+        home.models / "smollm2" / "config.json",
+        home.models / "smollm2-nf4-0a1b" / "config.json",
+        home.models / "smollm2-nf4-0a1b" / "quantised.json",
+        home.memory / "formula-0a1b.json",
+    ]
     for file in [*kept, *caches]:
         write(file)
     assert "models" not in clean("--checkpoints", "--temporary", "--deleted").stdout
     with FileLock(paths.worker_lock(0)):
         result = clean("--caches", "--yes")
     assert "caches are left alone while demo runs" in result.stdout
+    assert "quantised again when it is used" in clean("--caches").stdout
     assert went(home, "--caches") == {str(file.relative_to(home.root)) for file in caches}
     assert clean("demo", "--caches").exit_code == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sweeper.config.schema import Config
 from sweeper.errors import ModelError, StoreError
+from sweeper.models import copies
 from sweeper.paths import Home
 from sweeper.preflight import disk
 from sweeper.preflight.disk import Need
@@ -102,6 +104,54 @@ def test_a_full_disk_stops_a_launch_and_is_foreseen(
     [note] = admit(config, paths, goes_on=False)
     assert "nearly full" in note
     assert paths.model.exists()
+
+
+def test_a_quantised_copy_is_counted_where_it_will_be_written(
+    composed: Callable[..., Config], home: Home, tmp_path: Path, free: Callable[[int], None]
+) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    published = composed("study=demo", "model=qwen2.5-0.5b").model.config
+    (folder / "config.json").write_text(json.dumps(published))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    what = "quantised copy of the base"
+
+    def counted(*overrides: str) -> int | None:
+        config = composed("study=demo", "model=hub", f"model.path={folder}", *overrides)
+        [room] = survey(config, home).rooms
+        assert room.free_bytes - room.needed_bytes >= disk.NEARLY_BYTES or what not in sizes(list(room.needs))
+        return sizes(list(room.needs)).get(what)
+
+    free(100 * GIB)
+    half = counted("model.dtype=bfloat16")
+    whole = counted()
+    assert half is not None
+    assert whole is not None
+    outside = 151936 * 896  # of the embeddings, which the head shares
+    assert whole - half == 2 * outside
+    assert whole == pytest.approx(4 * outside + 357.8e6 * (0.5 + 1 / 64), rel=0.01)
+    assert counted("model.quant=none") is None
+    config = composed("study=demo", "model=hub", f"model.path={folder}")
+    written = sum(need.size_bytes for need in disk.of_study(config, home, published))
+    assert disk.spare_bytes(config, home, published or {}) == written + GIB
+    free(written + whole + GIB)
+    assert counted() == whole
+    free(written + whole + GIB - 1)
+    assert counted() is None  # and the launch is not refused for it
+    free(100 * GIB)
+    copy = copies.of(config.model, folder, home.models, {}, "float32", "cpu")
+    assert copy is not None
+    copy.folder.mkdir()
+    (copy.folder / copies.MANIFEST).write_text(json.dumps({"key": copy.key}))
+    assert counted() is None  # it is there
+    (copy.folder / copies.MANIFEST).write_text(json.dumps({"key": {**copy.key, "versions": {}}}))
+    assert counted() == whole
+    (copy.folder / copies.MANIFEST).write_text("[]")
+    assert counted() == whole
+    published = {**(published or {}), "num_hidden_layers": 2}
+    (folder / "config.json").write_text(json.dumps(published))
+    assert counted() is None  # too small to pay
 
 
 def test_what_a_launch_would_refuse_is_foreseen(composed: Callable[..., Config], home: Home) -> None:
