@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from sweeper.data.example import Example
 from sweeper.engine.batches import Item, new_chunk, shared_tokens, unpadded_chunk
 from sweeper.engine.compatibility import verify
 from sweeper.engine.pack import Pack
+from sweeper.engine.spans import is_supported
 from tests.conftest import random_examples, small_model, trial_params
 from tests.engine.oracle import admit, new_pack
 from tests.engine.test_architectures import architecture
@@ -46,8 +46,10 @@ def test_without_padding_gradients_are_the_same(is_alike: bool, dropout: float, 
     assert pack.is_unpadded
     (losses, ours), (expected, theirs) = gradients(pack, True), gradients(pack, False)
     assert losses == pytest.approx(expected, abs=1e-12)
+    # Llama's norms compute in float32: what differs in the last digit of float64 may be rounded to either side there.
+    tolerance = 1e-7 if is_alike and not dropout else 1e-12
     for mine, other in zip(ours, theirs, strict=True):
-        assert float((mine - other).abs().max()) < 1e-12
+        assert float((mine - other).abs().max()) < tolerance
         assert float(other.abs().max()) > 1e-3
 
 
@@ -98,17 +100,16 @@ def test_a_window_ends_where_it_did_with_padding(kind: str) -> None:
     assert float((found[0] - found[1]).abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "gpt_neox"])
-def test_what_is_not_known_is_padded_or_the_same(kind: str) -> None:
-    pack = new_pack(architecture(kind), [])
-    verify(pack)
-    assert pack.is_unpadded is (kind != "gemma2")  # whose attention is its own
+def test_attention_of_ones_own_is_left_alone() -> None:
+    assert not is_supported(architecture("gemma2"))  # soft-capped, which is for eager attention alone
+    assert not is_supported(architecture("llama", attn_implementation="eager"))
 
 
 def test_a_model_that_counts_positions_by_itself_is_padded() -> None:
-    model: Any = small_model()
-    own = model.model.forward
-    model.model.forward = lambda position_ids=None, **kwargs: own(**kwargs)
+    model = architecture("opt")
+    decoder = model.get_decoder()
+    own = decoder.forward
+    decoder.forward = lambda position_ids=None, **kwargs: own(**kwargs)
     pack = new_pack(model, [])
     assert pack.is_unpadded
     verify(pack)
