@@ -1,0 +1,129 @@
+"""The processes that are timed: the peer's script, and `sweeper launch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.machine import ROOT, environment
+from tests.benchmarks.prepared import Prepared
+
+PEER = Path(__file__).with_name("peer.py")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One process with all that it began."""
+
+    wall_s: float
+    cpu_s: float
+    peak_rss_mib: float  # of the largest of them
+    output: str
+
+    @property
+    def used(self) -> dict[str, float]:
+        return {name: value for name, value in asdict(self).items() if name != "output"}
+
+
+def run(command: Sequence[str], log: Path, threads: int, **environ: str) -> Ran:
+    """Runs a process to its end, and says what it took.
+
+    Raises:
+        RuntimeError: if it fails; the message has the end of what it said.
+    """
+    started = time.perf_counter()
+    with log.with_suffix(".out").open("wb") as out, log.with_suffix(".err").open("wb") as err:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(threads, **environ)
+        )
+        _, status, usage = os.wait4(process.pid, 0)  # with those of its own children
+        wall_s = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        said = log.with_suffix(".err").read_text(encoding="utf-8", errors="replace")[-3000:]
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
+    output = log.with_suffix(".out").read_text(encoding="utf-8")
+    return Ran(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
+
+
+def peer(task: Prepared, name: str, trials: int, threads: int, *flags: str, steps: int | None = None) -> dict[str, Any]:
+    """A process of the peer's script; its Optuna study goes on over the processes of that name."""
+    log = task.folder / f"peer-{name}"
+    command = [
+        *(sys.executable, str(PEER), "--model", task.base_folder, "--data", str(task.tokens)),
+        *("--study", str(log.with_suffix(".db")), "--to", str(log), "--params", str(task.params)),
+        *("--trials", str(trials), "--steps", str(steps or task.steps), "--batch-size", str(task.load.batch_size)),
+        *("--pad", str(task.pad), "--dtype", task.dtype, "--threads", str(threads), *flags),
+    ]
+    ran = run(command, log, threads)
+    # The Trainer prints a line of its own, in Python's quotes.
+    found = [json.loads(line) for line in ran.output.splitlines() if line.startswith('{"number"')]
+    return {**ran.used, "trials": found}
+
+
+def launch(task: Prepared, name: str, threads: int, *overrides: str) -> dict[str, Any]:
+    """A whole `sweeper launch`, of a study of that name."""
+    log = task.folder / f"launch-{name}"
+    sweeper = [sys.executable, "-m", "sweeper"]
+    own = [*task.overrides, f"study.name={name}", f"engine.threads={threads}", *overrides]
+    home = {"SWEEPER_HOME": str(task.home.root)}
+    ran = run([*sweeper, "launch", *own], log, threads, **home)
+    cost, status = (
+        json.loads(run([*sweeper, word, name, "--json"], log.with_name(f"{word}-{name}"), threads, **home).output)
+        for word in ("cost", "status")
+    )
+    return {**ran.used, **parts(task, name, cost, status)}
+
+
+def parts(task: Prepared, name: str, cost: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """Where the time of a launch went, by its ledger and its events."""
+    booked = {activity: one["seconds"] for activity, one in cost["activities"].items()}
+    file = task.home.study(name).events
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    at: dict[str, float] = {}
+    for event in events:  # the first of each kind
+        at.setdefault(event["event"], event["time"])
+    ended = max(event["time"] for event in events if event["event"] == "trial_ended")
+    trained_s = booked.get("train", 0.0) + booked.get("evaluate", 0.0)
+    search_s = ended - at["baseline"]
+    trials = [
+        {
+            "number": one["number"],
+            "params": one["params"],
+            "state": one["state"],
+            "value": one.get("value"),
+            "train_s": one.get("train_s"),
+        }
+        for one in _merged(cost["trials"], status["trials"])
+    ]
+    return {
+        "booked_s": booked,
+        "setup_s": booked.get("preflight", 0.0) + booked.get("load", 0.0),
+        "first_trial_s": at["trial_started"] - at["launched"],
+        "search_s": search_s,  # from the untuned base's score to the end of the last trial
+        "overhead_s": max(search_s - trained_s, 0.0),  # what of that is neither training nor scoring
+        "trained": status["trained"],
+        "best_value": max((one["value"] for one in trials if one["value"] is not None), default=None),
+        "trials": trials,
+    }
+
+
+def _merged(costs: list[dict[str, Any]], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_number = {one["number"]: one for one in states}
+    return [{**by_number.get(one["number"], {}), **one} for one in costs]
+
+
+def enqueued(configurations: Sequence[dict[str, Any]]) -> list[str]:
+    """Overrides of a search that trains exactly these."""
+    each = [
+        "{" + ",".join(f"{name}:{value!r}" for name, value in configuration.items()) + "}"
+        for configuration in configurations
+    ]
+    return [f"search.trials={len(each)}", f"search.enqueue=[{','.join(each)}]", "sampler=random"]
