@@ -72,7 +72,7 @@ def launch(task: Prepared, name: str, threads: int, *overrides: str) -> dict[str
     """A whole `sweeper launch`, of a study of that name."""
     log = task.folder / f"launch-{name}"
     sweeper = [sys.executable, "-m", "sweeper"]
-    own = [*task.overrides, f"study.name={name}", f"engine.threads={threads}", *overrides]
+    own = _last([*task.overrides, f"study.name={name}", f"engine.threads={threads}", *overrides])
     home = {"SWEEPER_HOME": str(task.home.root)}
     ran = run([*sweeper, "launch", *own], log, threads, **home)
     cost, status = (
@@ -113,6 +113,11 @@ def parts(task: Prepared, name: str, cost: dict[str, Any], status: dict[str, Any
         "best_value": max((one["value"] for one in trials if one["value"] is not None), default=None),
         "trials": trials,
     }
+
+
+def _last(overrides: Sequence[str]) -> list[str]:
+    """Of several values for a key the last: Hydra refuses a group that is named twice."""
+    return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def _merged(costs: list[dict[str, Any]], states: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -74,9 +74,7 @@ def quality(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     finally:
         task.params.write_text(before, encoding="utf-8")
     ours = {
-        slots: arms.launch(
-            longer, f"quality-{slots}", options.threads, f"engine.slots={slots}", *arms.enqueued(chosen)
-        )
+        slots: arms.launch(longer, f"quality-{slots}", options.threads, f"engine.slots={slots}", *arms.enqueued(chosen))
         for slots in sorted({1, min(options.pack, len(chosen))})
     }
     values = {slots: [_value(one, params) for params in chosen] for slots, one in ours.items()}
@@ -94,5 +92,3 @@ def _value(one: dict[str, Any], params: dict[str, Any]) -> float:
     """Of a trial that was told without a value, nothing was right."""
     found = [trial["value"] for trial in one["trials"] if trial["params"] == params]
     return float(found[0] or 0.0) if found else 0.0
-
-

@@ -92,7 +92,9 @@ def load_base(folder: str, dtype: torch.dtype) -> Any:
 
 def with_adapter(base: Any, rank: int, alpha: float) -> Any:
     """The base with a fresh adapter on every linear."""
-    return get_peft_model(base, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return get_peft_model(
+        base, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
 
 
 def collator(pad: int) -> Any:

@@ -8,9 +8,11 @@ import shutil
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sweeper.paths import Home
 from tests.benchmarks import arms, prepared
 from tests.benchmarks.paired import ratio
 from tests.benchmarks.prepared import Prepared
@@ -60,10 +62,6 @@ def _load_s(task: Prepared, store: Path, threads: int) -> float:
 
 def _launch(task: Prepared, store: Path, name: str, threads: int) -> dict[str, float]:
     """A launch of one short trial in a store; what it took until it could train."""
-    from dataclasses import replace
-
-    from sweeper.paths import Home
-
     own = [*arms.enqueued(prepared.configurations(1)), "engine.slots=1"]
     found = arms.launch(replace(task, home=Home(store), steps=2), name, threads, *own)
     return {key: found[key] for key in ("setup_s", "first_trial_s", "wall_s")} | {
@@ -81,7 +79,6 @@ def main() -> None:
     import torch
 
     from sweeper.models import base
-    from sweeper.paths import Home
 
     torch.set_num_threads(1)
     section = prepared.composed("study=demo", f"model={options.model}", f"model.dtype={options.dtype}").model

@@ -155,7 +155,9 @@ def accuracy_difference(launches: Sequence[Any], processes: Sequence[Any]) -> di
     ours = _values((trial["params"], trial["value"]) for one in launches for trial in one["trials"])
     theirs = _values((trial["params"], trial["accuracy"]) for one in processes for trial in one["trials"])
     both = [key for key in theirs if key in ours]
-    return mean_difference([statistics.fmean(ours[key]) for key in both], [statistics.fmean(theirs[key]) for key in both])
+    return mean_difference(
+        [statistics.fmean(ours[key]) for key in both], [statistics.fmean(theirs[key]) for key in both]
+    )
 
 
 def _values(pairs: Any) -> dict[str, list[float]]:
