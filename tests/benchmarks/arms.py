@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.report.reading import cost_of, studied
 from tests.benchmarks.machine import ROOT, environment
 from tests.benchmarks.prepared import Prepared
 
@@ -73,44 +74,41 @@ def launch(task: Prepared, name: str, threads: int, *overrides: str) -> dict[str
     log = task.folder / f"launch-{name}"
     sweeper = [sys.executable, "-m", "sweeper"]
     own = _last([*task.overrides, f"study.name={name}", f"engine.threads={threads}", *overrides])
-    home = {"SWEEPER_HOME": str(task.home.root)}
-    ran = run([*sweeper, "launch", *own], log, threads, **home)
-    cost, status = (
-        json.loads(run([*sweeper, word, name, "--json"], log.with_name(f"{word}-{name}"), threads, **home).output)
-        for word in ("cost", "status")
-    )
-    return {**ran.used, **parts(task, name, cost, status)}
+    began = time.time()
+    ran = run([*sweeper, "launch", *own], log, threads, SWEEPER_HOME=str(task.home.root))
+    return {**ran.used, **parts(task, name, began)}
 
 
-def parts(task: Prepared, name: str, cost: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    """Where the time of a launch went, by its ledger and its events."""
-    booked = {activity: one["seconds"] for activity, one in cost["activities"].items()}
-    file = task.home.study(name).events
-    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def parts(task: Prepared, name: str, began: float) -> dict[str, Any]:
+    """Where the time of a launch went, by its ledger and its events.
+
+    Args:
+        began: when the command was given, in seconds since 1970.
+    """
+    seen, config = studied(task.home, name)
+    cost = cost_of(task.home, seen, config)
+    booked = {activity: bill.seconds for activity, bill in cost.by_activity().items()}
+    lines = task.home.study(name).events.read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
     at: dict[str, float] = {}
     for event in events:  # the first of each kind
         at.setdefault(event["event"], event["time"])
-    ended = max(event["time"] for event in events if event["event"] == "trial_ended")
-    trained_s = booked.get("train", 0.0) + booked.get("evaluate", 0.0)
-    search_s = ended - at["baseline"]
+    search_s = max(event["time"] for event in events if event["event"] == "trial_ended") - at["baseline"]
+    work_s = booked.get("train", 0.0) + booked.get("evaluate", 0.0)
+    train_s = {one.number: one.train_s for one in cost.trials}
     trials = [
-        {
-            "number": one["number"],
-            "params": one["params"],
-            "state": one["state"],
-            "value": one.get("value"),
-            "train_s": one.get("train_s"),
-        }
-        for one in _merged(cost["trials"], status["trials"])
+        {"number": one.number, "params": one.params, "state": one.state, "value": one.value}
+        | {"train_s": train_s.get(one.number), "examples": one.examples_seen}
+        for one in seen.trials
     ]
     return {
         "booked_s": booked,
         "setup_s": booked.get("preflight", 0.0) + booked.get("load", 0.0),
-        "first_trial_s": at["trial_started"] - at["launched"],
+        "first_trial_s": at["trial_started"] - began,
         "search_s": search_s,  # from the untuned base's score to the end of the last trial
-        "overhead_s": max(search_s - trained_s, 0.0),  # what of that is neither training nor scoring
-        "trained": status["trained"],
-        "best_value": max((one["value"] for one in trials if one["value"] is not None), default=None),
+        "overhead_s": max(search_s - work_s, 0.0),  # what of that is neither training nor scoring
+        "trained": sum(one.reason != "infeasible" for one in seen.trials),
+        "best_value": max((one.value for one in seen.trials if one.value is not None), default=None),
         "trials": trials,
     }
 
@@ -118,11 +116,6 @@ def parts(task: Prepared, name: str, cost: dict[str, Any], status: dict[str, Any
 def _last(overrides: Sequence[str]) -> list[str]:
     """Of several values for a key the last: Hydra refuses a group that is named twice."""
     return list({override.partition("=")[0]: override for override in overrides}.values())
-
-
-def _merged(costs: list[dict[str, Any]], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_number = {one["number"]: one for one in states}
-    return [{**by_number.get(one["number"], {}), **one} for one in costs]
 
 
 def enqueued(configurations: Sequence[dict[str, Any]]) -> list[str]:

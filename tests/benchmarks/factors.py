@@ -16,7 +16,6 @@ from tests.benchmarks.prepared import Prepared
 QUALITY = [
     {"rank": rank, "alpha_ratio": 1.0, "learning_rate": rate} for rate in (1.0e-3, 2.0e-3, 3.0e-3) for rank in (16, 64)
 ]
-QUALITY_BATCH = 16
 
 
 def measure(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def pruning(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     common = [f"engine.slots={options.pack}", f"search.trials={options.search_trials}", "search.seed=0"]
     common += [f"evaluation.count={min(4, task.steps)}"]
     raw: dict[str, list[Any]] = {"none": [], "median": []}
-    for index in range(options.search_seeds):
+    for index in range(options.search_seeds or task.load.search_seeds):
         for pruner, found in raw.items():
             own = [f"pruner={pruner}", *common]
             found.append(arms.launch(task, f"pruner-{pruner}-{index}", options.threads, *own))
@@ -49,7 +48,7 @@ def pruning(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
 def search(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     """The best value of as many trials of TPE, one after another and in a pack; for several seeds."""
     raw: dict[str, list[Any]] = {"1": [], str(options.pack): []}
-    for seed in range(options.search_seeds):
+    for seed in range(options.search_seeds or task.load.search_seeds):
         for slots, found in raw.items():
             own = [f"engine.slots={slots}", f"search.trials={options.search_trials}", f"search.seed={seed}"]
             found.append(arms.launch(task, f"search-{slots}-{seed}", options.threads, *own))
@@ -64,9 +63,8 @@ def search(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
 def quality(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     """The same configurations, trained longer, by the peer and in a pack: the difference of their accuracy."""
     chosen = QUALITY[: options.quality_trials]
-    longer = replace(
-        task, load=replace(task.load, batch_size=max(QUALITY_BATCH, task.load.batch_size)), steps=options.quality_steps
-    )
+    steps, batch_size = task.load.quality
+    longer = replace(task, load=replace(task.load, batch_size=batch_size), steps=options.quality_steps or steps)
     before = task.params.read_text(encoding="utf-8")
     task.params.write_text(json.dumps(chosen), encoding="utf-8")
     try:

@@ -7,8 +7,8 @@ JSON says what each part took. By default it is a process for each trial; `--tri
 base that is loaded once. Nothing of sweeper is imported. Where a choice was free it is the faster one: tokens are read
 from a file, nothing is logged, no checkpoint is written, prompts are sorted by length for `generate`.
 
-`--data` has a line for each row: `split` (train or validation), `prompt` and `answer` as tokens. The answer ends with the
-token that ends the turn. `--params` is a JSON list of configurations to train in place of what TPE proposes.
+`--data` has a line for each row: `split` (train or validation), `prompt` and `answer` as tokens. The answer ends with
+the token that ends the turn. `--params` is a JSON list of configurations to train in place of what TPE proposes.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def main() -> None:
     clock.part("base")
     study = optuna.create_study(
         study_name="peer", storage=f"sqlite:///{options.study}", direction="maximize", load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=options.seed),
+        sampler=optuna.samplers.TPESampler(),  # with a seed, every process would begin with the same draw
     )  # fmt: skip
     for _ in range(options.trials):
         trial, params = suggest(study, configurations)

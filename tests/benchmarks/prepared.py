@@ -39,11 +39,17 @@ class Load:
     """What a trial does.
 
     Attributes:
+        rows: that its evaluation scores.
         mean_tokens: the longest rows are left out until the others have this mean; None: all rows.
+        quality: steps and rows of a step of a longer training, for its accuracy.
+        search_seeds: how many searches are compared, one after another and in a pack.
     """
 
     model: str
     batch_size: int
+    rows: int
+    quality: tuple[int, int]
+    search_seeds: int
     mean_tokens: float | None = None
     template: str | None = None
 
@@ -53,9 +59,17 @@ class Load:
 
 
 LOADS = {
-    "tiny": Load("tiny", batch_size=4),
+    "tiny": Load("tiny", batch_size=4, rows=120, quality=(150, 16), search_seeds=3),
     # One row of 32 tokens a step: what packing is for, since the base is read once for all of them.
-    "smollm2-135m": Load("smollm2-135m", batch_size=1, mean_tokens=32.0, template=SHORT_TEMPLATE),
+    "smollm2-135m": Load(
+        "smollm2-135m",
+        batch_size=1,
+        rows=24,
+        quality=(100, 4),
+        search_seeds=1,
+        mean_tokens=32.0,
+        template=SHORT_TEMPLATE,
+    ),
 }
 
 
@@ -102,7 +116,9 @@ class Prepared:
     @property
     def overrides(self) -> list[str]:
         """What a launch of the task is composed from, apart from its search."""
-        short = [f"prompt.chat_template={self.folder / 'template.jinja'}"] if self.load.is_short else []
+        short = []
+        if self.load.is_short:
+            short = [f"prompt.chat_template={self.folder / 'template.jinja'}", "data.allow=[template-missing]"]
         return [
             "study=demo",
             f"model={self.load.model}",

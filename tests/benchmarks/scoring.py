@@ -27,13 +27,13 @@ from tests.benchmarks.prepared import Prepared
 ADAPTERS = 8
 CHUNKS, BATCHES = (1024, 2048, 4096, 8192), (16, 32, 64)
 ROWS = {"tiny": 600, "smollm2-135m": 48}  # of the larger base few: an adapter reads six hundred in minutes
-TRAINED_STEPS, TRAINED_BATCH = 60, 16
+TRAINED = {"tiny": (60, 16), "smollm2-135m": (20, 4)}  # steps, and rows of each
 
 
-def trained(bench: Bench, adapters: int, steps: int) -> list[AdapterState]:
+def trained(bench: Bench, adapters: int, steps: int, batch_size: int) -> list[AdapterState]:
     """Adapters that know what an answer looks like."""
     every = range(len(bench.pack.examples))
-    bench.admit([every] * adapters, TRAINED_BATCH)
+    bench.admit([every] * adapters, batch_size)
     for _ in range(steps):
         bench.pack.tick()
     return [bench.pack.weights(slot) for slot in bench.pack.slots]
@@ -117,8 +117,9 @@ def main() -> None:
     options, task = options_of(__doc__)
     bench = Bench.of(task, [])
     bench.pack.examples = task.examples()
-    steps, adapters, rows = (2, 2, 16) if options.quick else (TRAINED_STEPS, ADAPTERS, ROWS[task.load.model])
-    states = trained(bench, adapters, steps)
+    steps, batch_size = TRAINED[task.load.model]
+    steps, adapters, rows = (2, 2, 16) if options.quick else (steps, ADAPTERS, ROWS[task.load.model])
+    states = trained(bench, adapters, steps, batch_size)
     scoring = Scoring(task, bench, rows)
     found = {"trained_steps": steps, "packed": packed(scoring, states, options.rounds)}
     found["generate"] = against_generate(task, scoring, states[0], options.rounds)

@@ -31,7 +31,6 @@ from tests.benchmarks import arms, factors, machine, prepared, render, starts
 from tests.benchmarks.paired import mean_difference, ratio
 from tests.benchmarks.prepared import Prepared
 
-RESULTS = machine.ROOT / "studies" / "benchmarks" / "results" / "cpu.json"
 PARTS = ("trials", "factors", "steps", "scoring", "starts")
 QUICK = {
     "models": ["tiny"],
@@ -46,7 +45,7 @@ QUICK = {
     "search_seeds": 1,
     "quality_trials": 1,
     "quality_steps": 2,
-    "repeats": 2,
+    "repeats": 1,
 }
 
 
@@ -54,12 +53,13 @@ def said(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def measure_arms(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
-    """Arms a to d, in turn, round by round; the order turns too."""
+def measure_arms(task: Prepared, options: argparse.Namespace, keep: Callable[[Any], None]) -> dict[str, Any]:
+    """All arms, in turn, round by round; the order turns too. What is there is kept after each round."""
     configurations = prepared.configurations(options.trials)
     arms.peer(task, "warm-up", 1, options.threads, steps=2)
     arms.launch(task, "warm-up", options.threads, *arms.enqueued(configurations[:1]), "train.examples=8")
     found: dict[str, list[Any]] = {}
+    so_far: dict[str, Any] = {}
 
     def of_slots(slots: int, index: int) -> Callable[[], Any]:
         own = [f"engine.slots={slots}", *arms.enqueued(configurations)]
@@ -78,10 +78,12 @@ def measure_arms(task: Prepared, options: argparse.Namespace) -> dict[str, Any]:
         for name, work in [*turn[start:], *turn[:start]]:
             said(f"{task.load.model}: round {index + 1} of {options.rounds}, arm {name}")
             found.setdefault(name, []).append(work())
-    return {"task": task.described(), "raw": found, **summary(found)}
+        so_far = {"task": task.described(), "raw": found, **summary(found, task.steps)}
+        keep(so_far)
+    return so_far
 
 
-def summary(raw: dict[str, list[Any]]) -> dict[str, Any]:
+def summary(raw: dict[str, list[Any]], steps: int) -> dict[str, Any]:
     """Medians of each arm, and its trials an hour against a and k1."""
     by_round = {name: [_seconds_per_trial(name, one) for one in rounds] for name, rounds in raw.items()}
     arms_found = {}
@@ -92,7 +94,7 @@ def summary(raw: dict[str, list[Any]]) -> dict[str, Any]:
             "trials_per_hour": 3600 / statistics.median(each_s),
             **{f"against_{other}": _against(by_round, other, name) for other in ("a", "k1") if other in by_round},
         }
-        own |= _of_launches(rounds) if name.startswith("k") else _of_peer(name, rounds)
+        own |= _of_launches(rounds, steps) if name.startswith("k") else _of_peer(name, rounds)
         arms_found[name] = own
     return {"arms": arms_found, "accuracy": {name: _accuracy(raw, name) for name in raw if name.startswith("k")}}
 
@@ -119,14 +121,14 @@ def _of_peer(name: str, rounds: list[Any]) -> dict[str, Any]:
         # Of a trial; in arm b what only its first trial does is spread over all.
         "parts_s": {part: sum(one["seconds"].get(part, 0.0) for one in trials) / len(trials) for part in parts},
         "train_s": statistics.median(trial["seconds"]["train"] for trial in trials),
-        "step_s": statistics.median(step for trial in trials for step in trial["steps_s"]),
+        "step_s": statistics.fmean(step for trial in trials for step in trial["steps_s"]),
         "cpu_s_per_trial": sum(process["cpu_s"] for process in processes) / len(trials),
         "peak_rss_mib": max(process["peak_rss_mib"] for process in processes),
         "measured_trials": len(trials),
     }
 
 
-def _of_launches(rounds: list[Any]) -> dict[str, Any]:
+def _of_launches(rounds: list[Any], steps: int) -> dict[str, Any]:
     def median(value: Callable[[Any], float]) -> float:
         return statistics.median(value(one) for one in rounds)
 
@@ -136,6 +138,7 @@ def _of_launches(rounds: list[Any]) -> dict[str, Any]:
         "s_per_trial_search": median(lambda one: one["search_s"] / len(one["trials"])),
         "booked_s": {name: median(lambda one, name=name: one["booked_s"].get(name, 0.0)) for name in activities},
         "train_s": median(lambda one: one["booked_s"]["train"] / one["trained"]),
+        "step_s": median(lambda one: one["booked_s"]["train"] / one["trained"] / steps),  # each slot's share of one
         "setup_s": median(lambda one: one["setup_s"]),
         "first_trial_s": median(lambda one: one["first_trial_s"]),
         "overhead_share": median(lambda one: one["overhead_s"] / one["search_s"]),
@@ -187,10 +190,10 @@ def measure(model: str, folder: Path, options: argparse.Namespace, keep: Callabl
         keep("skipped", why)
         return
     count = max(options.trials, options.peer_trials)
-    made = {"steps": options.steps, "rows": options.rows, "trials": count, "dtype": options.dtype}
+    made = {"steps": options.steps, "rows": options.rows or load.rows, "trials": count, "dtype": options.dtype}
     task = prepared.prepare(load, folder / "task", home, **made)
     work: dict[str, Callable[[], Any]] = {
-        "trials": lambda: measure_arms(task, options),
+        "trials": lambda: measure_arms(task, options, lambda found: keep("trials", found)),
         "factors": lambda: factors.measure(task, options),
         "steps": lambda: in_a_process("steps", task, options),
         "scoring": lambda: in_a_process("scoring", task, options),
@@ -198,6 +201,15 @@ def measure(model: str, folder: Path, options: argparse.Namespace, keep: Callabl
     }
     for part in options.only:
         keep(part, work[part]())
+
+
+def rounded(found: Any) -> Any:
+    """With six digits of each figure: no clock here has more to say."""
+    if isinstance(found, dict):
+        return {str(key): rounded(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [rounded(value) for value in found]
+    return float(f"{found:.6g}") if isinstance(found, float) else found
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -212,15 +224,15 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=24, help="of each launch")
     parser.add_argument("--peer-trials", type=int, default=2, help="of arms a and b in each round")
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of a trial")
-    parser.add_argument("--rows", type=int, default=120, help="validation rows of an evaluation")
+    parser.add_argument("--rows", type=int, help="validation rows of an evaluation, in place of the load's")
     parser.add_argument("--search-trials", type=int, default=16)
-    parser.add_argument("--search-seeds", type=int, default=3)
+    parser.add_argument("--search-seeds", type=int, help="in place of the load's")
     parser.add_argument("--quality-trials", type=int, default=6)
-    parser.add_argument("--quality-steps", type=int, default=150)
+    parser.add_argument("--quality-steps", type=int, help="in place of the load's")
     parser.add_argument("--repeats", type=int, default=5, help="of starts")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--to", type=Path, default=RESULTS)
+    parser.add_argument("--to", type=Path, default=render.RESULTS)
     parser.add_argument("--readme", type=Path, default=render.README, help="whose table is written")
     parser.add_argument("--quick", action="store_true", help="to see that it runs; the figures say nothing")
     options = parser.parse_args(words)
@@ -229,7 +241,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     if options.quick:
         given = parser.parse_args([]).__dict__
         vars(options).update({key: value for key, value in QUICK.items() if getattr(options, key) == given[key]})
-        if options.to == RESULTS:
+        if options.to == render.RESULTS:
             parser.error("--quick must not write over the results: name another file with --to, and --readme")
     return options
 
@@ -250,11 +262,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 found = {**found, "commit": head["commit"], "date": head["date"], "options": settings}
             of_model[part] = found
             results.update(head)
-            write_atomically(options.to, json.dumps(results, indent=1) + "\n")
+            write_atomically(options.to, json.dumps(rounded(results), indent=1) + "\n")
 
         with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as folder:
             measure(model, Path(folder), options, keep)
-    render.write(results, options.readme)
+    render.write(rounded(results), options.readme)
 
 
 if __name__ == "__main__":
