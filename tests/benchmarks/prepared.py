@@ -65,7 +65,7 @@ LOADS = {
         "smollm2-135m",
         batch_size=1,
         rows=24,
-        quality=(100, 4),
+        quality=(75, 4),
         search_seeds=1,
         mean_tokens=32.0,
         template=SHORT_TEMPLATE,
