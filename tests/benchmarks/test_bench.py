@@ -74,6 +74,64 @@ def test_of_long_steps_the_worst_low_end_counts() -> None:
     assert render.found(aim, {"smollm2-135m": model})["ratio"] == 3.0
 
 
+def a_model() -> dict[str, Any]:
+    """What a run leaves of a base, with each part once."""
+    both, times = {"mean": 0.01, "standard_error": None, "pairs": 1}, {"first": 4.0, "second": 2.0}
+    arm = {"trials_per_hour": 600.0, "s_per_trial": 6.0, "cpu_s_per_trial": 5.0, "peak_rss_mib": 700.0, "step_s": 0.05}
+    of_peer = {**arm, "parts_s": {"imports": 3.0, "base": 1.0, "train": 2.0}}
+    of_launch = {**arm, "booked_s": {"train": 4.0}, "train_s": 2.0, "setup_s": 9.0, "first_trial_s": 9.5}
+    of_launch |= {"s_per_trial_with_test": 6.5, "s_per_trial_search": 3.0, "overhead_share": 0.02}
+    of_launch |= {"against_a": a_ratio(5.0, 4.5), "against_k1": a_ratio(1.5)}
+    task = {"steps": 50, "batch_size": 4, "tokens_per_step": 169.4, "dtype": "float32", "evaluation_rows": 120}
+    trainer = {"batch_size": 4, "tokens_per_step": 170.0, "ours_s": 0.05, "trainer_s": 0.06, **a_ratio(1.2)}
+    cells = [cell(1, 32, 1.0, 1.0), cell(8, 32, 2.0, 1.9), cell(1, 512, 1.0, 1.0), cell(8, 512, 1.1, 1.05)]
+    arms_found = {"a": of_peer, "b": of_peer, "bg": of_peer, "k1": of_launch, "k8": of_launch}
+    return {
+        "trials": {"task": {**task, "prompt": "as it is"}, "arms": arms_found},
+        "factors": {
+            "pruning": {"factor": 1.3, "pruned_share": 0.25},
+            "search": {"packed_less_alone": both},
+            "quality": {"ours_less_peer": {"8": {"mean": None, "pairs": 0}}, "steps": 150, "batch_size": 16},
+        },
+        "steps": {
+            "grid": {"cells": cells, "gemm_gflops": 100.0},
+            "tax": {"tax": 0.02},
+            "trainer": [trainer, {**trainer, "batch_size": 16}],
+        },
+        "scoring": {
+            "packed": {"adapters": 8, "rows": 600, "together_s": 9.0, "alone_s": 10.0, **a_ratio(1.1)},
+            "generate": {"rows": 600, "trie_s": 1.0, "generate_s": 2.0, **a_ratio(2.0)},
+        },
+        "starts": {
+            "load_base": a_ratio(2.0),
+            "setup": a_ratio(2.0),
+            **dict.fromkeys(("load_base_s", "setup_s", "first_trial_s"), times),
+        },
+    }
+
+
+def test_every_part_is_in_the_table() -> None:
+    text = render.rendered({**HEAD, "models": {"tiny": a_model(), "smollm2-135m": a_model()}})
+    for aim in render.AIMS:
+        assert f"\n| {aim.name} | " in text
+    assert "not measured |" not in text.partition("###")[0]
+    for line in (
+        "| k8 | 600 | 6.00 | 5.00 | 0.0500 | 5.00× | 1.50× | 9.0 | 700 |",
+        "| packing: training of k1 against k8 | 1.00× |",
+        "| pruning: none against median (25.0 % pruned) | 1.30× |",
+        "| best value in a pack less that of one slot | +0.010 (1 pairs) |",
+        "| 512 | 100.0 | 1.10 (1.05) |",
+        "First and second start in a store: base loaded in 4.00 s, then 2.00 s; ",
+    ):
+        assert f"\n{line}" in text
+
+
+def test_a_base_that_is_not_here_is_said() -> None:
+    assert "### tiny\n\nNot measured: the base is not here." in render.rendered(
+        {**HEAD, "models": {"tiny": {"skipped": "it is not here"}}}
+    )
+
+
 def test_the_table_is_written_between_its_marks(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{render.BEGIN}\nold\n{render.END}\nbehind\n", encoding="utf-8")
