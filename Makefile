@@ -1,4 +1,4 @@
-# make demo | test | test-all | browser | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
+# make demo | test | test-all | bench | browser | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all browser check fmt gpu-check gpu-bundle clean
+.PHONY: demo test test-all bench browser check fmt gpu-check gpu-bundle clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,11 @@ test: $(VENV)/installed
 # The same tests, with the drills in full.
 test-all: $(VENV)/installed
 	SWEEPER_TESTS=all $(PYTEST)
+
+# Hours, on a machine that has nothing else to do: studies/benchmarks/README.md. BENCH="--quick --to FILE" and the like are its options.
+BENCH ?=
+bench: $(VENV)/installed
+	$(BIN)/python -m tests.benchmarks.trials_per_hour $(BENCH)
 
 # On a CUDA machine. Where gpu-bundle/ is, with that and the Python that has torch; else in .venv.
 # GPU_CHECK="--parts packs --shapes 8b" does some of it.
