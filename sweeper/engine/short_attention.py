@@ -8,11 +8,12 @@ torch's own kernel for CPUs computes bfloat16 as float32, row by row and head by
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 MOST_KEYS = 256
 
@@ -24,8 +25,21 @@ def is_short(key: Tensor) -> bool:
         and key.device.type == "cpu"
         and key.shape[2] <= MOST_KEYS
         and torch.cpu._is_avx512_bf16_supported()
-        and not isinstance(key, FakeTensor)  # a trace, which is of a card
+        and not _elsewhere
     )
+
+
+_elsewhere: list[bool] = []
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """Within this context tensors on the CPU stand for those of another device."""
+    _elsewhere.append(True)
+    try:
+        yield
+    finally:
+        _elsewhere.pop()
 
 
 class ShortAttention(torch.autograd.Function):

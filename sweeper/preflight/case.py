@@ -22,12 +22,14 @@ class ModelShape:
     Attributes:
         config: of transformers, as plain values, with `model_type`.
         targets: all choices of target modules that a study has.
+        is_on_host: whether it is on a CPU, some of whose kernels are its own.
     """
 
     config: Mapping[str, Any]
     dtype: Literal["float32", "bfloat16", "float16"]
     quant: Literal["nf4", "none"]
     targets: tuple[Any, ...] = ("all-linear",)
+    is_on_host: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -106,7 +106,7 @@ def plan(config: Config, home: Home) -> Plan:
     cost = estimate(config, home, reading)  # before the trace, which takes longer: it may have something to refuse
     choices = target_choices(config)
     model = model_config(config, home)
-    shape = ModelShape(model, dtype_of(config, card), config.model.quant, choices)
+    shape = ModelShape(model, dtype_of(config, card), config.model.quant, choices, not card.is_cuda)
     formula = fitted(shape, extent(config, lengths), home.memory)
     if config.engine.gradient_checkpointing is True and not formula.can_checkpoint:
         raise ModelError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sweeper.data.example import Example
 from sweeper.engine.batches import Chunk, Item, new_chunk, unpadded_chunk
 from sweeper.engine.pack import Pack
+from sweeper.engine.short_attention import elsewhere
 from sweeper.memory.formula import (
     CHECKPOINTED,
     GENERIC,
@@ -162,7 +163,8 @@ def fake_bases(shape: ModelShape) -> Iterator[FakeBases]:
     # Layers of two kinds, such as sliding and full attention, commonly take turns.
     more = 1 if len(set(shape.config.get("layer_types") or ())) <= 1 else 2
     depths = [layers] if layers <= SHALLOW + more else [SHALLOW, SHALLOW + more]
-    with FakeTensorMode(allow_non_fake_inputs=True), without_initialisation():
+    device = nullcontext() if shape.is_on_host else elsewhere()
+    with device, FakeTensorMode(allow_non_fake_inputs=True), without_initialisation():
         models = [fake_base(shape, with_layers(shape.config, depth)) for depth in depths]
         yield FakeBases(shape, models, depths, layers)
 

@@ -144,7 +144,8 @@ def forecast_of(bench: Workbench, config: Config, guard: Guard, folder: Path) ->
         calibration=Calibration.load(config.memory.margin, machine, folder),
     )
     if forecast.most_bytes() > min(forecast.budget_bytes, guard.own_bytes() + guard.room_bytes()):
-        shape = ModelShape(_plain(pack.model.config.get_text_config()), _name(dtype), config.model.quant, choices)
+        plain, is_on_host = _plain(pack.model.config.get_text_config()), pack.stack.device.type == "cpu"
+        shape = ModelShape(plain, _name(dtype), config.model.quant, choices, is_on_host)
         try:
             forecast.formula = fitted(shape, extent(config, forecast.lengths), folder)
         except ModelError as error:  # the formula as it stands is a bound as well, only a wide one

@@ -12,6 +12,7 @@ from sweeper.config import check
 from sweeper.config.edits import edits, marks
 from sweeper.config.marks import Frozen, Live
 from sweeper.config.schema import Config
+from sweeper.errors import ConfigError
 
 # What is promised, written out: a mark that is changed by mistake changes this.
 FROZEN_SECTIONS = {
@@ -221,6 +222,7 @@ PROMPT, QUESTION, CODE = (
     of_kind("code", "comment"),
 )
 BEGUN_WITH = {
+    "search.deterministic": ["engine.slots=4"],
     "stop.name": ["stop=no-improvement"],
     **{f"data.columns.{column}": PROMPT for column in ("prompt", "answer")},
     **{f"data.columns.{column}": QUESTION for column in ("question", "context", "answers")},
@@ -349,12 +351,17 @@ def test_where_moments_wait_may_change_but_not_how_many_bits_they_have(
 
 
 def test_a_deterministic_study_keeps_its_slots(composed: Callable[..., Config]) -> None:
-    fixed = "search.deterministic=true"
-    [edit] = edits(composed("study=demo", fixed), composed("study=demo", fixed, "engine.slots=1"))
+    fixed, four = "search.deterministic=true", "engine.slots=4"
+    [edit] = edits(composed("study=demo", fixed, four), composed("study=demo", fixed, "engine.slots=1"))
     assert edit.is_frozen
     assert str(edit).startswith("engine.slots: was 4, is 1; search.deterministic=true fixes")
     [edit] = edits(composed("study=demo"), composed("study=demo", "engine.slots=1"))
-    assert (edit.is_frozen, str(edit)) == (False, "engine.slots: was 4, is 1")
+    assert (edit.is_frozen, str(edit)) == (False, "engine.slots: was 'auto', is 1")
+
+
+def test_what_pays_is_not_fixed(composed: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"engine.slots: must be a number where search.deterministic is true"):
+        composed("study=demo", "search.deterministic=true")
 
 
 def test_another_card_is_live_and_another_sampler_frozen(composed: Callable[..., Config]) -> None:

@@ -70,7 +70,7 @@ def estimated(home: Home, composed_once: Compose) -> Callable[..., CostEstimate]
     """Estimates the demo without a pruner, over rows of known numbers, with a known pace."""
 
     def make(*overrides: str, pace: Pace | None = PACE, volume: Volume | None = VOLUME) -> CostEstimate:
-        base = ["study=demo", "pruner=none", "engine.device=cpu"]
+        base = ["study=demo", "pruner=none", "engine.device=cpu", "engine.slots=4"]
         config = composed_once(*[one for one in base if one.split("=")[0] not in str(overrides)], *overrides)
         if pace is not None:
             keep_pace(home.pace, pace_key(config, CPU), pace)

@@ -65,7 +65,7 @@ def workers(composed: Compose, store: Home) -> Callable[..., MemoryForecast]:
         prompts = [*rendered.prompts(selected), *rendered.prompts(data.test)]
         retention = Watch(config.retention, tokenizer).full.longest
         lengths = Lengths.of(rendered.examples(data.train), prompts, retention=retention)
-        shape = ModelShape(model_config(config, store), "float32", "nf4", target_choices(config))
+        shape = ModelShape(model_config(config, store), "float32", "nf4", target_choices(config), is_on_host=True)
         formula = fitted(shape, extent(config, lengths), store.memory)
         budget_bytes = int((config.memory.budget_gib or 1) * GIB)
         calibration = Calibration(config.memory.margin)

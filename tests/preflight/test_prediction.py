@@ -71,7 +71,8 @@ def test_a_prediction_is_what_the_allocator_gives_out(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(shapes.SHAPES, name, ARCHITECTURES[name])
-    formula = fitted(ModelShape(ARCHITECTURES[name], "bfloat16", "nf4", ("all-linear", "attention")), EXTENT)
+    shape = ModelShape(ARCHITECTURES[name], "bfloat16", "nf4", ("all-linear", "attention"), is_on_host=True)
+    formula = fitted(shape, EXTENT)
     model = shapes.random_base(name, torch.device("cpu"))
     errors = []
     for case in CASES if IS_WHOLE else CASES[:4]:

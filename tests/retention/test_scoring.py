@@ -11,6 +11,7 @@ import torch
 
 from sweeper.config import compose
 from sweeper.config.schema import Config
+from sweeper.engine.batches import Chunk
 from sweeper.engine.pack import Pack
 from sweeper.errors import DataError, StoreError
 from sweeper.models import base
@@ -97,9 +98,9 @@ def test_no_more_positions_than_rows_go_through_the_head_at_once(
     hidden, logits = pack.head.hidden, pack.head.logits
     rows: list[int] = []
 
-    def counted_hidden(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        rows.append(len(tokens))
-        return hidden(tokens, mask)
+    def counted_hidden(chunk: Chunk) -> torch.Tensor:
+        rows.append(len(chunk.items))
+        return hidden(chunk)
 
     def counted_logits(of: torch.Tensor) -> torch.Tensor:
         assert len(of) <= rows[-1]
