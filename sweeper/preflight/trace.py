@@ -353,9 +353,18 @@ class _Tracer:
         self._close("choose")
 
     def _chunk(self, items: Sequence[Item]) -> Chunk:
-        """As the pack makes it, but that nothing is shared: rows are alike here, and need not be in a study."""
+        """As the pack makes it, but that nothing is shared: rows are alike here, and need not be in a study.
+
+        Without padding, rows of unlike length take more in attention; all of a study have that.
+        """
         device = self.pack.stack.device
-        return unpadded_chunk(items, device, may_share=False) if self.pack.is_unpadded else new_chunk(items, 0, device)
+        if not self.pack.is_unpadded:
+            return new_chunk(items, 0, device)
+        slots = len({item.slot for item in items})
+        whole, last = items[:-slots], items[-slots:]  # one of each slot, which then have as many tokens as one another
+        if whole:
+            last = [replace(item, tokens=item.tokens[1:] or item.tokens) for item in last]
+        return unpadded_chunk([*whole, *last], device, may_share=False)
 
     def _close(self, phase: str) -> None:
         """Notes what was live at a phase's peak, and begins the next one."""
