@@ -29,10 +29,15 @@ it does not matter how the tick is cut. Clipping, moments, learning rate, decay 
 in any chunk, beside anybody, and when a layer is recomputed. A gradient that is not finite is masked out of
 its own row.
 
+**Rows are not padded.** All tokens of a chunk stand one behind another, each with its position; attention alone is told
+whose they are (`spans`). Rows of a slot that begin alike share that beginning, in training and in scoring, and without
+dropout. An architecture that does not leave its attention to transformers' `sdpa` has its rows padded to the longest.
+On a CPU that computes in bfloat16, short rows have an attention of ours (`short_attention`).
+
 **What padding does: nothing.** Ranks in a bucket are padded with zeros in A *and* B; both gradients are then
 zero there, and AdamW leaves zeros at zero, with weight decay too. A slot that does not target a layer that a
-neighbour targets has zeros there as well. Rows are padded to the longest of their chunk; causal attention
-does not look there, and no loss stands there.
+neighbour targets has zeros there as well. Where rows are padded, causal attention does not look there, and no loss
+stands there.
 
 **Ranks.** A pack of ranks 8 and 128 in one tensor would pad the small one sixteenfold, so slots of like rank
 form a bucket (up to 16, 64, 256, …), padded to the largest in it. Each bucket costs two kernels a layer; on
@@ -58,7 +63,7 @@ training and in their own, as PEFT does it, in scoring: what is scored is what t
 **Which bases.** Any causal model of transformers; `compatibility.verify` proves it on a few tokens before
 the first trial and says why where it does not hold.
 
-Read on: `pack` (the tick), `stack` (buckets and buffers), `lora` (the layer), `optimizer`, `head`, `batches`.
+Read on: `pack` (the tick), `stack` (buckets and buffers), `lora` (the layer), `spans`, `optimizer`, `head`, `batches`.
 The proof is in tests/engine: `test_exactness.py` against PEFT, `test_script.py` for any sequence of events.
 """
 

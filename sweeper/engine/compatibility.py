@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,9 @@ _NEW_TOKENS = 2
 _TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.25}
 # The same of two forwards that should be one to the bit, as a part of the whole.
 _REPEATED = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
+# The same of two whose attention has rows of other lengths side by side.
+_UNPADDED = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -135,12 +139,14 @@ def _settle_padding(pack: Pack) -> None:
         if is_out_of_memory(error):
             raise
         pack.is_unpadded = False
+        logger.info("rows are padded: %s does not run with one behind another (%s)", _kind(pack), error)
         return
     pack.is_unpadded = False
     expected = _hidden(pack, items, with_adapters=False)
-    pack.is_unpadded = all(
-        _is_like(one, other, torch.zeros_like(other), other.dtype) for one, other in zip(ours, expected, strict=True)
-    )
+    errors = [float((a.double() - b.double()).norm() / b.double().norm()) for a, b in zip(ours, expected, strict=True)]
+    pack.is_unpadded = max(errors) < _UNPADDED[expected[0].dtype]
+    if not pack.is_unpadded:
+        logger.info("rows are padded: one behind another, %s computes something else of them", _kind(pack))
 
 
 def _chunk(pack: Pack, items: Sequence[Item], room_tokens: int = 0) -> Chunk:

@@ -22,7 +22,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.data.example import Example
-from sweeper.engine import optimizer, spans
+from sweeper.engine import attention, optimizer
 from sweeper.engine.batches import (
     Chunk,
     Item,
@@ -142,7 +142,7 @@ class Pack:
     ) -> None:
         self.model = model
         self.head = Head(model)
-        self.is_unpadded = spans.is_supported(model)  # whether rows stand one behind another
+        self.is_unpadded = attention.is_supported(model)  # whether rows stand one behind another
         self.stack = AdapterStack(model, targets, dtype, optimizer_state)
         self.planner = planner or Planner(gradient_checkpointing=gradient_checkpointing)
         self.stack.set_gradient_checkpointing(self.planner.gradient_checkpointing is True)

@@ -2,8 +2,7 @@
 
 A chunk whose rows have 17 to 90 tokens is half padding. Linears, norms and adapters look at one token at a time, so
 they do without it: all tokens of a chunk stand in one row, each with its position. Attention alone must know whose
-token is whose: transformers calls `attention` here in place of its own, which lays rows of like length side by side
-and leaves the arithmetic to transformers' `sdpa`.
+token is whose (`engine.attention`).
 
 Rows of one slot that begin alike (with the same instruction) may share that beginning: it is computed once, and all
 of them look back at it. What it gets in the backward is the sum over them, as it would be with a copy in each.
@@ -11,22 +10,14 @@ of them look back at it. What it gets in the backward is the sum over them, as i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from torch import Tensor
 
-from sweeper.engine.short_attention import ShortAttention, is_short
-
-NAME = "sweeper_spans"  # no mask is registered under it, so transformers makes none
-KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 LIKE = 2  # rows whose attention is computed together are at the most so many times as long as one another
 
 
@@ -175,73 +166,3 @@ def _groups(
         of_queries, of_keys = (torch.from_numpy(index.reshape(-1)).to(device) for index in (queries, keys))
         groups.append(Group(len(own), of_queries, of_keys if shared else of_queries, shared))
     return groups, places
-
-
-_current: list[Spans] = []  # of the forward, or of the layer that is recomputed; the last counts
-
-
-@contextmanager
-def using(model: Any, spans: Spans) -> Iterator[None]:
-    """Within this context the model's attention is `attention`, over these rows."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    _current.append(spans)
-    try:
-        yield
-    finally:
-        _current.pop()
-        config._attn_implementation = before
-
-
-def attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    sliding_window: int | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention within rows: `(1, heads, tokens, width)` each, to `(1, tokens, heads, width)`."""
-    spans = _current[-1]
-    found = []
-    for group in spans.groups:
-        q, k, v = (
-            _rows(states, index, group.rows)
-            for states, index in ((query, group.queries), (key, group.keys), (value, group.keys))
-        )
-        mask = group.mask(q.shape[2], k.shape[2], sliding_window, query.device)
-        if module.training and is_short(k):  # what is scored is rounded as by the user of an export
-            seen = mask if mask is not None else group.causal(q.shape[2], query.device)
-            scaling = options.get("scaling") or q.shape[-1] ** -0.5
-            result = ShortAttention.apply(q, k, v, seen, scaling).transpose(1, 2)  # type: ignore[no-untyped-call]
-        else:
-            mask = None if mask is None else mask[None, None]
-            result, _ = sdpa_attention_forward(module, q, k, v, mask, is_causal=True, **options)
-        found.append(result.flatten(0, 1))  # (rows × longest, heads, width)
-    together = found[0] if len(found) == 1 else torch.cat(found)
-    return (together if spans.places is None else together.index_select(0, spans.places))[None], None
-
-
-def _rows(states: Tensor, index: Tensor | None, rows: int) -> Tensor:
-    """`(1, heads, tokens, width)` to `(rows, heads, longest, width)`."""
-    tokens = states[0].transpose(0, 1)
-    chosen = tokens if index is None else tokens.index_select(0, index)
-    return chosen.view(rows, -1, *chosen.shape[1:]).transpose(1, 2)
-
-
-AttentionInterface.register(NAME, attention)
-
-
-def is_supported(model: Any) -> bool:
-    """Whether a model leaves its attention to such a function, and to nothing else that looks at other tokens."""
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or ())
-    return (
-        bool(getattr(model, "_supports_attention_backend", False))
-        and model.config._attn_implementation == config._attn_implementation == "sdpa"
-        and layers <= KNOWN_LAYERS
-        and not getattr(config, "attention_chunk_size", None)
-    )

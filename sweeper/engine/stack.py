@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sweeper.engine import spans
+from sweeper.engine import attention
 from sweeper.engine.bucket import KINDS, RANK_MULTIPLE, AdapterState, Bucket, bucket_of
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route
@@ -192,7 +192,7 @@ class AdapterStack:
     def using(self, layout: Layout | None) -> Iterator[None]:
         """Within this context the base's forward applies the adapters to the rows as `layout` says."""
         before, self._active.layout = self._active.layout, layout
-        apart = spans.using(self.model, layout.spans) if layout is not None and layout.spans else nullcontext()
+        apart = attention.using(self.model, layout.spans) if layout is not None and layout.spans else nullcontext()
         try:
             with apart:
                 yield

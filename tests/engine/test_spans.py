@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sweeper.data.example import Example
+from sweeper.engine.attention import is_supported
 from sweeper.engine.batches import Item, new_chunk, shared_tokens, unpadded_chunk
 from sweeper.engine.compatibility import verify
 from sweeper.engine.pack import Pack
-from sweeper.engine.spans import is_supported
 from tests.conftest import random_examples, small_model, trial_params
 from tests.engine.oracle import admit, new_pack
 from tests.engine.test_architectures import architecture
