@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sweeper.engine.batches import Item
-from sweeper.engine.pack import Pack
 from sweeper.errors import DataError
 from sweeper.retention.items import Choice
 from sweeper.retention.measure import Answers
 from sweeper.retention.suite import Suite
+
+if TYPE_CHECKING:  # seconds of imports, which a launcher that tokenises passages does without
+    from sweeper.engine.pack import Pack
 
 Tokens = tuple[int, ...]
 

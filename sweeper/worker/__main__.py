@@ -7,6 +7,7 @@ learns that the launcher is gone, however that ended; one that is detached goes 
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from filelock import FileLock, Timeout
@@ -72,7 +73,15 @@ def main() -> None:
     if ended["status"] == outcome.ERROR:
         logger.error("%s: %s\n%s", ended["kind"], ended["message"], ended["trace"] or "")
     logger.info("worker %d of %s ends: %s", given.index, given.study, ended["status"])
-    sys.exit(0 if ended["status"] != outcome.ERROR else 1)
+    _exit(0 if ended["status"] != outcome.ERROR else 1)
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process without taking its modules apart, for which the libraries take seconds, on a billed device."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

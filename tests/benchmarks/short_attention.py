@@ -51,9 +51,7 @@ def main() -> None:
                 times["torch"].append(milliseconds(torchs, states, grad))
                 times["ours"].append(milliseconds(ours, states, grad))
             medians = {name: statistics.median(each[1:]) for name, each in times.items()}
-            print(
-                f"{dtype!s:15} {tokens:4} tokens: torch {medians['torch']:7.2f} ms, ours {medians['ours']:7.2f} ms"
-            )
+            print(f"{dtype!s:15} {tokens:4} tokens: torch {medians['torch']:7.2f} ms, ours {medians['ours']:7.2f} ms")
 
 
 if __name__ == "__main__":
