@@ -20,6 +20,7 @@ from tests.worker.conftest import Prepare
 
 # What a study as short as the one below does not log; the tests of what it is about do.
 ELSEWHERE = {
+    *("throughput/packing_gain", "throughput/packing_gain_predicted"),  # of engine.slots=auto
     *("train/loss_scale", "cost/usd_energy", "cost/device_s_LABEL", "cost/one_process_each_factor", "system/NAME"),
     *(f"learning_curve/twice_{name}" for name in ("gain", "low", "high")),
     *(f"retention/{name}" for name in ("accuracy", "perplexity", "drop", "drop_se", "noise_floor")),
