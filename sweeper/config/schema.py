@@ -352,9 +352,11 @@ class Config(Section):
 
     @property
     def most_slots(self) -> int:
-        """The most trials that train together: an ask does not know the results of those in flight."""
-        slots = self.engine.slots
-        return max(1, min(MOST_SLOTS, self.search.trials // TRIALS_PER_SLOT)) if slots == "auto" else slots
+        """The most trials that train together on a device: an ask does not know the results of those in flight."""
+        if self.engine.slots != "auto":
+            return self.engine.slots
+        share = self.search.trials // TRIALS_PER_SLOT // (self.cluster.workers or 1)
+        return max(1, min(MOST_SLOTS, share))
 
     def trial_params(self, sampled: dict[str, object]) -> TrialParams:
         """The fixed values of `lora` and `train` with the sampled ones in their place.

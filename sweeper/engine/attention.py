@@ -20,6 +20,7 @@ from sweeper.engine.spans import Spans
 NAME = "sweeper_spans"  # no mask is registered under it, so transformers makes none
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _current: list[Spans] = []  # of the forward, or of the layer that is recomputed; the last counts
+windows: set[int | None] = set()  # that layers have asked for
 
 
 @contextmanager
@@ -48,6 +49,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within rows: `(1, heads, tokens, width)` each, to `(1, tokens, heads, width)`."""
     spans = _current[-1]
+    windows.add(sliding_window)
     found = []
     for group in spans.groups:
         q, k, v = (
@@ -55,7 +57,7 @@ def attention(
             for states, index in ((query, group.queries), (key, group.keys), (value, group.keys))
         )
         mask = group.mask(q.shape[2], k.shape[2], sliding_window, query.device)
-        if module.training and is_short(k):  # what is scored is rounded as by the user of an export
+        if module.training and is_short(q, k, v):  # what is scored is rounded as by the user of an export
             seen = mask if mask is not None else group.causal(q.shape[2], query.device)
             scaling = options.get("scaling") or q.shape[-1] ** -0.5
             result = ShortAttention.apply(q, k, v, seen, scaling).transpose(1, 2)  # type: ignore[no-untyped-call]
@@ -87,3 +89,12 @@ def is_supported(model: Any) -> bool:
         and layers <= KNOWN_LAYERS
         and not getattr(config, "attention_chunk_size", None)
     )
+
+
+def keeps_windows(model: Any) -> bool:
+    """Whether the layers of a model that has windows have asked for them; some leave that to the mask alone."""
+    config = model.config.get_text_config()
+    layers = getattr(config, "layer_types", None)
+    is_used = getattr(config, "use_sliding_window", True) and (layers is None or "sliding_attention" in layers)
+    window = getattr(config, "sliding_window", None)
+    return not (is_used and window) or window in windows

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from sweeper.engine import attention
 from sweeper.engine.batches import Chunk, Item, chunks
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack
@@ -57,6 +58,7 @@ def verify(pack: Pack) -> None:
 def _verify(pack: Pack) -> None:
     pack.model.eval()
     pack.head.verify(pack.model)
+    _settle_padding(pack)
     sizes = _sizes(pack)
     if missing := sorted(set(pack.stack.modules) - set(sizes)):
         raise ModelError(
@@ -64,7 +66,6 @@ def _verify(pack: Pack) -> None:
             f"{len(pack.stack.modules)}, among them {missing[0]}: an adapter there would learn nothing"
         )
     _refuse_randomness(pack)
-    _settle_padding(pack)
     for seed in (1, 2):
         pack.stack.admit(_random(pack, sizes, seed))
     items = [Item(0, _LONG), Item(1, _SHORT)]
@@ -133,18 +134,24 @@ def _settle_padding(pack: Pack) -> None:
     if not pack.is_unpadded:
         return
     items = [Item(0, _LONG), Item(0, _SHORT), Item(0, _LIKE_LONG), Item(0, _LIKE_LONG)]
+    attention.windows.clear()
     try:
+        pack.model.train()
+        _hidden(pack, items, with_adapters=False)  # of which some architectures have another attention
+        pack.model.eval()
         ours = _hidden(pack, items, with_adapters=False)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
         pack.is_unpadded = False
+        pack.model.eval()
         logger.info("rows are padded: %s does not run with one behind another (%s)", _kind(pack), error)
         return
     pack.is_unpadded = False
     expected = _hidden(pack, items, with_adapters=False)
     errors = [float((a.double() - b.double()).norm() / b.double().norm()) for a, b in zip(ours, expected, strict=True)]
-    pack.is_unpadded = max(errors) < _UNPADDED[expected[0].dtype]
+    is_same = max(errors) < _UNPADDED[expected[0].dtype]
+    pack.is_unpadded = is_same and attention.keeps_windows(pack.model)  # longer than these few tokens
     if not pack.is_unpadded:
         logger.info("rows are padded: one behind another, %s computes something else of them", _kind(pack))
 

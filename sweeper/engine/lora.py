@@ -127,16 +127,16 @@ class PackedLoRA(nn.Module):
         scale = weights.scale
         if route.slots is not None:
             a, b, scale = a[route.slots], b[route.slots], scale[route.slots]
-        # What is between A and B is scaled: there is less of it than of B.
-        a, b, scale = a.to(x.dtype), b.to(x.dtype), scale.to(x.dtype)
+        # What is between A and B is scaled: there is less of it than of B. The scale itself is not rounded.
+        a, b = a.to(x.dtype), b.to(x.dtype)
         if route.is_even:
             stacked = x.reshape(len(route.counts), -1, x.shape[-1])
             inner = torch.bmm(stacked, a.transpose(1, 2)) * scale[:, None, None]
-            delta = torch.bmm(inner, b.transpose(1, 2))
+            delta = torch.bmm(inner.to(x.dtype), b.transpose(1, 2))
         else:
             ends = route.token_ends(x.shape[1])
             inner = ragged_matmul(x.reshape(-1, x.shape[-1]), a, ends) * scale[route.token_slots(x.shape[1])][:, None]
-            delta = ragged_matmul(inner, b, ends)
+            delta = ragged_matmul(inner.to(x.dtype), b, ends)
         return delta.reshape(*x.shape[:2], self.base.out_features)
 
 

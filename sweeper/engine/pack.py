@@ -220,6 +220,10 @@ class Pack:
         self.model.train()
         self._step(*self._items([rows for _ in self.slots]))
 
+    def items(self, batches: Sequence[Sequence[int]]) -> list[Item]:
+        """What each slot would read of such training rows, its passages too."""
+        return self._items(batches)[0]
+
     def example(self, key: int) -> Example:
         """A training row by its index; a passage by the complement (`~`) of its own."""
         return self.examples[key] if key >= 0 else self.replay[~key]

@@ -18,10 +18,11 @@ from torch import Tensor
 MOST_KEYS = 256
 
 
-def is_short(key: Tensor) -> bool:
-    """Whether rows with these keys, `(rows, heads, keys, width)`, are better off here."""
+def is_short(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether rows with these states, `(rows, heads, tokens, width)`, are better off here."""
     return (
         key.dtype is torch.bfloat16
+        and query.shape[-1] == value.shape[-1]
         and key.device.type == "cpu"
         and key.shape[2] <= MOST_KEYS
         and torch.cpu._is_avx512_bf16_supported()

@@ -20,10 +20,14 @@ def keep_freed_memory() -> bool:
     step pays for the pages again, which the kernel must find and clear. `free_caches` still gives them back.
 
     Returns:
-        False where the C library is not glibc.
+        False where the C library is not glibc, or takes no such value.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    settings = {_MMAP_THRESHOLD: KEPT_BYTES, _TRIM_THRESHOLD: KEPT_BYTES, _TOP_PAD: TOP_PAD_BYTES}
-    return not [name for name, value in settings.items() if not mallopt(name, value)]
+    # The others alone would make things worse: they end malloc's own adjustment of the first.
+    if not mallopt(_MMAP_THRESHOLD, KEPT_BYTES):
+        return False
+    mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    mallopt(_TOP_PAD, TOP_PAD_BYTES)
+    return True

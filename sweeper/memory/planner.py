@@ -247,6 +247,11 @@ class Planner:
         """What was done will not be repeated: what follows has all its retries."""
         self._retries = 0
 
+    def forget_failures(self) -> None:
+        """What follows is other work: it is cut by what is foretold alone."""
+        self._limits.clear()
+        self._must_checkpoint = False
+
     def rescue(self, failure: str) -> None:
         """Memory ran out: frees what can be freed and makes what follows smaller.
 

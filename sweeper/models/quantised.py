@@ -31,6 +31,7 @@ SHARD = "1GB"  # of a file: what lies on a GPU passes through the machine's memo
 logger = logging.getLogger(__name__)
 # What transformers and safetensors raise for files that are gone, damaged, or not what the model asks for.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_UNWRITABLE = (*_UNREADABLE, AttributeError, TypeError, ImportError, MemoryError)  # of models that are saved oddly
 
 
 class _OtherBitsError(ValueError):
@@ -79,7 +80,7 @@ def write(model: Any, copy: Copy, spare_bytes: int) -> None:
             size = _write(model, copy)
     except Timeout:
         logger.info("no quantised copy of the base is kept here: another process is writing one")
-    except _UNREADABLE as error:
+    except _UNWRITABLE as error:
         logger.warning("no quantised copy of the base could be kept in %s: %s", copy.folder, error)
     else:
         took = time.monotonic() - started

@@ -12,7 +12,7 @@ from sweeper.config.space import Range, bounds, condition_of, values_of
 from sweeper.data.example import Example
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import BEST_COPY_BYTES, COPY_BYTES, MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
-from sweeper.memory.planner import Load, Profile, Work
+from sweeper.memory.planner import ATTENTION_SHARE, Load, Profile, Work
 from sweeper.preflight.case import Extent
 from sweeper.trial import TrialParams
 
@@ -230,7 +230,8 @@ class MemoryForecast:
         slots = self.config.most_slots
         profile = ((padded(high), slots),)
         adapters = self.held_bytes(profile)
-        tokens = max(self.config.engine.chunk_tokens, self.lengths.longest)
+        # Without padding a chunk's attention takes somewhat more.
+        tokens = max(int((1 + ATTENTION_SHARE) * self.config.engine.chunk_tokens), self.lengths.longest)
         rows = tokens // self.lengths.longest
         is_checkpointed = self.formula.can_checkpoint and self.config.engine.gradient_checkpointing is True
         loads = (

@@ -70,7 +70,8 @@ def _trial_words(facts: Facts) -> str:
     train, evaluation = facts.config.train, facts.config.evaluation
     length = f"{train.examples:,} examples" if train.examples is not None else f"{train.epochs:g} epochs"
     rows = f"{evaluation.rows:,} validation rows" if evaluation.rows is not None else "the validation rows"
-    together = facts.seen.attributes.get("packing", {}).get("slots", facts.config.most_slots)
+    chosen = facts.seen.attributes.get("packing", {}) if facts.config.engine.slots == "auto" else {}
+    together = max((one["slots"] for one in chosen.values()), default=facts.config.most_slots)
     return f"{length}; {evaluation.count} evaluations on {rows}; up to {together} trials train together"
 
 

@@ -18,6 +18,7 @@ from sweeper.errors import LostRoomError, ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration, Machine
 from sweeper.memory.formula import Formula
 from sweeper.memory.guard import Guard
+from sweeper.memory.heap import keep_freed_memory
 from sweeper.memory.live import LiveBytes
 from sweeper.memory.oom import Failure, attempted
 from sweeper.memory.planner import Planner, StepMemory
@@ -48,6 +49,8 @@ def guarded(config: Config, study_budget_bytes: int | None = None) -> Iterator[G
         study_budget_bytes: what the study was begun with; there is no more for it on a larger device.
     """
     device = base.pick_device(config.engine.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     begun_gib = [] if study_budget_bytes is None else [study_budget_bytes / GIB]
     ceilings_gib = _ceilings_gib(config)
     budget_gib = min([*ceilings_gib, *begun_gib], default=None)

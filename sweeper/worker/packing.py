@@ -7,7 +7,7 @@ choice promised is held against what the steps of the session took.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from sweeper.worker.workbench import Workbench
 KEY = "packing"  # of the study's attributes
 SEVERAL = 4  # that the larger of the two steps has
 TIMES = 3  # that each is timed, after one that is not
+LONG_S = 5.0  # after which a step is not repeated
 
 
 @dataclass
@@ -57,38 +58,61 @@ class PackSize:
         """How much faster the session's steps were than the same one by one, by what one was measured to take."""
         return self._alone_s / self._together_s if self._together_s else None
 
-    def conclude(self, search: Search, tracker: Tracker) -> None:
-        """Keeps what the choice promised beside what it gave."""
-        if self.packing is None or self.slots == 1 or self.gain is None or not tracker.has(STUDY):
+    def conclude(self, where: str, search: Search, tracker: Tracker, is_lead: bool) -> None:
+        """Keeps what the choice promised beside what it gave.
+
+        Raises:
+            StoreError, TrackingError: if that cannot be kept.
+        """
+        if self.packing is None or self.slots == 1 or self.gain is None:
             return
-        predicted = self.packing.speedup(self.slots)
-        search.remember(KEY, {**search.attributes.get(KEY, {}), "gain": self.gain})
-        known = {"throughput/packing_gain": self.gain, "throughput/packing_gain_predicted": predicted}
-        tracker.log(STUDY, known, step=examples_of(search.views()))
+        _remember(search, where, {"gain": self.gain})
+        if is_lead and tracker.has(STUDY):
+            predicted = self.packing.speedup(self.slots)
+            known = {"throughput/packing_gain": self.gain, "throughput/packing_gain_predicted": predicted}
+            tracker.log(STUDY, known, step=examples_of(search.views()))
+
+
+def _remember(search: Search, where: str, values: dict[str, Any]) -> None:
+    """Adds to what is kept of a device, beside what other workers keep of theirs."""
+    with search.in_turn:
+        kept: dict[str, Any] = search.attributes.get(KEY, {})
+        search.remember(KEY, {**kept, where: {**kept.get(where, {}), **values}})
 
 
 def settled(
-    config: Config, bench: Workbench, log: MemoryLog, search: Search, events: EventLog, where: str, pace: Pace
+    config: Config,
+    bench: Workbench,
+    log: MemoryLog,
+    search: Search,
+    events: EventLog,
+    where: str,
+    pace: Pace,
+    must_stop: Callable[[], bool],
 ) -> PackSize:
     """How many trials train together on this device.
 
     Args:
-        where: the device; what was chosen on it before is kept.
+        where: the device; what was measured on it before is kept.
         pace: takes in what was measured, for plans.
+        must_stop: asked between steps; where it says so, nothing is measured, and nothing will train.
     """
     if config.engine.slots != "auto":
         return PackSize(config.engine.slots)
     most = _most(config, log.forecast)
-    before: dict[str, Any] = search.attributes.get(KEY, {})
-    if before.get("where") == where and before["slots"] <= most:
-        return PackSize(before["slots"], Packing.from_dict(before["packing"]))
-    packing = _measured(config, bench, log) if most > 1 else None
+    before: dict[str, Any] = search.attributes.get(KEY, {}).get(where, {})
+    packing = Packing.from_dict(before["packing"]) if before else None
+    if packing is None and most > 1:
+        packing = _measured(config, bench, log, most, must_stop)
+        if packing is None and not must_stop():
+            events.write("note", message=f"engine.slots=auto: one trial at a time, for a step of {most} did not fit")
     if packing is None:
         return PackSize(1)
     slots = packing.best(most)
-    search.remember(KEY, {"where": where, "slots": slots, "most": most, "packing": packing.as_dict()})
     pace.step = packing.fixed_s, packing.token_s
-    events.write("note", message=f"engine.slots=auto, up to {most}: {packing.in_words(slots)}")
+    if (slots, most) != (before.get("slots"), before.get("most")):
+        _remember(search, where, {"slots": slots, "most": most, "packing": packing.as_dict()})
+        events.write("note", message=f"engine.slots=auto, up to {most}: {packing.in_words(slots)}")
     return PackSize(slots, packing)
 
 
@@ -105,35 +129,42 @@ def _middle(values: Sequence[int]) -> int:
     return sorted(values)[len(values) // 2]
 
 
-def _measured(config: Config, bench: Workbench, log: MemoryLog) -> Packing | None:
-    """A step of one trial against one of several; None where that does not fit."""
-    pack, forecast = bench.pack, log.forecast
-    params = config.trial_params({"rank": _middle(possible_ranks(config)), "target_modules": forecast.widest})
+def _measured(
+    config: Config, bench: Workbench, log: MemoryLog, most: int, must_stop: Callable[[], bool]
+) -> Packing | None:
+    """A step of one trial against one of several; None where that does not fit, or must stop."""
+    pack = bench.pack
+    params = config.trial_params({"rank": _middle(possible_ranks(config)), "target_modules": log.forecast.widest})
     count = min(params.batch_size, len(pack.examples))
     rows = [place * len(pack.examples) // count for place in range(count)]
 
-    def seconds(slots: int) -> tuple[float, float]:
+    def step(slots: int) -> tuple[float, float]:
+        """Its tokens, and the least seconds of a few: what disturbs only adds."""
         rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
         _fill(bench, slots, params, rhythm)
-        taken = []
-        for _ in range(1 + TIMES):
+        tokens = sum(len(item.tokens) for item in pack.items([rows] * slots))
+        taken: list[float] = []
+        while len(taken) <= TIMES and sum(taken) < LONG_S:
+            if must_stop():
+                raise _StoppedError
             started = time.perf_counter()
             pack.rehearse(rows)
             taken.append(time.perf_counter() - started)
-        return float(slots * sum(len(pack.example(row)) for row in rows)), min(taken[1:])  # what disturbs only adds
-
-    def work() -> Packing:
-        one = seconds(1)
-        return Packing.through(one, seconds(min(SEVERAL, config.most_slots)))
+        return float(tokens), min(taken[1:] or taken)  # the first is slow for being that
 
     try:
-        done = attempted(work)
-    except (OutOfRoomError, LostRoomError):
+        done = attempted(lambda: Packing.through(step(1), step(min(SEVERAL, most))))
+    except (OutOfRoomError, LostRoomError, _StoppedError):
         return None
     finally:
         pack.slots = []
         pack.stack.clear()
+        pack.planner.forget_failures()
     return None if isinstance(done, Failure) else done
+
+
+class _StoppedError(Exception):
+    """A stop was asked for in the middle."""
 
 
 def _fill(bench: Workbench, slots: int, params: TrialParams, rhythm: Rhythm) -> None:

@@ -134,7 +134,6 @@ class Session:
                     self._has_led = bool(self.lead)
                     if self._memory is not None:
                         self._memory.close(self.search)
-                        self.spending.pack_size.conclude(self.search, self.tracker)
         except Exception as error:  # the one place where a defect is caught: nothing in flight may be lost
             trace = traceback.format_exc()
             if isinstance(error, OutOfRoomError | CustomCodeError | TrackingError) and self._trials is not None:
@@ -221,6 +220,7 @@ class Session:
             trials.save()
             return self._suspend()
         trials.put_aside()
+        self.spending.conclude_pack(self.tracker, bool(self.lead))
         if not self.lead:
             if not self.lead.falls_to_me(self.is_stopping):
                 return self._leave()
@@ -284,7 +284,7 @@ class Session:
         self._memory = MemoryLog(guard, bench.pack.planner, memory)
         if should_rehearse(self.config, memory):
             self.events.write("note", message=rehearse(bench, self.config, self._memory))
-        self.spending.settle_pack(bench, self._memory)
+        self.spending.settle_pack(bench, self._memory, self._must_stop)
         forecast = self.forecast or memory
         told = self.search, self.teller, self.recorder, self.checkpoints, self.spending
         return Trials(self.config, bench, self._memory, forecast, *told, self.lead, self.is_stopping)

@@ -8,7 +8,7 @@ a scoring, once the limit is reached.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,6 +35,7 @@ from sweeper.paths import Home
 from sweeper.search.ended import ENDED, Ended, holds
 from sweeper.search.study import Asked, Search
 from sweeper.search.views import StudyView, TrialView
+from sweeper.tracking.tracker import Tracker
 from sweeper.trial import Rhythm, RunKind, TrialParams
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.pacing import Pacing
@@ -163,13 +164,15 @@ class Spending:
         bench.score_prompts(few)
         self.scored(Activity.LOAD, len(few))
 
-    def settle_pack(self, bench: Workbench, memory: MemoryLog) -> None:
+    def settle_pack(self, bench: Workbench, memory: MemoryLog, must_stop: Callable[[], bool]) -> None:
         """Settles how many trials train together here, and books what measuring that takes."""
+        here = self._pacing.key, self._pacing.pace
+        self.pack_size = settled(self._config, bench, memory, self._search, self._events, *here, must_stop)
         self.book(Activity.OVERHEAD)
-        self.pack_size = settled(
-            self._config, bench, memory, self._search, self._events, self._pacing.key, self._pacing.pace
-        )
-        self.book(Activity.OVERHEAD)
+
+    def conclude_pack(self, tracker: Tracker, is_lead: bool) -> None:
+        """Keeps what training together gave, beside what was promised of it."""
+        self.pack_size.conclude(self._pacing.key, self._search, tracker, is_lead)
 
     def begin_tick(self, kind: RunKind, slots: Sequence[Slot]) -> None:
         self.book(Activity.OVERHEAD)

@@ -35,8 +35,9 @@ def test_it_is_torchs_attention_and_its_gradient(heads: int, few: int, shared: i
 def test_it_is_for_short_rows_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     key = torch.zeros(1, 1, short_attention.MOST_KEYS, 8, dtype=torch.bfloat16)
-    assert is_short(key)
-    assert not is_short(key.float())
-    assert not is_short(torch.cat([key, key], 2))
+    assert is_short(key, key, key)
+    assert not is_short(*[key.float()] * 3)
+    assert not is_short(*[torch.cat([key, key], 2)] * 3)
+    assert not is_short(key, key, key[..., :4])  # as multi-head latent attention has it
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert not is_short(key)
+    assert not is_short(key, key, key)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +104,46 @@ def test_a_window_ends_where_it_did_with_padding(kind: str) -> None:
 def test_attention_of_ones_own_is_left_alone() -> None:
     assert not is_supported(architecture("gemma2"))  # soft-capped, which is for eager attention alone
     assert not is_supported(architecture("llama", attn_implementation="eager"))
+
+
+def test_a_window_that_is_in_the_mask_alone_keeps_the_mask() -> None:
+    """Qwen2-MoE does not hand its window to the attention function, so without a mask there would be none."""
+    model = architecture("mistral", sliding_window=8)
+    for layer in model.model.layers:
+        layer.self_attn.forward = windowless(layer.self_attn)
+    pack = new_pack(model, [])
+    assert pack.is_unpadded
+    verify(pack)
+    assert not pack.is_unpadded
+
+
+def windowless(attention: Any) -> Callable[..., Any]:
+    own = attention.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        before, attention.config.sliding_window = attention.config.sliding_window, None
+        try:
+            return own(*args, **kwargs)
+        finally:
+            attention.config.sliding_window = before
+
+    return forward
+
+
+def test_a_model_that_does_not_run_without_padding_is_padded() -> None:
+    model = architecture("llama")
+    decoder = model.get_decoder()
+    own = decoder.forward
+
+    def forward(position_ids: Any = None, **kwargs: Any) -> Any:
+        if position_ids is not None and (position_ids.diff() < 0).any():
+            raise TypeError("got multiple values for keyword argument 'is_causal'")
+        return own(position_ids=position_ids, **kwargs)
+
+    decoder.forward = forward
+    pack = new_pack(model, [])
+    verify(pack)
+    assert not pack.is_unpadded
 
 
 def test_a_model_that_counts_positions_by_itself_is_padded() -> None:

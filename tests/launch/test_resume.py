@@ -178,7 +178,7 @@ def test_each_launch_that_changes_something_has_its_entry(begun: Begun) -> None:
         begun.launch(begun.composed("study=demo", *overrides))
     assert [[(change["key"], change["now"]) for change in entry["changes"]] for entry in begun.record] == [
         [("search.trials", 20), ("engine.slots", 2)],
-        [("search.trials", 16), ("engine.slots", 4)],
+        [("search.trials", 16), ("engine.slots", "auto")],
     ]
 
 
