@@ -396,3 +396,17 @@ def test_a_plan_with_a_budget_but_no_price_is_refused(home: Home) -> None:
     result: Any = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "budget.usd: dollars need a price, but gpu=auto has none" in result.stderr
+
+
+def test_what_trials_together_gain(estimated: Callable[..., CostEstimate]) -> None:
+    assert estimated("engine.slots=auto", pace=None).packing is None
+    found = estimated("engine.slots=auto")
+    assert found.packing is not None
+    assert found.packing.as_dict() == pytest.approx({"fixed_s": 0.1, "token_s": 0.001, "tokens": TOKENS / STEPS})
+    assert found.slots == found.packing.best(4) == 2  # up to a quarter of the sixteen trials
+    assert estimated("engine.slots=2").slots == 2
+
+    measured = estimated("engine.slots=auto", pace=replace(PACE, step=(10.0, 0.001)))  # side by side, for this choice
+    assert measured.packing is not None
+    assert measured.packing.fixed_s == 10.0
+    assert measured.slots == 4
