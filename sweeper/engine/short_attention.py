@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST_KEYS = 256
+MOST_KEYS = 128
+BLOCK_VALUES = 2**20  # of weights that are there at once: some 12 MiB, whatever the chunk
 
 
 def is_short(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -61,21 +62,35 @@ class ShortAttention(torch.autograd.Function):
         flat = _flat(query, key), key.flatten(0, 1), value.flatten(0, 1)
         ctx.save_for_backward(*flat, mask)
         ctx.scaling, ctx.shape = scaling, query.shape
-        weights = _weights(*flat[:2], mask, scaling)
-        return torch.bmm(weights, flat[2]).view(query.shape)
+        result = torch.empty_like(flat[0])
+        for block in _blocks(flat[0], mask):
+            q, k, v = (states[block] for states in flat)
+            torch.bmm(_weights(q, k, mask, scaling), v, out=result[block])
+        return result.view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, mask = ctx.saved_tensors
-        weights = _weights(query, key, mask, ctx.scaling)
         grad = grads[0].reshape(query.shape)
-        of_value = torch.bmm(weights.transpose(1, 2), grad)
-        of_weights = torch.bmm(grad, value.transpose(1, 2))
-        of_scores = weights * (of_weights - (grad * torch.bmm(weights, value)).sum(-1, keepdim=True)) * ctx.scaling
+        of_query, of_key, of_value = (torch.empty_like(states) for states in (query, key, value))
+        for block in _blocks(query, mask):
+            q, k, v, g = (states[block] for states in (query, key, value, grad))
+            weights = _weights(q, k, mask, ctx.scaling)
+            torch.bmm(weights.transpose(1, 2), g, out=of_value[block])
+            of_weights = torch.bmm(g, v.transpose(1, 2)) - (g * torch.bmm(weights, v)).sum(-1, keepdim=True)
+            of_scores = weights * of_weights * ctx.scaling
+            torch.bmm(of_scores, k, out=of_query[block])
+            torch.bmm(of_scores.transpose(1, 2), q, out=of_key[block])
         rows, heads, queries, width = ctx.shape
         few = (rows, len(key) // rows, -1, width)
-        of_query, of_key = torch.bmm(of_scores, key), torch.bmm(of_scores.transpose(1, 2), query)
         return of_query.view(rows, heads, queries, width), of_key.view(few), of_value.view(few), None, None
+
+
+def _blocks(query: Tensor, mask: Tensor) -> Iterator[slice]:
+    """Parts of the rows whose weights are there at once."""
+    count = max(1, BLOCK_VALUES // (query.shape[1] * mask.shape[1]))
+    for start in range(0, len(query), count):
+        yield slice(start, start + count)
 
 
 def _flat(query: Tensor, key: Tensor) -> Tensor:

@@ -19,7 +19,11 @@ def states(heads: int, few: int, queries: int, keys: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("heads", "few"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("shared", [0, 5])
-def test_it_is_torchs_attention_and_its_gradient(heads: int, few: int, shared: int) -> None:
+@pytest.mark.parametrize("block_values", [2**20, 100])
+def test_it_is_torchs_attention_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch, heads: int, few: int, shared: int, block_values: int
+) -> None:
+    monkeypatch.setattr(short_attention, "BLOCK_VALUES", block_values)
     query, key, value = states(heads, few, 7, 7 + shared)
     mask = torch.ones(7, 7 + shared, dtype=torch.bool).tril(shared)
     outputs = [

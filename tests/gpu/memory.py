@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sweeper.engine.short_attention import elsewhere
 from sweeper.engine.stack import detach
 from sweeper.errors import SweeperError
 from sweeper.memory.formula import MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
@@ -104,7 +105,8 @@ def predicted(formula: Formula, case: Case, workspace_bytes: int = 0) -> Taken:
 def measured(model: Any, case: Case, device: torch.device) -> Taken:
     """What the second step of a fresh pack takes: the first one makes what stays, such as workspaces."""
     try:
-        return (_on_cuda if device.type == "cuda" else _on_cpu)(model, case, device)
+        with elsewhere():  # on a CPU it is a rehearsal of a card, whose kernels are others than a CPU's own
+            return (_on_cuda if device.type == "cuda" else _on_cpu)(model, case, device)
     finally:
         detach(model)
 

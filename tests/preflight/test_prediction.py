@@ -71,7 +71,7 @@ def test_a_prediction_is_what_the_allocator_gives_out(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(shapes.SHAPES, name, ARCHITECTURES[name])
-    shape = ModelShape(ARCHITECTURES[name], "bfloat16", "nf4", ("all-linear", "attention"), is_on_host=True)
+    shape = ModelShape(ARCHITECTURES[name], "bfloat16", "nf4", ("all-linear", "attention"))
     formula = fitted(shape, EXTENT)
     model = shapes.random_base(name, torch.device("cpu"))
     errors = []
