@@ -96,27 +96,11 @@ class Chunk:
 
 
 def by_length(items: Sequence[Item]) -> list[Item]:
-    """The longest first, in the order of the items where they are alike: neighbours then pad each other little."""
-    return sorted(items, key=lambda item: -len(item.tokens))
+    """The longest first, in the order of the items where they are alike: neighbours then pad each other little.
 
-
-def chunks(
-    items: Sequence[Item], budget_tokens: int, pad: int, device: torch.device, room_tokens: int = 0
-) -> list[Chunk]:
-    """Cuts items into chunks of at most `budget_tokens` with padding; a longer item is a chunk by itself.
-
-    Items of like length share a chunk, whatever their slot, so that one long row does not pad the
-    others. The cut does not change any result: losses are sums over rows.
-
-    Args:
-        room_tokens: how many tokens each row will grow by; if any, rows are padded on the left.
+    Those of like length share a chunk, whatever their slot. The cut changes no result: losses are sums over rows.
     """
-    queue, cut = by_length(items), []
-    while queue:
-        rows = max(1, budget_tokens // (len(queue[0].tokens) + room_tokens))
-        cut.append(new_chunk(queue[:rows], pad, device, is_left=room_tokens > 0))
-        queue = queue[rows:]
-    return cut
+    return sorted(items, key=lambda item: -len(item.tokens))
 
 
 def new_chunk(group: Sequence[Item], pad: int, device: torch.device, is_left: bool = False) -> Chunk:

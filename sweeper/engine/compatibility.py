@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from sweeper.engine import attention
-from sweeper.engine.batches import Chunk, Item, chunks
+from sweeper.engine.batches import Item, new_chunk
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack
 from sweeper.errors import ModelError
@@ -156,12 +156,6 @@ def _settle_padding(pack: Pack) -> None:
         logger.info("rows are padded: one behind another, %s computes something else of them", _kind(pack))
 
 
-def _chunk(pack: Pack, items: Sequence[Item], room_tokens: int = 0) -> Chunk:
-    budget_tokens = len(items) * (len(_LONG) + room_tokens)
-    [chunk] = chunks(items, budget_tokens, pack.pad, pack.stack.device, room_tokens)
-    return chunk
-
-
 def _hidden(pack: Pack, items: Sequence[Item], with_adapters: bool = True) -> list[Tensor]:
     """Last hidden states `(seq, hidden)` of each item, as the base takes a chunk."""
     chunk = pack.chunk(items)
@@ -175,7 +169,7 @@ def _hidden(pack: Pack, items: Sequence[Item], with_adapters: bool = True) -> li
 
 def _written(pack: Pack, items: Sequence[Item]) -> list[list[Tensor]]:
     """For each item, padded on the left, the logits `(vocabulary,)` that its continuation begins with."""
-    chunk = _chunk(pack, items, room_tokens=_NEW_TOKENS)
+    chunk = new_chunk(items, pack.pad, pack.stack.device, is_left=True)
     settings = GenerationConfig(
         # All but one token are suppressed: rounding must not lead two continuations apart.
         max_new_tokens=_NEW_TOKENS,

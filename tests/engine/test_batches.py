@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.data.example import Example
-from sweeper.engine.batches import Item, chunks, new_chunk, supervised
+from sweeper.engine.batches import Item, by_length, new_chunk, supervised
+from sweeper.memory.planner import Planner, Work
 
 CPU = torch.device("cpu")
 ITEMS = st.lists(
@@ -20,29 +21,44 @@ ITEMS = st.lists(
 )
 
 
-@given(items=ITEMS, budget=st.integers(1, 300), room=st.integers(0, 5))
-def test_chunks_hold_every_item_once_within_the_budget(items: list[Item], budget: int, room: int) -> None:
-    cut = chunks(items, budget, pad=0, device=CPU, room_tokens=room)
-    together = [item for chunk in cut for item in chunk.items]
-    assert sorted(together, key=repr) == sorted(items, key=repr)
-    for chunk in cut:
-        rows, longest = chunk.tokens.shape
-        assert rows == 1 or rows * (longest + room) <= budget
-        assert [item.slot for item in chunk.items] == sorted(item.slot for item in chunk.items)
-        assert chunk.rows == [(s, sum(i.slot == s for i in chunk.items)) for s in sorted({i.slot for i in chunk.items})]
-        for item, tokens, mask in zip(chunk.items, chunk.tokens, chunk.attention_mask, strict=True):
-            assert tuple(tokens[mask.bool()].tolist()) == item.tokens
-            pads = mask.tolist()
-            # Generation appends on the right, so padding is on the left there.
-            assert pads == sorted(pads, reverse=room == 0)
+@given(items=ITEMS, is_left=st.booleans())
+def test_a_chunk_holds_every_item_once_padded_on_one_side(items: list[Item], is_left: bool) -> None:
+    chunk = new_chunk(items, pad=0, device=CPU, is_left=is_left)
+    assert sorted(chunk.items, key=repr) == sorted(items, key=repr)
+    assert chunk.tokens.shape == (len(items), max(len(item.tokens) for item in items))
+    assert [item.slot for item in chunk.items] == sorted(item.slot for item in chunk.items)
+    assert chunk.rows == [(s, sum(i.slot == s for i in chunk.items)) for s in sorted({i.slot for i in chunk.items})]
+    assert chunk.attention_mask is not None
+    for item, tokens, mask in zip(chunk.items, chunk.tokens, chunk.attention_mask, strict=True):
+        assert tuple(tokens[mask.bool()].tolist()) == item.tokens
+        pads = mask.tolist()
+        # Generation appends on the right, so padding is on the left there.
+        assert pads == sorted(pads, reverse=not is_left)
+    flat = chunk.tokens.flatten()
+    for index, item in enumerate(chunk.items):
+        assert tuple(int(flat[chunk.place(index, place)]) for place in range(len(item.tokens))) == item.tokens
+
+
+@given(items=ITEMS, budget=st.integers(1, 300), is_padded=st.booleans())
+def test_parts_are_within_the_budget_and_hold_every_item(items: list[Item], budget: int, is_padded: bool) -> None:
+    queue = by_length(items)
+    while queue:
+        lengths = [len(item.tokens) for item in queue]
+        rows = Planner().part(Work.TRAIN, lengths, ((8, 1),), budget, is_padded=is_padded).rows
+        assert 1 <= rows <= len(queue)
+        assert rows == 1 or (rows * lengths[0] if is_padded else sum(lengths[:rows])) <= budget
+        queue = queue[rows:]
 
 
 def test_one_long_row_does_not_pad_the_others() -> None:
     items = [Item(slot, tuple(range(8)), key) for slot in range(3) for key in range(8)] + [Item(3, tuple(range(200)))]
-    cut = chunks(items, 256, pad=0, device=CPU)
-    assert [tuple(chunk.tokens.shape) for chunk in cut] == [(1, 200), (24, 8)]
+    queue, shapes = by_length(items), []
+    while queue:
+        rows = Planner().part(Work.TRAIN, [len(item.tokens) for item in queue], ((8, 1),), 256).rows
+        shapes.append(tuple(new_chunk(queue[:rows], pad=0, device=CPU).tokens.shape))
+        queue = queue[rows:]
     # In one batch they would be 25 × 200 tokens.
-    assert sum(chunk.tokens.numel() for chunk in cut) == 392
+    assert shapes == [(1, 200), (24, 8)]
 
 
 def test_the_loss_is_where_the_spans_are() -> None:
