@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,11 +55,17 @@ def test_machines_that_share_no_folder_share_a_study(
     early = sweeper(there, "worker", "demo")
     assert (early.returncode, "--mirror URL" in early.stderr) == (2, True)
     wait_for(lambda: (tmp_path / "mirror").is_dir())
+    # Else it may have trained all before the other one is there.
+    worker = int(subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True).stdout.split()[0])
+    os.kill(worker, signal.SIGSTOP)
     joined = start(there, "worker", "demo", "--mirror", mirror)
+    try:
+        wait_for(lambda: begun(there, 100) > 0)
+    finally:
+        os.kill(worker, signal.SIGCONT)
     out, err = joined.communicate(timeout=400)
     assert joined.returncode == 0, err
     assert "demo is back from its mirror" in out
-    assert begun(there, 100) > 0, out
     out, err = launcher.communicate(timeout=400)
     assert launcher.returncode == 0, err
 
