@@ -142,14 +142,14 @@ def _vllm_command(
     """Its command, and the token that ends an answer where vLLM would take another for it."""
     from sweeper.export.formats import ADAPTER
     from sweeper.export.serving_commands import format_of, needs_template, vllm_command
-    from sweeper.models.base import source
+    from sweeper.models.source import source_of
     from sweeper.serving.base import pinned_base
     from sweeper.serving.loaded import load_tokenizer
 
     base, revision = str(folder), None
     if format_of(manifest) == ADAPTER:
         section = pinned_base(manifest)
-        base, revision = source(section, Home.from_environment()), section.revision
+        base, revision = source_of(section, Home.from_environment()), section.revision
         revision = None if Path(base).is_dir() else revision
     tokenizer, chat = load_tokenizer(folder, manifest)
     command = vllm_command(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from sweeper.paths import HOME_VARIABLE, LAUNCHED_S, StudyPaths
 
 DETACHED = "--detached"  # a worker that goes on when its launcher is gone
+EARLY = "--early"  # one that imports what it needs, then waits for a line that says when its launch began
 
 
 class Worker(ABC):

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from sweeper.cluster.cluster import Cluster, Worker, command, environment
+from sweeper.cluster.cluster import EARLY, Cluster, Worker, command, environment
 from sweeper.cluster.devices import Device, visible
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, OutOfRoomError
@@ -47,7 +47,7 @@ class LocalWorker(Worker):
 class LocalCluster(Cluster):
     """The devices of this machine.
 
-    Args:
+    Attributes:
         launched_s: when the launcher began, in seconds since 1970.
 
     Raises:
@@ -55,7 +55,7 @@ class LocalCluster(Cluster):
     """
 
     def __init__(self, paths: StudyPaths, config: Config, launched_s: float) -> None:
-        self._paths, self._launched_s = paths, launched_s
+        self._paths, self.launched_s = paths, launched_s
         self._devices = visible(config.engine.device)
         wanted = config.cluster.workers
         if self._devices and wanted is not None and wanted > len(self._devices):
@@ -63,25 +63,54 @@ class LocalCluster(Cluster):
                 f"cluster.workers: a device has one worker, but got {wanted} for {len(self._devices)} "
                 f"({', '.join(map(str, self._devices))}); more trials at a time are engine.slots"
             )
-        self.count = wanted or max(1, len(self._devices))
+        self.count = 1 if config.search.deterministic else wanted or max(1, len(self._devices))
         self._before: dict[int, int] = {}  # the process group of each worker that was started
+        self._early: dict[int, subprocess.Popen[bytes]] = {}
+
+    def prepare(self) -> None:
+        """Starts the processes of the workers, which import their libraries and wait for `start`.
+
+        That takes as long as it takes to look at a new study, so both are done at a time.
+        """
+        for index in range(self.count):
+            self._early[index] = self._process(index, self.launched_s, (EARLY,))
 
     def start(self, index: int, options: Sequence[str] = ()) -> LocalWorker:
-        device = self._devices[index % self.count] if self._devices else None  # indices come in a row
-        launched_s = time.time() if index in self._before else self._launched_s  # what was before is booked
-        self._clear(index, device)
+        launched_s = time.time() if index in self._before else self.launched_s  # what was before is booked
+        self._clear(index, self._device(index))
+        process = None if options else self._begun(index, launched_s)
+        if process is None:
+            process = self._process(index, launched_s, options)
+        self._before[index] = process.pid
+        return LocalWorker(index, process)
+
+    def _begun(self, index: int, launched_s: float) -> subprocess.Popen[bytes] | None:
+        """The process that waits to be this worker, which begins now; None where there is none."""
+        process = self._early.pop(index, None)
+        if process is None:
+            return None
+        assert process.stdin is not None
+        try:
+            os.write(process.stdin.fileno(), f"{launched_s}\n".encode())
+        except BrokenPipeError:  # it has been killed meanwhile
+            process.communicate()
+            return None
+        return process
+
+    def _process(self, index: int, launched_s: float, options: Sequence[str]) -> subprocess.Popen[bytes]:
         self._paths.logs.mkdir(exist_ok=True)
         with self._paths.worker_log(index).open("ab") as log:  # what the worker says before it writes there itself
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command(self._paths.name, index, options),
                 stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**environment(self._paths, launched_s), **self._own(device)},
+                env={**environment(self._paths, launched_s), **self._own(self._device(index))},
             )
-        self._before[index] = process.pid
-        return LocalWorker(index, process)
+
+    def _device(self, index: int) -> Device | None:
+        return self._devices[index % self.count] if self._devices else None  # indices come in a row
 
     def _own(self, device: Device | None) -> dict[str, str]:
         """What a worker's environment says of its share of the machine."""
@@ -113,4 +142,8 @@ class LocalCluster(Cluster):
             time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        """Nothing was taken but processes, which have ended."""
+        """Ends the processes that have waited in vain."""
+        for process in self._early.values():
+            process.kill()
+            process.communicate()
+        self._early = {}

@@ -12,7 +12,7 @@ from sweeper.data import rows
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.errors import SweeperError
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.preflight.architecture import model_config
 
@@ -96,7 +96,7 @@ def measured(numbers: Numbers, config: Config, home: Home) -> Numbers:
     """Measures them, as the draft's prompt renders them, with the tokenizer of its model."""
     data = rows.of(config)
     try:
-        rendered = renderer(config, base.load_tokenizer(config.model, home), data.labels)
+        rendered = renderer(config, load_tokenizer(config.model, home), data.labels)
         longest, answer = _longest(rendered, {split: getattr(data, split) for split in rows.SPLITS})
         positions = model_config(config, home).get("max_position_embeddings") or MOST_TOKENS
     except SweeperError as error:  # the draft is written all the same, and the check of the rows says this again

@@ -31,6 +31,7 @@ from sweeper.export.recorded import recorded
 from sweeper.export.tokenizer import write_tokenizer
 from sweeper.mistakes import kept
 from sweeper.models import base, origin
+from sweeper.models.source import source_of
 from sweeper.paths import Home, write_atomically
 from sweeper.preflight import disk
 from sweeper.preflight.disk import Need
@@ -176,7 +177,7 @@ def _write_weights(
         shutil.copytree(adapter, folder, dirs_exist_ok=True)
         # Where the base is now: the store may have moved since the adapter was trained.
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config["base_model_name_or_path"], config["revision"] = base.source(section, home), section.revision
+        config["base_model_name_or_path"], config["revision"] = source_of(section, home), section.revision
         write_atomically(folder / CONFIG, json.dumps(config, indent=2))
         return Weights.of_adapter(adapter, params)
     from sweeper.export import merged

@@ -21,6 +21,7 @@ from sweeper.engine.bucket import AdapterState
 from sweeper.errors import ExportError
 from sweeper.export.fresh import digest
 from sweeper.models import base
+from sweeper.models.source import without_progress
 from sweeper.paths import Home
 from sweeper.trial import TrialParams
 
@@ -58,7 +59,7 @@ def write(
             f"a merged model must have every weight of its base, but {', '.join(empty[:3])} got none; "
             "export --format adapter"
         )
-    with base.without_progress():
+    with without_progress():
         whole.save_pretrained(folder, max_shard_size=SHARD)
     return {name: digest(tensor) for name, tensor in whole.named_parameters()}
 
@@ -104,7 +105,7 @@ def quantise(merged: Path, folder: Path, section: ModelSection, device: str) -> 
     """Writes a merged model in QLoRA's 4-bit format: one more rounding, so not exactly what was trained."""
     place = base.pick_device(device)
     dtype = base.compute_dtype(section, place)
-    with base.without_progress():
+    with without_progress():
         model: Any = AutoModelForCausalLM.from_pretrained(
             merged,
             dtype=dtype,

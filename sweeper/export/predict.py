@@ -22,6 +22,7 @@ from sweeper.errors import DataError, ExportError, PromptError
 from sweeper.export.folder import Exported, not_whole
 from sweeper.export.manifest import CODE
 from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
 from sweeper.quoting import name_of
@@ -98,7 +99,7 @@ class Predictor:
             )
         brought = _own_task(exported, trusts_code)
         section = exported.base()
-        tokenizer: Any = base.load_tokenizer(section, home)
+        tokenizer: Any = load_tokenizer(section, home)
         rendered: Renderer | Conversations = Renderer(tokenizer, exported.prompt, exported.labels)
         if isinstance(exported.task, WrittenSection):
             rendered = Conversations(tokenizer, exported.prompt, "last", exported.task.max_new_tokens)

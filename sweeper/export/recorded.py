@@ -13,7 +13,8 @@ from sweeper.data.row import Row
 from sweeper.errors import ExportError, SweeperError
 from sweeper.mistakes import kept
 from sweeper.mistakes.kept import Kept
-from sweeper.models import base, origin
+from sweeper.models import origin
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import TEST, VALIDATION
 from sweeper.report.facts import Facts
 from sweeper.retention.measure import FULL, Answers
@@ -102,7 +103,7 @@ def recorded(facts: Facts, trial: TrialView) -> Recorded:
     try:
         brought = own.load(config, paths.code)
         data = rows.of(config, paths.splits, brought)
-        tokenizer = base.load_tokenizer(origin.pinned(config.model, origin.kept(paths)), paths.home)
+        tokenizer = load_tokenizer(origin.pinned(config.model, origin.kept(paths)), paths.home)
         rendered = renderer(config, tokenizer, data.labels)
         places = {row.sha256: row.place for row in getattr(data, split)}
         fitted = {row.place: row for row in getattr(long.fit(rendered, data, config.data.long).data, split)}

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import PromptSection
 from sweeper.data.chat import Chat
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 
 
@@ -19,7 +19,7 @@ def write_tokenizer(folder: Path, section: ModelSection, prompt: PromptSection, 
     Raises:
         ModelError: if the tokenizer cannot be found.
     """
-    tokenizer = base.load_tokenizer(section, home)
+    tokenizer = load_tokenizer(section, home)
     chat = Chat(tokenizer, prompt)
     tokenizer.chat_template = chat.exported  # of the study, with its arguments and without today's date
     tokenizer.save_pretrained(folder)

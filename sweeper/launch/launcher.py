@@ -15,6 +15,8 @@ from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
+from sweeper.cluster.clusters import prepared
+from sweeper.cluster.local import LocalCluster
 from sweeper.config import check, combinations
 from sweeper.config.schema import Config
 from sweeper.custom import own
@@ -27,7 +29,6 @@ from sweeper.launch.supervisor import Supervisor
 from sweeper.mirror.mirror import Mirror
 from sweeper.money.price import required
 from sweeper.paths import Home, StudyPaths
-from sweeper.preflight.forecast import has_replay
 from sweeper.preflight.model import admit
 from sweeper.retention import replay, suite
 from sweeper.search.ended import ENDED, holds
@@ -74,15 +75,18 @@ def launch(
     config = _in_storage(check.with_absolute_paths(config), home)
     paths = home.study(config.study.name)
     paths.create()
-    with held(paths):
+    with held(paths), contextlib.ExitStack() as at_end:
         place = Place.of(config)  # what is wrong with it is said before anything else is written
         mirror = Mirror.of(paths, config)
         if mirror is not None:
             mirror.begin(begun(home, paths.name) is None, announce)
         before = begun(home, paths.name)
         resumption: Resumption | None = None
+        cluster: LocalCluster | None = None
         if before is None:
             _refuse_if_spent(home, config)
+            if (cluster := prepared(paths, config, since_s)) is not None:
+                at_end.callback(cluster.close)
             _look_at_new(config, paths, announce)
         else:
             config = as_begun(config, paths)
@@ -110,9 +114,11 @@ def launch(
         if tracked is not None:
             keep(paths, tracked)
         output = Output.JSON if as_json else Output.PERSON
-        waited_s = time.monotonic() - asked_s  # for a person, which is no work of the study's
+        since_s += time.monotonic() - asked_s  # waiting for a person is no work of the study's
+        if cluster is not None:
+            cluster.launched_s = since_s
         with mirror.running(announce) if mirror is not None else contextlib.nullcontext():
-            return Supervisor(paths, config, before, since_s=since_s + waited_s, output=output).run()
+            return Supervisor(paths, config, before, since_s=since_s, output=output, cluster=cluster).run()
 
 
 def _say_complete(paths: StudyPaths, config: Config, before: StudyView, announce: Callable[[str], None]) -> None:
@@ -221,7 +227,7 @@ def _read(config: Config, brought: own.Own) -> tuple[rows.TaskData, suite.Suite]
     wrong: list[DataError] = []
     try:
         retention = suite.load(config.retention)
-        if has_replay(config):
+        if replay.has_replay(config):
             replay.read(config)
     except DataError as error:
         wrong.append(error)

@@ -1,4 +1,4 @@
-"""Loads the base: a tokenizer and a frozen, quantised model.
+"""Loads the base: a frozen, quantised model.
 
 Guards against a fault of bitsandbytes 0.50 on CPUs with AVX512-BF16: one forward in `eval()`
 under `no_grad` repacks a layer's 4-bit weights in place, and every later training forward takes a
@@ -9,56 +9,25 @@ warning is an error here.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch.utils._python_dispatch import _disable_current_modes
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from sweeper.config.schema import ModelSection
 from sweeper.errors import ModelError
 from sweeper.models import copies, origin, quantised
 from sweeper.models.copies import Copy
+from sweeper.models.source import mapped, source_of, without_progress
 from sweeper.paths import Home
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 warnings.filterwarnings("error", message="bitsandbytes.*autograd kernel was not registered")
-
-
-def source(section: ModelSection, home: Home) -> str:
-    """The folder or Hub id that the model is loaded from; converts a packaged GGUF file on first use.
-
-    Raises:
-        ModelError: if a bundled model or a folder does not exist.
-    """
-    found = origin.find(section)
-    if found.kind == "gguf":
-        assert found.path is not None
-        return str(_converted(found.path, origin.conversion(found.path, section.name, home.models)))
-    return str(found.path or section.path)
-
-
-def load_tokenizer(section: ModelSection, home: Home) -> Any:
-    """The model's tokenizer; pads with the end token where it has no padding token.
-
-    Raises:
-        ModelError: if it cannot be found.
-    """
-    with _mapped(section):
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            source(section, home), revision=section.revision, trust_remote_code=section.trust_remote_code
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_base(section: ModelSection, home: Home, device: torch.device, spare_bytes: int | None = None) -> Any:
@@ -71,8 +40,8 @@ def load_base(section: ModelSection, home: Home, device: torch.device, spare_byt
         ModelError: if it cannot be found or loaded.
     """
     dtype = compute_dtype(section, device)
-    with _mapped(section), without_progress():
-        found = source(section, home)
+    with mapped(section), without_progress():
+        found = source_of(section, home)
         copy = _copy(section, home, found, dtype, device) if section.quant == "nf4" else None
         model = quantised.read(copy, found, dtype, device) if copy is not None else None
         if model is None:
@@ -110,8 +79,8 @@ def skeleton(section: ModelSection, home: Home) -> Any:
         ModelError: if its configuration cannot be found, or is of no model that transformers knows.
     """
     arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
-    with _mapped(section):
-        config = AutoConfig.from_pretrained(source(section, home), revision=section.revision, **arguments)
+    with mapped(section):
+        config = AutoConfig.from_pretrained(source_of(section, home), revision=section.revision, **arguments)
         # Nothing of it takes memory, so whoever counts tensors does not see it.
         with _disable_current_modes(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, **arguments)
@@ -212,50 +181,3 @@ def _without_dropout(model: Any) -> None:
         for name, value in list(vars(holder).items()):
             if isinstance(value, float) and re.search("drop|jitter", name):
                 setattr(holder, name, 0.0)
-
-
-def _converted(file: Path, folder: Path) -> Path:
-    """`file` as a folder of safetensors, converted once: GGUF weights would stay packed and slow."""
-    if (folder / "config.json").is_file():
-        return folder
-    origin.require_gguf(file)
-    from transformers import GgufConfig
-
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    with without_progress():
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(file.parent),
-            gguf_file=file.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        os.replace(temporary, folder)
-    finally:  # half of one would only fill the disk
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-@contextmanager
-def _mapped(section: ModelSection) -> Any:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"model.path: {section.path!r} could not be loaded ({type(error).__name__}: {error}). It must be a folder "
-            "with a transformers model, or a Hub id that is reachable or cached; model=tiny needs neither"
-        ) from error
-
-
-@contextmanager
-def without_progress() -> Any:
-    was_enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            transformers_logging.enable_progress_bar()

@@ -16,7 +16,6 @@ from typing import Any
 import optuna
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from sweeper.config.schema import Config
@@ -59,6 +58,8 @@ def importances(seen: StudyView, config: Config) -> Importance | LeftOut:
     ]
     if not varied:
         return LeftOut(NAME, "no parameter that every trial has differs between them")
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # half a second: scikit-learn
+
     step = max(1.0, len(trials) / MOST)
     taken = [trials[int(place * step)] for place in range(min(MOST, len(trials)))]
     known = distributions(config)

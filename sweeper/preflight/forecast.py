@@ -102,12 +102,6 @@ def has_dropout(config: Config) -> bool:
     return config.lora.dropout > 0 or (searched is not None and bounds(searched)[1] > 0)
 
 
-def has_replay(config: Config) -> bool:
-    """Whether any trial of a study may train on general text."""
-    searched = config.search.space.get("replay")
-    return config.train.replay > 0 or (searched is not None and bounds(searched)[1] > 0)
-
-
 def extent(config: Config, lengths: Lengths) -> Extent:
     """The corners of what a study may ask for."""
     low, high = ranks(config)

@@ -15,7 +15,7 @@ from sweeper.data.held_back import Validation
 from sweeper.errors import DataError
 from sweeper.paths import Home
 from sweeper.preflight.architecture import model_folder
-from sweeper.preflight.forecast import Lengths, has_replay
+from sweeper.preflight.forecast import Lengths
 from sweeper.retention import replay, suite
 from sweeper.search.views import HELD_BACK, StudyView, begun
 
@@ -92,7 +92,7 @@ def _limits(config: Config, data: data_rows.TaskData | None) -> Lengths:
     # No tokenizer has more tokens than bytes; one more ends the answer.
     most = config.prompt.max_tokens
     retention = config.retention.max_tokens * config.retention.is_on
-    answer = most - 1 if has_replay(config) else min(most // 2, longest_answer + 2)
+    answer = most - 1 if replay.has_replay(config) else min(most // 2, longest_answer + 2)
     return Lengths(longest=most, shortest=max(8, most // 8), answer=answer, retention=retention)
 
 
@@ -119,7 +119,7 @@ def _by_limits(config: Config, data: data_rows.TaskData, limits: Lengths, before
 def _measured(config: Config, home: Home, data: data_rows.TaskData, before: StudyView | None) -> Reading:
     from sweeper.data import long  # these load the model's libraries, which the limits do without
     from sweeper.data.prompt import renderer
-    from sweeper.models.base import load_tokenizer
+    from sweeper.models.source import load_tokenizer
     from sweeper.retention.watch import Watch
 
     tokenizer = load_tokenizer(config.model, home)
@@ -131,7 +131,7 @@ def _measured(config: Config, home: Home, data: data_rows.TaskData, before: Stud
     prompts = [*scored, *held, *test]
     room = config.task.max_new_tokens if isinstance(config.task, WrittenSection) else None
     items = Watch(config.retention, tokenizer) if config.retention.is_on else None
-    passages = replay.Replay.of(config, tokenizer, examples).examples if has_replay(config) else ()
+    passages = replay.Replay.of(config, tokenizer, examples).examples if replay.has_replay(config) else ()
     reads = items.full.reads if items is not None else []
     count = len(items.full.questions) + len(items.full.texts) if items is not None else 0
     volume = Volume(

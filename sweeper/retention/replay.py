@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.schema import Config
+from sweeper.config.space import bounds
 from sweeper.data.example import Example
 from sweeper.errors import DataError
 from sweeper.quoting import kind_of, name_of
@@ -72,6 +73,12 @@ class Replay:
                 f"{SETTING}: a study keeps the passages that it was begun with, but their sha256 was "
                 f"{known_sha256[:12]}… and is {self.sha256[:12]}…; put the file back, or study.name=NEW starts another"
             )
+
+
+def has_replay(config: Config) -> bool:
+    """Whether any trial of a study may train on general text."""
+    searched = config.search.space.get("replay")
+    return config.train.replay > 0 or (searched is not None and bounds(searched)[1] > 0)
 
 
 def read(config: Config) -> list[Passage]:

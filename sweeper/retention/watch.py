@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sweeper.config.schema import RetentionSection
-from sweeper.engine.pack import Pack
 from sweeper.errors import StoreError
 from sweeper.paths import write_atomically
 from sweeper.retention import suite
 from sweeper.retention.measure import CERTAIN, FULL, PREFIX, Answers, Yardstick, constraining
 from sweeper.retention.scoring import Encoded, score
 from sweeper.uncertainty import share_error
+
+if TYPE_CHECKING:
+    from sweeper.engine.pack import Pack
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""`python -m sweeper.worker [--index N] [--detached] [--learning-curve REQUEST] STUDY`: what holds a device.
+"""`python -m sweeper.worker [--index N] [--early] [--detached] [--learning-curve REQUEST] STUDY`: what holds a device.
 
 It stops, with its trials checkpointed, on SIGTERM, or when its standard input closes: that is how it
 learns that the launcher is gone, however that ended; one that is detached goes on then. It always writes an outcome.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -19,12 +20,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from sweeper import __version__, outcome
+from sweeper.cluster.cluster import DETACHED, EARLY
 from sweeper.disk import EXIT_CODE as DISK_FULL
 from sweeper.disk import full, is_full
 from sweeper.learning.request import Request
@@ -37,6 +39,12 @@ HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to 
 
 def main() -> None:
     given = _parser().parse_args()
+    atexit.register(gc.freeze)  # or a last collection, over what the libraries leave, takes seconds on a billed device
+    began_s = psutil.Process().create_time()
+    if given.early:
+        if not _is_awaited():
+            return
+        began_s = time.time()
     paths = Home.from_environment().study(given.study)
     log.begin(paths.worker_log(given.index))
     logger.info("worker %d of %s begins: process %d, sweeper %s", given.index, given.study, os.getpid(), __version__)
@@ -51,7 +59,7 @@ def main() -> None:
     if not given.detached:
         threading.Thread(target=_watch_launcher, args=(stopping,), daemon=True).start()
     try:
-        ended = _run(paths, given, stopping)
+        ended = _run(paths, given, began_s, stopping)
     except Timeout:
         ended = {
             "status": outcome.ERROR,
@@ -73,34 +81,51 @@ def main() -> None:
     if ended["status"] == outcome.ERROR:
         logger.error("%s: %s\n%s", ended["kind"], ended["message"], ended["trace"] or "")
     logger.info("worker %d of %s ends: %s", given.index, given.study, ended["status"])
-    _exit(0 if ended["status"] != outcome.ERROR else 1)
+    sys.exit(0 if ended["status"] != outcome.ERROR else 1)
 
 
-def _exit(code: int) -> NoReturn:
-    """Ends the process without taking its modules apart, for which the libraries take seconds, on a billed device."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def _is_awaited() -> bool:
+    """Imports what takes seconds, and waits to be told when the launch began; not where the launcher gave up."""
+    _import()
+    launched_s = sys.stdin.readline()
+    os.environ[LAUNCHED_S] = launched_s.strip()
+    return bool(launched_s)
+
+
+def _import() -> None:
+    """Loads the libraries; their objects stay, so that going through them, again and again, is for nothing."""
+    gc.disable()  # a third of the time
+    import sweeper.tracking.opened
+    import sweeper.worker.session  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sweeper.worker")
     parser.add_argument("--index", type=int, default=0, help="which of the study's workers it is")
-    parser.add_argument("--detached", action="store_true", help="goes on when its standard input closes")
+    parser.add_argument(
+        EARLY, action="store_true", help="waits for a line on its standard input: when its launch began"
+    )
+    parser.add_argument(DETACHED, action="store_true", help="goes on when its standard input closes")
     parser.add_argument("--learning-curve", type=Request.from_json, help="measures one in place of the search")
     parser.add_argument("study")
     return parser
 
 
-def _run(paths: StudyPaths, given: argparse.Namespace, stopping: threading.Event) -> dict[str, Any]:
-    """Works on the study; returns how that ended."""
-    launched_s = float(os.environ.get(LAUNCHED_S) or psutil.Process().create_time())
+def _run(paths: StudyPaths, given: argparse.Namespace, began_s: float, stopping: threading.Event) -> dict[str, Any]:
+    """Works on the study; returns how that ended.
+
+    Args:
+        began_s: when this process did, or was told to, in seconds since 1970.
+    """
+    launched_s = float(os.environ.get(LAUNCHED_S) or began_s)
     with _lock(paths.worker_lock(given.index), stopping):
-        # Imported here, so that the signal handlers stand before the seconds that this takes.
         from sweeper.search.running import note, sharing
 
         note(paths.worker_holder(given.index))
+        _import()  # here, so that the signal handlers stand before the seconds that this takes
         from sweeper.config import check
         from sweeper.events import EventLog
         from sweeper.tracking.opened import opened
@@ -112,7 +137,13 @@ def _run(paths: StudyPaths, given: argparse.Namespace, stopping: threading.Event
             watcher = Watcher(lambda line: events.write("note", message=line), stopping.is_set)
             tracker = opened(paths, config, config.tracking.patience_s, watcher, f"worker-{given.index}")
             session = Session(
-                paths, tracker, stopping.is_set, curve=given.learning_curve, launched_s=launched_s, index=given.index
+                paths,
+                tracker,
+                stopping.is_set,
+                curve=given.learning_curve,
+                launched_s=launched_s,
+                began_s=began_s,
+                index=given.index,
             )
             return session.run()
 

@@ -73,6 +73,7 @@ class Session:
         forecast: the constraints of a configuration, before it is trained; None: what memory it will take.
         curve: a learning curve to measure in place of the search.
         launched_s: when the launcher of this process began, in seconds since 1970; the device costs from then on.
+        began_s: when it was told to work, likewise; None: when its process began.
         index: which of the study's workers it is.
     """
 
@@ -84,9 +85,10 @@ class Session:
         forecast: Forecast | None = None,
         curve: Request | None = None,
         launched_s: float | None = None,
+        began_s: float | None = None,
         index: int = 0,
     ) -> None:
-        self.launched_s = launched_s
+        self.launched_s, self.began_s = launched_s, began_s
         self.paths = paths
         self.config: Config = check.load(paths)
         self.tracker = tracker
@@ -119,7 +121,7 @@ class Session:
         try:
             with (
                 self.search.renewing(),
-                self.spending.running(self.launched_s),
+                self.spending.running(self.launched_s, self.began_s),
                 self.lead.held(),
                 self.elsewhere.shared(),
                 self.reports.logged(self.is_stopping, self.lead),

@@ -72,11 +72,12 @@ class Spending:
     # Booking
 
     @contextmanager
-    def running(self, launched_s: float | None = None) -> Iterator[None]:
+    def running(self, launched_s: float | None = None, began_s: float | None = None) -> Iterator[None]:
         """Books while the block runs.
 
         Args:
             launched_s: when its launcher began, in seconds since 1970: it books from then on; None: from now on.
+            began_s: when this worker was told to work, likewise; None: when its process began.
         """
         self.ledger.settle(self._config.search.lease_s)
         device = base.pick_device(self._config.engine.device)
@@ -91,7 +92,7 @@ class Spending:
             self._events.write("note", message=how)
         self.price = self._meter.price  # without a tariff where nothing measures the electricity
         if launched_s is not None:
-            self._meter.book(Activity.PREFLIGHT, until_s=psutil.Process().create_time())
+            self._meter.book(Activity.PREFLIGHT, until_s=began_s or psutil.Process().create_time())
         with self._meter.beating():
             try:
                 yield

@@ -31,11 +31,12 @@ from sweeper.memory.planner import Planner
 from sweeper.mistakes import kept
 from sweeper.mistakes.kept import Kept
 from sweeper.models import base, origin
+from sweeper.models.source import load_tokenizer, source_of
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight import disk
-from sweeper.preflight.forecast import has_replay, target_choices
-from sweeper.retention.replay import Replay
+from sweeper.preflight.forecast import target_choices
+from sweeper.retention.replay import Replay, has_replay
 from sweeper.retention.watch import Watch
 from sweeper.search.views import HELD_BACK, begun
 from sweeper.tasks.resampled import Resampler
@@ -287,7 +288,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     brought = own.load(config, paths.code)
     section = origin.pinned(config.model, origin.kept(paths))
     data = rows.of(config, paths.splits, brought)
-    tokenizer = base.load_tokenizer(section, home)
+    tokenizer = load_tokenizer(section, home)
     rendered = renderer(config, tokenizer, data.labels)
     fitted = long.fit(rendered, data, config.data.long)
     hashes = {row.place: row.sha256 for row in (*data.train, *data.validation, *data.test)}
@@ -327,7 +328,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     )
     compatibility.verify(pack)
     return Workbench(
-        base_name=base.source(section, home),
+        base_name=source_of(section, home),
         base_revision=section.revision,
         pack=pack,
         task=task_of(config.task, rendered, brought.task, brought.metric, config.data.columns.label),

@@ -26,6 +26,7 @@ from sweeper.data.prompt import renderer
 from sweeper.engine.batches import Item
 from sweeper.engine.pack import Pack
 from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
 from sweeper.trial import Rhythm
@@ -49,7 +50,7 @@ def main() -> None:
     config = configs[0]
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        rendered = renderer(config, base.load_tokenizer(config.model, home), [])
+        rendered = renderer(config, load_tokenizer(config.model, home), [])
         data = rows.of(config)
         model = base.load_base(config.model, home, torch.device("cpu"))
         pack = Pack(model, linear_names(model), rendered.examples(data.train), pad=0, chunk_tokens=4096)

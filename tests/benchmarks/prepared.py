@@ -18,7 +18,7 @@ from sweeper.data.example import Example
 from sweeper.data.prompt import Renderer, renderer
 from sweeper.data.rows import of as rows_of
 from sweeper.errors import SweeperError
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer, source_of
 from sweeper.paths import Home
 
 # In place of the chat template of SmolLM2, which alone is thirty tokens long.
@@ -151,7 +151,7 @@ class Prepared:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return base.load_tokenizer(self.config.model, self.home)
+        return load_tokenizer(self.config.model, self.home)
 
     @property
     def pad(self) -> int:
@@ -159,7 +159,7 @@ class Prepared:
 
     @property
     def base_folder(self) -> str:
-        return base.source(self.config.model, self.home)
+        return source_of(self.config.model, self.home)
 
     def examples(self) -> list[Example]:
         return self.rendered.examples(rows_of(self.config).train)
@@ -229,8 +229,8 @@ def prepare(load: Load, folder: Path, home: Home, *, steps: int, rows: int, tria
 def is_here(load: Load, home: Home) -> str | None:
     """None where the base can be loaded; else why not."""
     try:
-        base.source(composed("study=demo", f"model={load.model}").model, home)
-        base.load_tokenizer(composed("study=demo", f"model={load.model}").model, home)
+        source_of(composed("study=demo", f"model={load.model}").model, home)
+        load_tokenizer(composed("study=demo", f"model={load.model}").model, home)
     except SweeperError as error:
         return str(error)
     return None

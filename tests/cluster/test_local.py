@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from sweeper.cluster import devices, local
+from sweeper.cluster.cluster import EARLY, command, environment
 from sweeper.cluster.devices import Device, visible
 from sweeper.cluster.local import LocalCluster, LocalWorker
 from sweeper.config.schema import Config
@@ -151,3 +154,66 @@ def test_a_device_is_not_used_again_before_its_memory_is_free(
 def test_more_than_one_worker_has_no_fixed_order(composed_once: Compose, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cluster\.workers: must be 1 or null where search\.deterministic is true"):
         composed_once("study=demo", "search.deterministic=true", "cluster.workers=2")
+
+
+@pytest.fixture
+def early(home: Home, composed_once: Compose) -> Iterator[tuple[LocalCluster, psutil.Process]]:
+    """A cluster whose worker is started, and waits to be told."""
+    paths = home.study("demo")
+    paths.create()
+    cluster = LocalCluster(paths, composed_once("study=demo", "engine.device=cpu"), 5.0)
+    before = psutil.Process().children()
+    cluster.prepare()
+    (process,) = set(psutil.Process().children()) - set(before)
+    yield cluster, process
+    cluster.close()
+
+
+def begun(home: Home) -> list[int]:
+    log = home.study("demo").worker_log(0)
+    return [int(pid) for pid in re.findall(r"begins: process (\d+)", log.read_text(encoding="utf-8"))]
+
+
+def test_a_worker_that_was_started_early_begins_when_it_is_told(
+    home: Home, early: tuple[LocalCluster, psutil.Process]
+) -> None:
+    cluster, process = early
+    cluster.launched_s = 7.0
+    worker = cluster.start(0)
+    assert worker.pid == process.pid
+    ended(worker)
+    assert begun(home) == [process.pid]
+    again = ended(cluster.start(0))  # as any that died
+    assert begun(home) == [process.pid, again.pid]
+
+
+def test_a_worker_that_was_started_early_and_is_dead_is_started_again(
+    home: Home, early: tuple[LocalCluster, psutil.Process]
+) -> None:
+    cluster, process = early
+    process.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    worker = ended(cluster.start(0))
+    assert begun(home) == [worker.pid]
+    assert worker.pid != process.pid
+
+
+def test_one_that_nobody_needs_ends_without_having_begun(
+    home: Home, early: tuple[LocalCluster, psutil.Process]
+) -> None:
+    cluster, process = early
+    cluster.close()
+    assert not process.is_running()
+    assert begun(home) == []
+
+
+def test_one_whose_launcher_died_ends_too(home: Home) -> None:
+    paths = home.study("demo")
+    paths.create()
+    alone = subprocess.run(
+        command("demo", 0, (EARLY,)), env=environment(paths, 5.0), stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert (alone.returncode, alone.stdout, alone.stderr) == (0, b"", b"")
+    assert not paths.outcome(0).exists()
+    assert not paths.worker_log(0).exists()

@@ -14,7 +14,7 @@ from sweeper.config.schema import Config
 from sweeper.data import rows
 from sweeper.data.prompt import Conversations, renderer
 from sweeper.errors import DataError, PromptError
-from sweeper.models.base import load_tokenizer
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 
 CHAT = [

@@ -13,7 +13,7 @@ from sweeper.config.schema import Config
 from sweeper.data import long, rows
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.errors import DataError, PromptError
-from sweeper.models.base import load_tokenizer
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 
 LIMIT = 24

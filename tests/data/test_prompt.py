@@ -11,7 +11,7 @@ from sweeper.config.teaching import PromptSection
 from sweeper.data.prompt import Renderer
 from sweeper.data.row import Row
 from sweeper.errors import PromptError
-from sweeper.models.base import load_tokenizer
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 
 LABELS = ["refund", "late delivery"]

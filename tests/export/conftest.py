@@ -20,6 +20,7 @@ from sweeper.engine.pack import Pack
 from sweeper.export.manifest import CONFIG, MANIFEST, write_manifest
 from sweeper.export.tokenizer import write_tokenizer
 from sweeper.models import base
+from sweeper.models.source import source_of
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
 from sweeper.trial import Rhythm
@@ -66,7 +67,7 @@ def export_of(tmp_path_factory: pytest.TempPathFactory) -> Export:
         for tensor in state.tensors["weight"].values():
             tensor.normal_(std=0.05, generator=generator)
         del slot
-        adapter.write(folder / "out", state, params, base.source(config.model, home), names)
+        adapter.write(folder / "out", state, params, source_of(config.model, home), names)
         labels = [] if config.task.name != "classification" else LABELS
         chat = write_tokenizer(folder / "out", config.model, config.prompt, home)
         write_manifest(folder / "out", {**manifest_of(config, labels), "answer": {"end": chat.end, "lead": chat.lead}})

@@ -15,7 +15,7 @@ from sweeper.data import kinds
 from sweeper.data.prompt import renderer
 from sweeper.data.row import Row
 from sweeper.export.champion_model import Champion
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 
 FILES = ("study=demo", "data=files", "data.path=/nowhere")
@@ -70,7 +70,7 @@ def test_the_messages_are_those_of_the_study(
 ) -> None:
     config = composed(*overrides)
     labels = ["refund", "return"] if config.task.name == "classification" else []
-    rendered = renderer(config, base.load_tokenizer(config.model, home), labels)
+    rendered = renderer(config, load_tokenizer(config.model, home), labels)
     if config.data.columns.messages is not None:
         asked = Row("", "", "", row, messages=kinds.conversation(config.data.columns, row))
     else:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from sweeper.config.schema import Config
 from sweeper.export.tokenizer import write_tokenizer
-from sweeper.models import base
+from sweeper.models.source import source_of
 from sweeper.paths import Home
 
 OWN = (
@@ -42,7 +42,7 @@ def test_a_base_without_a_template_gets_one_with_its_first_token(
     composed: Callable[..., Config], home: Home, tmp_path: Path, has_first: bool
 ) -> None:
     config = composed("study=demo")
-    source = Path(base.source(config.model, home))
+    source = Path(source_of(config.model, home))
     folder = shutil.copytree(source, tmp_path / "base")
     (folder / "chat_template.jinja").unlink()
     tokenizer = AutoTokenizer.from_pretrained(folder)

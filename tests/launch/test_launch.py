@@ -248,6 +248,7 @@ def test_a_second_interruption_ends_at_once(home: Home, few_tickets: Path) -> No
     first = start(home, "launch", *SHORT, f"data.path={few_tickets}", "train.examples=20000")
     wait_for(has_event(home, '"event": "tick"'))
     worker = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
+    assert "--early" in Path(f"/proc/{worker[0]}/cmdline").read_text()  # it was started while the rows were looked at
     os.kill(int(worker[0]), signal.SIGSTOP)  # a worker that does not react
     first.send_signal(signal.SIGINT)
     time.sleep(0.5)

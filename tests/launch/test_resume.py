@@ -82,8 +82,11 @@ def begun(composed_once: Callable[..., Config], home: Home, told: Path, monkeypa
     shutil.copy(told, home.optuna_file)
 
     class Worker:
-        def __init__(self, paths: StudyPaths, config: Config, before: object, since_s: float, output: object) -> None:
+        def __init__(
+            self, paths: StudyPaths, config: Config, before: object, since_s: float, output: object, cluster: object
+        ) -> None:
             assert before is not None
+            assert cluster is None  # looking at it takes no time in which a worker could start
             study.since_s = since_s
             study.started.append(check.load(paths))
 

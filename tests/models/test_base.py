@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sweeper.config.schema import Config, ModelSection
 from sweeper.errors import ModelError
 from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home
 from tests.conftest import small_model
@@ -61,7 +62,7 @@ def test_a_local_folder(composed: Compose, home: Home, tmp_path: Path) -> None:
 )
 def test_a_model_that_is_not_there(composed: Compose, home: Home, path: str, expected: str) -> None:
     with pytest.raises(ModelError, match=expected):
-        base.load_tokenizer(section(composed, "model=hub", f"model.path={path}"), home)
+        load_tokenizer(section(composed, "model=hub", f"model.path={path}"), home)
 
 
 def test_dtype_and_device(composed: Compose) -> None:

@@ -22,6 +22,7 @@ from sweeper.config.schema import Config, ModelSection
 from sweeper.engine.pack import Pack
 from sweeper.errors import ModelError
 from sweeper.models import base, copies, quantised
+from sweeper.models.source import source_of
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home
 from sweeper.trial import Rhythm
@@ -265,9 +266,9 @@ def test_of_several_writers_one_writes(
     goes_on.set()
     writer.join()
     assert state_of(base.load_base(section, home, CPU)) == state_of(model)
-    copy = base._copy(section, home, base.source(section, home), torch.float32, CPU)
+    copy = base._copy(section, home, source_of(section, home), torch.float32, CPU)
     assert copy is not None
-    quantised.write(base._from_source(section, base.source(section, home), torch.float32, CPU), copy, 0)
+    quantised.write(base._from_source(section, source_of(section, home), torch.float32, CPU), copy, 0)
     assert len(saved) == 1  # there is one by now
 
 

@@ -16,7 +16,7 @@ from sweeper.config.schema import Config
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
 from sweeper.errors import ConfigError
-from sweeper.models.base import load_tokenizer
+from sweeper.models.source import load_tokenizer
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
 from sweeper.money.pace import Fit, Pace, keep_pace

@@ -21,7 +21,7 @@ from sweeper.memory import readings
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import SCORE
 from sweeper.memory.runtime import known_runtime, note_runtime
-from sweeper.models.base import load_tokenizer
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.preflight.architecture import model_config
 from sweeper.preflight.case import ModelShape

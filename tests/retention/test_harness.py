@@ -13,7 +13,7 @@ import pytest
 
 from sweeper.config.schema import Config
 from sweeper.errors import DataError
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.retention import harness
 from sweeper.retention.items import Choice, Passage
@@ -83,7 +83,7 @@ def test_texts_are_passages_and_both_go_into_the_suite(
     assert section.is_on
     suite = load(section)
     assert suite.passages == (Passage("What do cows eat?", "prose:0"), Passage("What do fish breathe with?", "prose:1"))
-    tokenizer = base.load_tokenizer(config.model, home)
+    tokenizer = load_tokenizer(config.model, home)
     encoded = Encoded.of(suite, tokenizer, 128)
     read = encoded.questions[0].choices[0]
     assert tokenizer.decode(read.tokens) == "Animals.\nQ: What do cows eat?\nA: grass"

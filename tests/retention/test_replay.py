@@ -11,17 +11,17 @@ import pytest
 from sweeper.config.schema import Config
 from sweeper.data.example import Example
 from sweeper.errors import DataError
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
-from sweeper.preflight.forecast import Lengths, has_replay
+from sweeper.preflight.forecast import Lengths
 from sweeper.retention import suite
-from sweeper.retention.replay import Replay
+from sweeper.retention.replay import Replay, has_replay
 
 ROWS = [Example((1, 2, 3), (4, 5)), Example((1, 2), (3, 4, 5, 6), weight=0.5)]
 
 
 def replay(config: Config, home: Home) -> Replay:
-    return Replay.of(config, base.load_tokenizer(config.model, home), ROWS)
+    return Replay.of(config, load_tokenizer(config.model, home), ROWS)
 
 
 def test_bundled_passages_are_read_whole_and_weigh_a_row_each(composed_once: Callable[..., Config], home: Home) -> None:

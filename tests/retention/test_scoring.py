@@ -14,7 +14,7 @@ from sweeper.config.schema import Config
 from sweeper.engine.batches import Chunk
 from sweeper.engine.pack import Pack
 from sweeper.errors import DataError, StoreError
-from sweeper.models import base
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.retention.scoring import Encoded, score
 from sweeper.retention.suite import load
@@ -28,7 +28,7 @@ from tests.retention.conftest import CHOICES, PASSAGES, section
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     configs: list[Config] = []
     compose.main(["study=demo"], configs.append)
-    return base.load_tokenizer(configs[0].model, Home(tmp_path_factory.mktemp("store")))
+    return load_tokenizer(configs[0].model, Home(tmp_path_factory.mktemp("store")))
 
 
 def pack_of(ranks: list[int], **settings: Any) -> Pack:

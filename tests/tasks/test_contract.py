@@ -17,7 +17,7 @@ from sweeper.data.prompt import Conversations, renderer
 from sweeper.data.row import Row
 from sweeper.errors import ConfigError
 from sweeper.mistakes.kept import Kept
-from sweeper.models.base import load_tokenizer
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.tasks.task import Task, task_of
 from tests.conftest import random_examples, small_model

@@ -21,7 +21,8 @@ from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.data.rows import TaskData
 from sweeper.errors import DataError, PromptError
-from sweeper.models import base, origin
+from sweeper.models import origin
+from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home, StudyPaths, write_atomically
 from sweeper.preflight.data import alike, labels, lengths, texts
 from sweeper.preflight.data.finding import Finding, Severity, allowed
@@ -105,7 +106,7 @@ def check_data(config: Config, home: Home, is_launched: bool = True) -> DataRepo
         data = rows.of(config, kept, own.load(config))
     except DataError as error:
         return DataReport.unread(config.study.name, DataError.joined([error, *wrong]))
-    report = examine(config, data, base.load_tokenizer(section, home), retention)
+    report = examine(config, data, load_tokenizer(section, home), retention)
     return replace(report, findings=[*map(Finding.raised, wrong), *report.findings])
 
 
@@ -123,7 +124,7 @@ def admit(config: Config, data: TaskData, retention: Sequence[tuple[str, str]], 
         ModelError: if the tokenizer cannot be had.
     """
     section = origin.pinned(config.model, origin.kept(paths))
-    report = examine(config, data, base.load_tokenizer(section, paths.home), retention)
+    report = examine(config, data, load_tokenizer(section, paths.home), retention)
     if errors := report.of(Severity.ERROR):
         lift = [finding.code for finding in errors if finding.code in LIFTABLE]
         known = f". Where one is meant, data.allow=[{','.join(lift)}] goes on with it" if lift else ""
