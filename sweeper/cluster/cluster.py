@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from sweeper.paths import HOME_VARIABLE, LAUNCHED_S, StudyPaths
 
 DETACHED = "--detached"  # a worker that goes on when its launcher is gone
-EARLY = "--early"  # one that imports what it needs, then waits for a line that says when its launch began
+EARLY = "--early"  # one that imports what it needs, then waits for a line with when its launch began, and its work
 
 
 class Worker(ABC):
@@ -66,7 +66,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives back what was taken for the workers, all of which have ended."""
+        """Gives back what was taken for the workers, all of which have ended or were never told to begin."""
 
 
 def command(name: str, index: int, options: Sequence[str] = ()) -> list[str]:

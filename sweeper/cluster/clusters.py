@@ -6,7 +6,7 @@ import importlib.util
 
 from sweeper.cluster.cluster import Cluster
 from sweeper.cluster.local import LocalCluster
-from sweeper.config.cluster import LocalClusterSection, RayClusterSection, SlurmClusterSection
+from sweeper.config.cluster import RayClusterSection, SlurmClusterSection
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.paths import StudyPaths
@@ -32,19 +32,6 @@ def cluster_of(paths: StudyPaths, config: Config, launched_s: float) -> Cluster:
 
         return SlurmCluster(paths, config)
     return LocalCluster(paths, config, launched_s)
-
-
-def prepared(paths: StudyPaths, config: Config, launched_s: float) -> LocalCluster | None:
-    """This machine, where workers are to run on it, with their processes started already; None where they are not.
-
-    Raises:
-        ConfigError: if it cannot run what is asked for.
-    """
-    if not isinstance(config.cluster, LocalClusterSection):
-        return None
-    cluster = LocalCluster(paths, config, launched_s)
-    cluster.prepare()
-    return cluster
 
 
 def _needs(name: str, package: str) -> None:

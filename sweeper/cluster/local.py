@@ -91,7 +91,7 @@ class LocalCluster(Cluster):
             return None
         assert process.stdin is not None
         try:
-            os.write(process.stdin.fileno(), f"{launched_s}\n".encode())
+            os.write(process.stdin.fileno(), f"{launched_s} {time.time()}\n".encode())
         except BrokenPipeError:  # it has been killed meanwhile
             process.communicate()
             return None
@@ -144,6 +144,7 @@ class LocalCluster(Cluster):
     def close(self) -> None:
         """Ends the processes that have waited in vain."""
         for process in self._early.values():
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         self._early = {}

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
-from sweeper.cluster.clusters import prepared
 from sweeper.cluster.local import LocalCluster
 from sweeper.config import check, combinations
+from sweeper.config.cluster import LocalClusterSection
 from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
@@ -85,8 +85,10 @@ def launch(
         cluster: LocalCluster | None = None
         if before is None:
             _refuse_if_spent(home, config)
-            if (cluster := prepared(paths, config, since_s)) is not None:
+            if isinstance(config.cluster, LocalClusterSection):
+                cluster = LocalCluster(paths, config, since_s)
                 at_end.callback(cluster.close)
+                cluster.prepare()
             _look_at_new(config, paths, announce)
         else:
             config = as_begun(config, paths)

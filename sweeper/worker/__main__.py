@@ -1,7 +1,8 @@
 """`python -m sweeper.worker [--index N] [--early] [--detached] [--learning-curve REQUEST] STUDY`: what holds a device.
 
 It stops, with its trials checkpointed, on SIGTERM, or when its standard input closes: that is how it
-learns that the launcher is gone, however that ended; one that is detached goes on then. It always writes an outcome.
+learns that the launcher is gone, however that ended; one that is detached goes on then. It always writes an outcome,
+once it has begun: one that was started early waits to be told, and ends without a trace where nobody does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
@@ -40,14 +41,8 @@ HANDOVER_S = 120  # how long an earlier worker of a killed launcher may take to 
 def main() -> None:
     given = _parser().parse_args()
     atexit.register(gc.freeze)  # or a last collection, over what the libraries leave, takes seconds on a billed device
-    began_s = psutil.Process().create_time()
-    if given.early:
-        if not _is_awaited():
-            return
-        began_s = time.time()
     paths = Home.from_environment().study(given.study)
-    log.begin(paths.worker_log(given.index))
-    logger.info("worker %d of %s begins: process %d, sweeper %s", given.index, given.study, os.getpid(), __version__)
+    log.begin(paths.worker_log(given.index))  # before the libraries, which keep the streams that they find
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -56,10 +51,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C is the launcher's to pass on; a terminal may go
         signal.signal(number, signal.SIG_IGN)
+    launch = _awaited() if given.early else _launch()
+    if launch is None:  # the launcher gave up
+        return
+    logger.info("worker %d of %s begins: process %d, sweeper %s", given.index, given.study, os.getpid(), __version__)
     if not given.detached:
         threading.Thread(target=_watch_launcher, args=(stopping,), daemon=True).start()
     try:
-        ended = _run(paths, given, began_s, stopping)
+        ended = _run(paths, given, launch, stopping)
     except Timeout:
         ended = {
             "status": outcome.ERROR,
@@ -84,12 +83,23 @@ def main() -> None:
     sys.exit(0 if ended["status"] != outcome.ERROR else 1)
 
 
-def _is_awaited() -> bool:
-    """Imports what takes seconds, and waits to be told when the launch began; not where the launcher gave up."""
+class _Launch(NamedTuple):
+    """When a launch began, and when it told this process to work, in seconds since 1970."""
+
+    launched_s: float
+    began_s: float
+
+
+def _launch() -> _Launch:
+    began_s = psutil.Process().create_time()
+    return _Launch(float(os.environ.get(LAUNCHED_S) or began_s), began_s)
+
+
+def _awaited() -> _Launch | None:
+    """Imports what takes seconds, and waits for the launcher's word; None where it has gone without one."""
     _import()
-    launched_s = sys.stdin.readline()
-    os.environ[LAUNCHED_S] = launched_s.strip()
-    return bool(launched_s)
+    times = sys.stdin.readline().split()
+    return _Launch(*map(float, times)) if times else None
 
 
 def _import() -> None:
@@ -106,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sweeper.worker")
     parser.add_argument("--index", type=int, default=0, help="which of the study's workers it is")
     parser.add_argument(
-        EARLY, action="store_true", help="waits for a line on its standard input: when its launch began"
+        EARLY,
+        action="store_true",
+        help="waits for a line on its standard input: when the launch began, and when the work",
     )
     parser.add_argument(DETACHED, action="store_true", help="goes on when its standard input closes")
     parser.add_argument("--learning-curve", type=Request.from_json, help="measures one in place of the search")
@@ -114,13 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(paths: StudyPaths, given: argparse.Namespace, began_s: float, stopping: threading.Event) -> dict[str, Any]:
-    """Works on the study; returns how that ended.
-
-    Args:
-        began_s: when this process did, or was told to, in seconds since 1970.
-    """
-    launched_s = float(os.environ.get(LAUNCHED_S) or began_s)
+def _run(paths: StudyPaths, given: argparse.Namespace, launch: _Launch, stopping: threading.Event) -> dict[str, Any]:
+    """Works on the study; returns how that ended."""
     with _lock(paths.worker_lock(given.index), stopping):
         from sweeper.search.running import note, sharing
 
@@ -141,8 +148,8 @@ def _run(paths: StudyPaths, given: argparse.Namespace, began_s: float, stopping:
                 tracker,
                 stopping.is_set,
                 curve=given.learning_curve,
-                launched_s=launched_s,
-                began_s=began_s,
+                launched_s=launch.launched_s,
+                began_s=launch.began_s,
                 index=given.index,
             )
             return session.run()

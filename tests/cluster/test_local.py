@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -178,13 +179,66 @@ def test_a_worker_that_was_started_early_begins_when_it_is_told(
     home: Home, early: tuple[LocalCluster, psutil.Process]
 ) -> None:
     cluster, process = early
-    cluster.launched_s = 7.0
     worker = cluster.start(0)
     assert worker.pid == process.pid
     ended(worker)
     assert begun(home) == [process.pid]
     again = ended(cluster.start(0))  # as any that died
     assert begun(home) == [process.pid, again.pid]
+
+
+def test_it_is_told_when_the_launch_began_and_when_its_work_does(
+    home: Home, composed_once: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "import sys; print('told', sys.stdin.readline())"
+    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-c", script])
+    paths = home.study("demo")
+    paths.create()
+    cluster = LocalCluster(paths, composed_once("study=demo", "engine.device=cpu"), 5.0)
+    cluster.prepare()
+    cluster.launched_s = 7.0  # a person has thought about it
+    before_s = time.time()
+    ended(cluster.start(0))
+    _, launched_s, began_s = paths.worker_log(0).read_text(encoding="utf-8").split()
+    assert float(launched_s) == 7.0
+    assert before_s <= float(began_s) <= time.time()
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_each_card_has_one_that_is_started_early(
+    home: Home, composed_once: Compose, started: list[dict[str, Any]]
+) -> None:
+    paths = home.study("demo")
+    paths.create()
+    cluster = LocalCluster(paths, composed_once("study=demo"), 5.0)
+    cluster.prepare()
+    cluster.close()
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == [card.uuid for card in CARDS]
+    assert all(EARLY in one["command"] for one in started)
+    config = composed_once("study=demo", "search.deterministic=true", "engine.slots=2")
+    assert LocalCluster(paths, config, 5.0).count == 1
+
+
+def test_what_is_said_before_it_begins_has_no_secret(
+    home: Home, composed_once: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries keep the stream that they find when they are imported."""
+    monkeypatch.setenv("HF_TOKEN", "hf_a-token-that-nobody-may-see")
+    script = """
+import sys, sweeper.worker.__main__ as worker
+def said():
+    from transformers.utils import logging
+    logging.get_logger("transformers.hub").warning("with hf_a-token-that-nobody-may-see")
+sys.argv, worker._import = ["worker", "--early", "demo"], said
+worker.main()
+"""
+    paths = home.study("demo")
+    paths.create()
+    paths.logs.mkdir()
+    subprocess.run([sys.executable, "-c", script], env=environment(paths, 5.0), stdin=subprocess.DEVNULL, check=True)
+    log = paths.worker_log(0).read_text(encoding="utf-8")
+    assert "with " in log
+    assert "nobody-may-see" not in log
 
 
 def test_a_worker_that_was_started_early_and_is_dead_is_started_again(
@@ -199,6 +253,26 @@ def test_a_worker_that_was_started_early_and_is_dead_is_started_again(
     assert worker.pid != process.pid
 
 
+def test_one_that_is_asked_to_stop_while_it_is_being_told_says_how_it_ended(
+    home: Home, early: tuple[LocalCluster, psutil.Process]
+) -> None:
+    cluster, process = early
+    log = home.study("demo").worker_log(0)
+    while signal.SIGTERM not in _caught(process):  # from then on it is asked, and not killed
+        assert process.is_running(), log.read_text(encoding="utf-8")
+        time.sleep(0.01)
+    worker = cluster.start(0)
+    worker.stop()
+    assert ended(worker).poll() == 1  # there is no study; a signal would be below zero
+    assert home.study("demo").outcome(0).is_file()
+
+
+def _caught(process: psutil.Process) -> set[int]:
+    mask = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigCgt" in line)
+    bits = int(mask.split()[1], 16)
+    return {number for number in range(1, 65) if bits >> (number - 1) & 1}
+
+
 def test_one_that_nobody_needs_ends_without_having_begun(
     home: Home, early: tuple[LocalCluster, psutil.Process]
 ) -> None:
@@ -211,9 +285,8 @@ def test_one_that_nobody_needs_ends_without_having_begun(
 def test_one_whose_launcher_died_ends_too(home: Home) -> None:
     paths = home.study("demo")
     paths.create()
-    alone = subprocess.run(
-        command("demo", 0, (EARLY,)), env=environment(paths, 5.0), stdin=subprocess.DEVNULL, capture_output=True
-    )
-    assert (alone.returncode, alone.stdout, alone.stderr) == (0, b"", b"")
+    paths.logs.mkdir()
+    alone = subprocess.run(command("demo", 0, (EARLY,)), env=environment(paths, 5.0), stdin=subprocess.DEVNULL)
+    assert alone.returncode == 0
     assert not paths.outcome(0).exists()
-    assert not paths.worker_log(0).exists()
+    assert begun(home) == []

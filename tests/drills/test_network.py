@@ -49,13 +49,15 @@ def test_machines_that_share_no_folder_share_a_study(
     database, tracking = servers
     mirror = f"file://{tmp_path / 'mirror'}"
     launch = ["launch", *STUDY, f"data.path={few_tickets}", f"store.optuna={database}", f"tracking.uri={tracking}"]
-    launcher = start(home, *launch, f"store.mirror={mirror}", "mirror.every_s=3", "cluster.workers=1")
+    launcher = start(
+        home, *launch, f"store.mirror={mirror}", "mirror.every_s=3", "cluster.workers=1", "search.lease_s=20"
+    )
     wait_for(lambda: begun(home, 0) > 0)
     there = Home(tmp_path / "another-machine")
     early = sweeper(there, "worker", "demo")
     assert (early.returncode, "--mirror URL" in early.stderr) == (2, True)
     wait_for(lambda: (tmp_path / "mirror").is_dir())
-    # Else it may have trained all before the other one is there.
+    # Else it may have trained all before the other one is there. What it is halted in may be a lease of all workers.
     worker = int(subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True).stdout.split()[0])
     os.kill(worker, signal.SIGSTOP)
     joined = start(there, "worker", "demo", "--mirror", mirror)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -112,6 +113,31 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, os.WUNTRACED)[1]) == 0
     assert "answer: YES" in terminal.shown
 
 
+def is_at(process: psutil.Process, home: Home) -> bool:
+    return (process.info["environ"] or {}).get("SWEEPER_HOME") == str(home.root) and process.pid != os.getpid()
+
+
+def test_a_new_study_costs_nothing_while_a_person_thinks(
+    home: Home, few_tickets: Path, monkeypatch: pytest.MonkeyPatch, composed_once: Callable[..., Config]
+) -> None:
+    told_s: list[float] = []
+
+    class Cluster(launcher.LocalCluster):
+        def prepare(self) -> None:
+            pass
+
+    def think(_: Config) -> Answer:
+        time.sleep(0.5)
+        return Answer.YES
+
+    monkeypatch.setattr(launcher, "LocalCluster", Cluster)
+    monkeypatch.setattr(launcher, "answer", think)
+    monkeypatch.setattr(cost, "summary", lambda *_: [])  # it takes a second
+    monkeypatch.setattr(launcher.Supervisor, "run", lambda self: told_s.append(self._cluster.launched_s) or 0)
+    launcher.launch(composed_once(*SHORT, f"data.path={few_tickets}"), lambda _: None, since_s=1000.0)
+    assert 1000.5 <= told_s[0] < 1001.0
+
+
 def test_a_launch_goes_on_only_with_a_yes(home: Home, few_tickets: Path) -> None:
     arguments = ["-m", "sweeper", "launch", *SHORT, f"data.path={few_tickets}", "search.trials=1"]
     paths = home.study("demo")
@@ -122,6 +148,7 @@ def test_a_launch_goes_on_only_with_a_yes(home: Home, few_tickets: Path) -> None
     assert f"unanswered of demo in {home.root}" in paths.on_finish_log.read_text()
     assert not paths.events.exists()
     assert begun_study(home, "demo") is None
+    assert not [one for one in psutil.process_iter(["environ"]) if is_at(one, home)]  # nor a worker that waits for more
 
     terminal = Terminal(*arguments)
     terminal.type(b"y\n", after="go on? [y/N] ")
