@@ -63,6 +63,8 @@ check: $(VENV)/installed
 	$(BIN)/ruff check sweeper tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 fmt: $(VENV)/installed
 	$(BIN)/ruff format sweeper tests

@@ -59,6 +59,14 @@ class PostgresqlServer:
         command = [POSTGRESQL / "pg_ctl", "stop", "-m", "immediate", "-D", self._data]
         subprocess.run(command, **self._as_user, check=True, capture_output=True)
 
+    def ask_for_password(self, user: str) -> None:
+        """From now on, of that user."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        subprocess.run(
+            [POSTGRESQL / "pg_ctl", "reload", "-D", self._data], **self._as_user, check=True, capture_output=True
+        )
+
     def kill(self) -> None:
         """As a machine goes away: the postmaster and all its children, without a word."""
         postmaster = self._postmaster()
