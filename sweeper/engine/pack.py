@@ -167,6 +167,16 @@ class Pack:
         self.slots.insert(self.stack.admit(state), slot)
         self._has_changed = True
 
+    def admit_alike(self, count: int, params: TrialParams, rhythm: Rhythm) -> None:
+        """Adds trials that only show what work takes, all alike: in one layout, where each by itself makes another."""
+        before = len(self.slots)
+        _, state = self.new_slot(-1, params, rhythm, seed=0)
+        first = self.stack.admit(*[state] * count)
+        self.slots[first:first] = [
+            Slot(number=-1 - number, params=params, rhythm=rhythm, seed=0) for number in range(before, before + count)
+        ]
+        self._has_changed = True
+
     def remove(self, slot: Slot) -> AdapterState:
         """Takes a trial out and returns its tensors; the others keep their order."""
         index = self.slots.index(slot)

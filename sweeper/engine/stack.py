@@ -62,19 +62,19 @@ class AdapterStack:
         detach(self.model)
 
     @torch.no_grad()
-    def admit(self, state: AdapterState) -> int:
-        """Adds an adapter behind the others of its bucket; returns the number of its slot.
+    def admit(self, *states: AdapterState) -> int:
+        """Adds adapters of one rank behind the others of their bucket; returns the slot of the first.
 
         Where memory runs out, the stack is as before.
         """
-        largest = self._bucket_of(state.rank)
+        largest = self._bucket_of(states[0].rank)
         place = sum(self._bucket_of(bucket.rank) < largest for bucket in self.buckets)
         if place == len(self.buckets) or self._bucket_of(self.buckets[place].rank) != largest:
-            self.buckets.insert(place, self._bucket([state]))
+            self.buckets.insert(place, self._bucket(list(states)))
             self._bind()
         else:
-            self._rebuild(place, None, [state])
-        return sum(bucket.slots for bucket in self.buckets[: place + 1]) - 1
+            self._rebuild(place, None, list(states))
+        return sum(bucket.slots for bucket in self.buckets[: place + 1]) - len(states)
 
     @torch.no_grad()
     def remove(self, slot: int) -> AdapterState:
@@ -204,12 +204,12 @@ class AdapterStack:
         """The padded rank and the number of slots of each bucket."""
         return tuple((bucket.rank, bucket.slots) for bucket in self.buckets)
 
-    def profile_with(self, rank: int) -> tuple[tuple[int, int], ...]:
-        """The profile with one slot of `rank` more, which may pad its neighbours."""
+    def profile_with(self, rank: int, slots: int = 1) -> tuple[tuple[int, int], ...]:
+        """The profile with so many slots of `rank` more, which may pad their neighbours."""
         own = -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
         same = [bucket for bucket in self.buckets if self._bucket_of(bucket.rank) == self._bucket_of(rank)]
         others = [(bucket.rank, bucket.slots) for bucket in self.buckets if bucket not in same]
-        joined = (max([own, *(bucket.rank for bucket in same)]), 1 + sum(bucket.slots for bucket in same))
+        joined = (max([own, *(bucket.rank for bucket in same)]), slots + sum(bucket.slots for bucket in same))
         return tuple(sorted([*others, joined]))
 
     @property

@@ -263,11 +263,10 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
 
 def _fill(bench: Workbench, config: Config, log: MemoryLog, params: TrialParams, rhythm: Rhythm) -> int:
     """Fills the pack with new slots, as many as a study would have and memory allows; returns how many."""
-    pack = bench.pack
-    slots = 0
-    while slots < config.most_slots and (slots == 0 or log.has_room(params, pack.stack)):
-        pack.admit(*pack.new_slot(-1 - slots, params, rhythm, seed=0))
+    slots = 1
+    while slots < config.most_slots and log.has_room(params, bench.pack.stack, slots + 1):
         slots += 1
+    bench.pack.admit_alike(slots, params, rhythm)
     return slots
 
 
@@ -285,9 +284,9 @@ class MemoryLog:
         """Whether it is others on the device that leave too little, or did when something failed just now."""
         return self.guard.was_pressed()
 
-    def has_room(self, params: TrialParams, stack: AdapterStack) -> bool:
-        """Whether another trial fits beside those that train."""
-        forecast, after = self.forecast, stack.profile_with(params.rank)
+    def has_room(self, params: TrialParams, stack: AdapterStack, trials: int = 1) -> bool:
+        """Whether another trial, or so many, fit beside those that train."""
+        forecast, after = self.forecast, stack.profile_with(params.rank, trials)
         added = forecast.held_bytes(after) - forecast.held_bytes(stack.profile)
         # What those that train will yet hold, such as their best adapters on a host.
         missing = forecast.runtime_bytes + forecast.formula.base_bytes + forecast.held_bytes(after)

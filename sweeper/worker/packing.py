@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.engine.pack import Slot
 from sweeper.errors import LostRoomError, OutOfRoomError
 from sweeper.events import EventLog
 from sweeper.memory.formula import padded
@@ -23,7 +22,7 @@ from sweeper.preflight.forecast import MemoryForecast, possible_ranks
 from sweeper.search.study import Search
 from sweeper.search.views import examples_of
 from sweeper.tracking.tracker import STUDY, Tracker
-from sweeper.trial import Rhythm, TrialParams
+from sweeper.trial import Rhythm
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.workbench import Workbench
 
@@ -141,7 +140,7 @@ def _measured(
     def step(slots: int) -> tuple[float, float]:
         """Its tokens, and the least seconds of a few: what disturbs only adds."""
         rhythm = Rhythm(interval_examples=len(rows), evaluations=1, batch_size=len(rows))
-        _fill(bench, slots, params, rhythm)
+        pack.admit_alike(slots - len(pack.slots), params, rhythm)
         tokens = sum(len(item.tokens) for item in pack.items([rows] * slots))
         taken: list[float] = []
         while len(taken) <= TIMES and sum(taken) < LONG_S:
@@ -165,12 +164,3 @@ def _measured(
 
 class _StoppedError(Exception):
     """A stop was asked for in the middle."""
-
-
-def _fill(bench: Workbench, slots: int, params: TrialParams, rhythm: Rhythm) -> None:
-    """New slots beside those that are there, up to so many."""
-    pack = bench.pack
-    while len(pack.slots) < slots:
-        slot: Slot
-        slot, state = pack.new_slot(-1 - len(pack.slots), params, rhythm, seed=0)
-        pack.admit(slot, state)

@@ -46,6 +46,12 @@ def composed(variables: Mapping[str, str]) -> dict[str, Any]:
             raise UnsetError(f"{name}: {words}")
         return str(words)
 
-    text = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(value, text))
+    def within(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: within(one) for key, one in part.items()}
+        if isinstance(part, list):
+            return [within(one) for one in part]
+        return _VARIABLE.sub(value, part) if isinstance(part, str) else part
+
+    found: dict[str, Any] = within(yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8")))
     return {key: part for key, part in found.items() if not key.startswith("x-")}

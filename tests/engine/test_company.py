@@ -92,3 +92,22 @@ def test_company_is_noted_when_it_changes() -> None:
         Company(step=2, slots=((0, 2), (1, 0))),
     ]
     assert second.company == [Company(step=0, slots=((0, 2), (1, 0)))]
+
+
+def test_trials_that_are_let_in_together_are_as_those_let_in_one_by_one() -> None:
+    params = trial_params(rank=6, batch_size=2)
+    rhythm = Rhythm(interval_examples=40, evaluations=2, batch_size=2)
+    together, one_by_one = pack(), pack()
+    for made in (together, one_by_one):
+        begin(made, 2)  # of another bucket, behind
+    together.admit_alike(1, params, rhythm)
+    together.admit_alike(2, params, rhythm)
+    for _ in range(3):
+        slot, state = one_by_one.new_slot(-1 - len(one_by_one.slots), params, rhythm, seed=0)
+        one_by_one.admit(slot, state)
+    assert together.stack.profile == one_by_one.stack.profile == ((8, 3), (32, 1))
+    assert [slot.number for slot in together.slots] == [slot.number for slot in one_by_one.slots] == [-2, -3, -4, 2]
+    together.rehearse([0, 1])
+    one_by_one.rehearse([0, 1])
+    for own, other in zip(together.slots, one_by_one.slots, strict=True):
+        assert is_equal(weights(together, own), weights(one_by_one, other))
