@@ -142,9 +142,12 @@ class LocalCluster(Cluster):
             time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        """Ends the processes that have waited in vain."""
-        for process in self._early.values():
+        """Ends the processes that have waited in vain; they leave a log only where they said something."""
+        for index, process in self._early.items():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+            log = self._paths.worker_log(index)
+            if log.is_file() and not log.stat().st_size:
+                log.unlink()
         self._early = {}

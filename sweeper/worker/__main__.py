@@ -2,7 +2,7 @@
 
 It stops, with its trials checkpointed, on SIGTERM, or when its standard input closes: that is how it
 learns that the launcher is gone, however that ended; one that is detached goes on then. It always writes an outcome,
-once it has begun: one that was started early waits to be told, and ends without a trace where nobody does.
+once it has begun: one that was started early waits to be told, and ends without a word where nobody does.
 """
 
 from __future__ import annotations
