@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sweeper.cli.plainly import plainly
-from sweeper.export.formats import ADAPTER, FORMATS
+from sweeper.exporting.formats import ADAPTER, FORMATS
 from sweeper.paths import Home
 
 

@@ -20,7 +20,7 @@ from sweeper.comparison.paired import Change, Pair
 from sweeper.comparison.scores import Difference, Score, Verdict
 from sweeper.comparison.sides import Side
 from sweeper.comparison.table import as_dict, truth_of, write_csv
-from sweeper.launch.screen import terminal
+from sweeper.launching.screen import terminal
 from sweeper.mistakes.kept import HASHED
 from sweeper.paths import Home
 from sweeper.report.sentences import number_text, score

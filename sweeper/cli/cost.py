@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import StoreError
-from sweeper.launch.screen import terminal
+from sweeper.launching.screen import terminal
 from sweeper.money.apart import Apart
 from sweeper.money.bill import Bill, Label
 from sweeper.money.booking import SECOND_US, WorkerSession

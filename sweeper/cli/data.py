@@ -15,7 +15,7 @@ from sweeper.config.schema import Config
 from sweeper.draft import study as drafts
 from sweeper.draft.columns import described
 from sweeper.errors import ConfigError, DataError
-from sweeper.launch.screen import terminal
+from sweeper.launching.screen import terminal
 from sweeper.paths import Home
 from sweeper.preflight.data.finding import Severity
 from sweeper.preflight.data.report import DataReport, Pieces, check_data

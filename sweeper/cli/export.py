@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from sweeper.errors import TrackingError
-from sweeper.export import snippets
-from sweeper.export.export import Wanted
-from sweeper.export.export import export as export_trial
-from sweeper.export.formats import ADAPTER
+from sweeper.exporting import snippets
+from sweeper.exporting.export import Wanted
+from sweeper.exporting.export import export as export_trial
+from sweeper.exporting.formats import ADAPTER
 from sweeper.paths import Home
 from sweeper.report.sentences import plus_minus, score
 
@@ -66,7 +66,7 @@ def _record(
         name = None
     if manifest["parity"] is None:
         return None
-    from sweeper.export import champion
+    from sweeper.exporting import champion
 
     try:
         return champion.record(

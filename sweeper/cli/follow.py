@@ -12,9 +12,9 @@ from sweeper import outcome
 from sweeper.config import check
 from sweeper.errors import ERRORS
 from sweeper.events import EventReader
-from sweeper.launch.progress import Progress
-from sweeper.launch.question import INTERRUPTED
-from sweeper.launch.screen import Output, show
+from sweeper.launching.progress import Progress
+from sweeper.launching.question import INTERRUPTED
+from sweeper.launching.screen import Output, show
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
 from sweeper.search.running import Running, running, working

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sweeper.config import check
 from sweeper.errors import StoreError
-from sweeper.launch.screen import terminal
+from sweeper.launching.screen import terminal
 from sweeper.paths import Home
 from sweeper.plots.interaction import Cell, Interaction
 from sweeper.plots.interaction_picture import draw

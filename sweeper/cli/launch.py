@@ -16,11 +16,11 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.disk import full, is_full
 from sweeper.errors import HeldError, SweeperError
-from sweeper.launch.launcher import launch
-from sweeper.launch.on_finish import Outcome, ended_by, on_finish
-from sweeper.launch.question import Answer
-from sweeper.launch.screen import say_next, terminal
-from sweeper.launch.tables import SHOWN, study_json, study_table
+from sweeper.launching.launcher import launch
+from sweeper.launching.on_finish import Outcome, ended_by, on_finish
+from sweeper.launching.question import Answer
+from sweeper.launching.screen import say_next, terminal
+from sweeper.launching.tables import SHOWN, study_json, study_table
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
 from sweeper.report.reading import cost_of, studied
@@ -51,6 +51,7 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
     name = config.study.name
     outcome: Outcome | None = None
     error: str | None = None
+    kind: str | None = None
     try:
         announce = partial(click.echo, err=as_json)
         code = launch(config, announce, psutil.Process().create_time(), as_json)
@@ -67,13 +68,13 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         outcome = None if isinstance(problem, HeldError) else Outcome.ERROR
         known = full(problem, home.study(name).root) if is_full(problem) else problem
         if isinstance(known, SweeperError):
-            error, code = redacted(str(known)), USAGE_ERROR
+            error, code, kind = redacted(str(known)), USAGE_ERROR, type(known).__name__
             click.echo(f"error: {error}", err=True)
         else:
-            error, code = type(problem).__name__, 1
+            error, code, kind = type(problem).__name__, 1, type(problem).__name__
             click.echo(redacted(traceback.format_exc()), err=True, nl=False)
     if as_json:
-        print_json_result(name, code, outcome, error, home)
+        print_json_result(name, code, outcome, error, kind, home)
     if config.on_finish is not None and outcome is not None:
         sys.stdout.flush()
         on_finish(config.on_finish, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
@@ -103,7 +104,12 @@ def _send_what_waits(paths: StudyPaths, announce: Callable[[str], None]) -> None
 
 
 def print_json_result(
-    name: str | None, code: int, outcome: Outcome | None, error: str | None, home: Home | None = None
+    name: str | None,
+    code: int,
+    outcome: Outcome | None,
+    error: str | None,
+    kind: str | None,
+    home: Home | None = None,
 ) -> None:
     """Prints the last line of `launch --json`: how the launch ended, and how the study stands."""
     stands: dict[str, Any] = {}
@@ -112,7 +118,7 @@ def print_json_result(
         stands = study_json(seen, own, cost_of(home, seen, own), used)
         del stands["trials"]  # the events have them
     ended = outcome.value if outcome is not None else "error" if error is not None else "stopped"
-    result = {"event": "result", "study": name, "outcome": ended, "exit_code": code, "error": error}
+    result = {"event": "result", "study": name, "outcome": ended, "exit_code": code, "error": error, "kind": kind}
     click.echo(json.dumps({**stands, **result}))
 
 

@@ -9,8 +9,8 @@ import click
 from rich import box
 from rich.table import Table
 
-from sweeper.launch.learning_curve import learning_curve
-from sweeper.launch.screen import Output, terminal
+from sweeper.launching.learning_curve import learning_curve
+from sweeper.launching.screen import Output, terminal
 from sweeper.learning.curve import LearningCurve
 from sweeper.paths import Home
 from sweeper.report.sentences import score

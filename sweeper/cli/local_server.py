@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import getpass
 import json
 import os
 import signal
@@ -140,6 +141,8 @@ def browse(
     with until_interrupted(), server.running() as process:
         found = links()
         click.echo(f"{server.name} on {server.url}{start} (store: {home.root}); Ctrl-C ends it")
+        if (command := tunnel(server.port, os.environ)) is not None:
+            click.echo(f"from the machine that you came from, at the same address: {command}")
         for name, link in islice(found.items(), MOST):
             click.echo(f"{name}: {link}")
         if len(found) > MOST:
@@ -148,6 +151,16 @@ def browse(
         if is_opening:
             webbrowser.open(next(iter(found.values())) if len(found) == 1 else server.url + start)
         process.wait()
+
+
+def tunnel(port: int, environ: Mapping[str, str]) -> str | None:
+    """The command that shows a port of this machine to whoever is on it by SSH; None where nobody is."""
+    words = environ.get("SSH_CONNECTION", "").split()
+    if len(words) != 4:
+        return None
+    _, _, here, ssh_port = words
+    other_port = "" if ssh_port == "22" else f"-p {ssh_port} "
+    return f"ssh -N -L {port}:{HOST}:{port} {other_port}{getpass.getuser()}@{here}"
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def list_studies(as_json: bool) -> None:
         click.echo(f"no studies yet at {home.root}; `sweeper launch study=demo` makes one")
         return
     from sweeper.cli.housekeeping import details, list_table
-    from sweeper.launch.screen import terminal
+    from sweeper.launching.screen import terminal
 
     terminal().print(list_table(lines))
     for line in details(lines):
@@ -49,8 +49,8 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
     With --follow the exit code is 0 where the study has come to its end, 1 where it was stopped, killed or ended with
     an error, and 130 after Ctrl-C, which leaves the study alone.
     """
-    from sweeper.launch.screen import terminal
-    from sweeper.launch.tables import SHOWN, study_json, study_table
+    from sweeper.launching.screen import terminal
+    from sweeper.launching.tables import SHOWN, study_json, study_table
     from sweeper.report.reading import cost_of, studied
     from sweeper.search.looks import looks
 
@@ -58,7 +58,7 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
     code = 0
     if follows:
         from sweeper.cli.follow import follow
-        from sweeper.launch.question import INTERRUPTED
+        from sweeper.launching.question import INTERRUPTED
 
         code = follow(home, study, as_json)
         if as_json or code == INTERRUPTED:
@@ -83,8 +83,8 @@ def best(study: str, as_json: bool, force: bool) -> int:
     The exit code is 1 where there is nothing to use: no trial keeps to the constraints, or the winner cannot be told
     from the untuned base.
     """
-    from sweeper.launch.screen import say_next, terminal
-    from sweeper.launch.tables import answer, trial_json
+    from sweeper.launching.screen import say_next, terminal
+    from sweeper.launching.tables import answer, trial_json
     from sweeper.report.reading import cost_of, studied
     from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
@@ -131,7 +131,7 @@ def cost(study: str, file: Path | None, shows_all: bool, as_json: bool) -> None:
     It only reads, and may be asked while the study runs.
     """
     from sweeper.cli.cost import show
-    from sweeper.launch.tables import SHOWN
+    from sweeper.launching.tables import SHOWN
     from sweeper.report.reading import cost_of, studied
 
     home = Home.from_environment()

@@ -86,7 +86,7 @@ def launch(arguments: tuple[str, ...]) -> int:
             from sweeper.cli.launch import USAGE_ERROR, print_json_result
             from sweeper.redaction import redacted
 
-            print_json_result(None, USAGE_ERROR, None, redacted(str(error)))
+            print_json_result(None, USAGE_ERROR, None, redacted(str(error)), type(error).__name__)
         raise
     return codes[0] if codes else 0
 
@@ -108,7 +108,7 @@ def plan(arguments: tuple[str, ...]) -> None:
 
     def run(config: Config) -> None:
         from sweeper.cli.plan import plan_table
-        from sweeper.launch.screen import terminal
+        from sweeper.launching.screen import terminal
         from sweeper.preflight.plan import plan as plan_study
 
         home = Home.named(config.store.home, config.store.optuna)
@@ -179,8 +179,8 @@ def worker(study: str, workers: int | None, mirror: str | None, as_json: bool) -
     elsewhere when they are stopped. On another machine SWEEPER_HOME is a folder that both see; or its trials are
     in PostgreSQL (store.optuna), its runs on a tracking server, and its folder comes from --mirror.
     """
-    from sweeper.launch.join import join
-    from sweeper.launch.screen import Output
+    from sweeper.launching.join import join
+    from sweeper.launching.screen import Output
 
     output = Output.JSON if as_json else Output.PERSON
     return join(Home.from_environment(), study, workers, mirror, partial(click.echo, err=as_json), output)
@@ -218,7 +218,7 @@ def sync(study: str, as_json: bool) -> int:
     """
     paths = Home.from_environment().study(study)
     from sweeper.config import check
-    from sweeper.launch.launcher import held
+    from sweeper.launching.launcher import held
     from sweeper.worker.sync import sync as sync_study
 
     check.load(paths)  # what is wrong with it is said before a lock is made

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import StoreError
-from sweeper.launch.screen import terminal
+from sweeper.launching.screen import terminal
 from sweeper.mistakes.counts import Bucket, Confusion, against_base, by_confidence, by_length, confusions, worst
 from sweeper.mistakes.joined import Joined, Judged, chosen, joined
 from sweeper.mistakes.table import record, write_csv

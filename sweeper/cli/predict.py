@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from sweeper.errors import DataError, ExportError
-from sweeper.launch.remaining import about
+from sweeper.launching.remaining import about
 from sweeper.paths import Home, opened_atomically
 
 if TYPE_CHECKING:
-    from sweeper.export.answers import Form
-    from sweeper.export.predict import Answer, Predictor
-    from sweeper.export.rows import Source
+    from sweeper.exporting.answers import Form
+    from sweeper.exporting.predict import Answer, Predictor
+    from sweeper.exporting.rows import Source
 
 _SHOWN = 5  # labels of a text whose probabilities a person is shown
 _CLEAR = "\r\x1b[K"  # the line on a terminal
@@ -42,8 +42,8 @@ class Asked:
 def show(home: Home, asked: Asked) -> None:
     """Answers what is asked, and prints or writes it; raises for what stops it."""
     _check(asked)
-    from sweeper.export.answers import Lines, check, form_of
-    from sweeper.export.predict import Predictor
+    from sweeper.exporting.answers import Lines, check, form_of
+    from sweeper.exporting.predict import Predictor
 
     form = form_of(asked.to, asked.is_replacing) if asked.to is not None else Lines
     source = None if asked.texts else _rows(asked)
@@ -68,7 +68,7 @@ def _check(asked: Asked) -> None:
 
 
 def _rows(asked: Asked) -> Source:
-    from sweeper.export import rows
+    from sweeper.exporting import rows
 
     if asked.rows is not None:
         return rows.of_file(asked.rows)
@@ -76,7 +76,7 @@ def _rows(asked: Asked) -> Source:
 
 
 def _texts(asked: Asked, predictor: Predictor) -> Source:
-    from sweeper.export import rows
+    from sweeper.exporting import rows
 
     if predictor.own is not None:
         raise DataError(
@@ -92,7 +92,7 @@ def _texts(asked: Asked, predictor: Predictor) -> Source:
 
 def _write(predictor: Predictor, source: Source, form: Form, asked: Asked, file: Path, count: int) -> None:
     """Writes all rows with their answers; the file is whole or not there."""
-    from sweeper.export.answers import answered, with_answer
+    from sweeper.exporting.answers import answered, with_answer
 
     try:
         with opened_atomically(file) as opened:
@@ -107,7 +107,7 @@ def _write(predictor: Predictor, source: Source, form: Form, asked: Asked, file:
 
 
 def _print_rows(predictor: Predictor, source: Source, form: Form, weighs: bool, count: int) -> None:
-    from sweeper.export.answers import answered, with_answer
+    from sweeper.exporting.answers import answered, with_answer
 
     for raw, answer in answered(predictor, source, weighs, _progress(count, is_shown=not sys.stdout.isatty())):
         click.echo(form.line(with_answer(raw, answer, form)), nl=False)
@@ -115,7 +115,7 @@ def _print_rows(predictor: Predictor, source: Source, form: Form, weighs: bool, 
 
 def _print_texts(predictor: Predictor, source: Source, weighs: bool) -> None:
     """For a person: what was predicted, or a table of the likeliest labels."""
-    from sweeper.export.answers import answered
+    from sweeper.exporting.answers import answered
 
     for place, ((_, row), answer) in enumerate(answered(predictor, source, weighs)):
         if answer.by_label is None:

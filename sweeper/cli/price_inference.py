@@ -18,7 +18,7 @@ from rich.table import Table
 
 from sweeper.config.schema import GpuSection
 from sweeper.errors import ConfigError, ExportError
-from sweeper.launch.screen import terminal
+from sweeper.launching.screen import terminal
 from sweeper.money import inference
 from sweeper.money.inference import DAYS, Cost, Month, Replaced
 from sweeper.money.price import Price, advice

@@ -101,7 +101,7 @@ def _served(
         ModelError: if the base is not there, or is another one.
     """
     from sweeper.errors import ExportError
-    from sweeper.export.manifest import check_files, check_use, read_manifest
+    from sweeper.exporting.manifest import check_files, check_use, read_manifest
 
     folder = folder.expanduser().absolute()
     manifest = read_manifest(folder)
@@ -140,8 +140,8 @@ def _vllm_command(
     folder: Path, manifest: dict[str, Any], name: str, host: str, port: int, program: list[str]
 ) -> tuple[list[str], int | None]:
     """Its command, and the token that ends an answer where vLLM would take another for it."""
-    from sweeper.export.formats import ADAPTER
-    from sweeper.export.serving_commands import format_of, needs_template, vllm_command
+    from sweeper.exporting.formats import ADAPTER
+    from sweeper.exporting.serving_commands import format_of, needs_template, vllm_command
     from sweeper.models.source import source_of
     from sweeper.serving.base import pinned_base
     from sweeper.serving.loaded import load_tokenizer
@@ -188,7 +188,7 @@ def _check_installed(engine: Engine, program: list[str] | None) -> None:
 def _run(served: Served, host: str, port: int) -> None:
     """Serves until Ctrl-C; raises StoreError where the port is taken or the server ends by itself."""
     from sweeper.cli.local_server import LocalServer, until_interrupted
-    from sweeper.export import serving_commands
+    from sweeper.exporting import serving_commands
 
     is_vllm = served.engine == "vllm"
     server = LocalServer(

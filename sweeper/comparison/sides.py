@@ -13,7 +13,7 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.config.teaching import METRICS
 from sweeper.errors import ExportError, StoreError
-from sweeper.export.manifest import PREDICTIONS, read_manifest
+from sweeper.exporting.manifest import PREDICTIONS, read_manifest
 from sweeper.mistakes import kept
 from sweeper.mistakes.joined import chosen, owner_of, why_missing
 from sweeper.mistakes.kept import Kept

@@ -156,8 +156,13 @@ class StudyPaths:
 
     @property
     def launcher_log(self) -> Path:
-        """What a launcher said since its terminal was gone."""
+        """What a launcher said since its terminal was gone, or where Python code launched it."""
         return self.logs / "launcher.log"
+
+    @property
+    def launch_events(self) -> Path:
+        """The events of the latest launch from Python, and how it ended."""
+        return self.logs / "launch.jsonl"
 
     @property
     def of_one_worker(self) -> list[Path]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeper.config.schema import ModelSection
-from sweeper.export.formats import ADAPTER
-from sweeper.export.serving_commands import format_of
+from sweeper.exporting.formats import ADAPTER
+from sweeper.exporting.serving_commands import format_of
 from sweeper.models import origin
 
 

@@ -12,8 +12,8 @@ from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import PromptSection
 from sweeper.data.chat import Chat
 from sweeper.errors import ExportError
-from sweeper.export.formats import ADAPTER
-from sweeper.export.serving_commands import format_of
+from sweeper.exporting.formats import ADAPTER
+from sweeper.exporting.serving_commands import format_of
 from sweeper.models import base
 from sweeper.paths import Home
 from sweeper.serving.base import pinned_base

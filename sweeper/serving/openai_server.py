@@ -29,7 +29,7 @@ from transformers.cli.serving.utils import GenerateManager, GenerationState
 from transformers.utils import logging as transformers_logging
 
 from sweeper.errors import SweeperError
-from sweeper.export.manifest import read_manifest
+from sweeper.exporting.manifest import read_manifest
 from sweeper.paths import Home
 from sweeper.redaction import redacted
 from sweeper.serving.loaded import Loaded, load

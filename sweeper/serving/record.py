@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.errors import ExportError
-from sweeper.export.manifest import MANIFEST
+from sweeper.exporting.manifest import MANIFEST
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.tracking.afterwards import run_of
 

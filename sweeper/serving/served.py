@@ -23,11 +23,11 @@ from sweeper.data.files import Raw
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import ExportError, OutOfRoomError, StoreError
-from sweeper.export import rows as export_rows
-from sweeper.export.choosing import chosen, kept_adapter
-from sweeper.export.formats import ADAPTER, MERGED, MERGED_4BIT
-from sweeper.export.manifest import MANIFEST
-from sweeper.export.predict import Predictor
+from sweeper.exporting import rows as export_rows
+from sweeper.exporting.choosing import chosen, kept_adapter
+from sweeper.exporting.formats import ADAPTER, MERGED, MERGED_4BIT
+from sweeper.exporting.manifest import MANIFEST
+from sweeper.exporting.predict import Predictor
 from sweeper.memory.formula import Formula
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted
@@ -54,7 +54,7 @@ class Served:
     Attributes:
         prompts: what is asked, as tokens; of each row one.
         words: what it is, and whose rows these are.
-        format: of `sweeper.export.formats.FORMATS`; where it has no adapter, the model answers by itself.
+        format: of `sweeper.exporting.formats.FORMATS`; where it has no adapter, the model answers by itself.
     """
 
     pack: Pack

@@ -37,8 +37,8 @@ from optuna.trial import TrialState, create_trial
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
 from sweeper.events import EventLog, EventReader
-from sweeper.launch.progress import Progress
-from sweeper.launch.screen import Output, show
+from sweeper.launching.progress import Progress
+from sweeper.launching.screen import Output, show
 from sweeper.paths import Home
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.samplers import distributions

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sweeper.config import compose
 from sweeper.config.schema import Config
-from sweeper.launch.launcher import launch
+from sweeper.launching.launcher import launch
 from sweeper.money.account import account
 from sweeper.money.booking import Activity
 from sweeper.money.ledger import Ledger

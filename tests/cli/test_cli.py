@@ -26,7 +26,7 @@ def test_importing_sweeper_loads_neither_torch_nor_mlflow() -> None:
 def test_a_launcher_does_not_load_what_trains() -> None:
     """What it looks at needs seconds, and these would take as long again."""
     code = (
-        "import sys, sweeper.launch.launcher, sweeper.preflight.cost, sweeper.preflight.data.report\n"
+        "import sys, sweeper.launching.launcher, sweeper.preflight.cost, sweeper.preflight.data.report\n"
         "import sweeper.models.source, sweeper.retention.watch\n"
         "print([m for m in ('bitsandbytes', 'peft', 'mlflow', 'sklearn', 'sweeper.engine.pack') if m in sys.modules])"
     )

@@ -21,8 +21,8 @@ from sweeper.cli import predict
 from sweeper.cli.main import main
 from sweeper.data.files import read_file
 from sweeper.engine.pack import Pack
-from sweeper.export import answers
-from sweeper.export.predict import Answer
+from sweeper.exporting import answers
+from sweeper.exporting.predict import Answer
 from sweeper.paths import Home
 from tests.export.conftest import (
     LABELS,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from sweeper.cli.local_server import tunnel
 from sweeper.cli.main import main
 from sweeper.paths import Home
 from sweeper.tracking.view import VIEW_TAG
@@ -44,6 +45,21 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script.write_text("\n".join([*lines, "os.replace(file + '.part', file)"]), encoding="utf-8")
     monkeypatch.setenv("BROWSER", f"{sys.executable} {script} %s")
     return file
+
+
+@pytest.mark.parametrize(
+    ("connection", "command"),
+    [
+        ("10.0.0.9 51234 10.0.0.5 22", "ssh -N -L 5000:127.0.0.1:5000 ann@10.0.0.5"),
+        ("10.0.0.9 51234 203.0.113.7 40022", "ssh -N -L 5000:127.0.0.1:5000 -p 40022 ann@203.0.113.7"),
+        ("", None),
+    ],
+)
+def test_who_is_there_by_ssh_is_told_the_tunnel(
+    monkeypatch: pytest.MonkeyPatch, connection: str, command: str | None
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ann")
+    assert tunnel(5000, {"SSH_CONNECTION": connection}) == command
 
 
 def test_a_study_has_a_link_that_is_opened_if_that_is_asked_for(made_up: Home, opened: Path) -> None:

@@ -17,8 +17,8 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack
-from sweeper.export.manifest import CONFIG, MANIFEST, write_manifest
-from sweeper.export.tokenizer import write_tokenizer
+from sweeper.exporting.manifest import CONFIG, MANIFEST, write_manifest
+from sweeper.exporting.tokenizer import write_tokenizer
 from sweeper.models import base
 from sweeper.models.source import source_of
 from sweeper.models.targets import linear_names

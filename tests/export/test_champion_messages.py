@@ -14,7 +14,7 @@ from sweeper.config.schema import Config
 from sweeper.data import kinds
 from sweeper.data.prompt import renderer
 from sweeper.data.row import Row
-from sweeper.export.champion_model import Champion
+from sweeper.exporting.champion_model import Champion
 from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 

@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM
 from sweeper.cli.main import main
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
-from sweeper.export import export as exporting
-from sweeper.export import merged as merging
-from sweeper.export.manifest import MANIFEST, PREDICTIONS, sha256
+from sweeper.exporting import export as exporting
+from sweeper.exporting import merged as merging
+from sweeper.exporting.manifest import MANIFEST, PREDICTIONS, sha256
 from sweeper.housekeeping import whole
 from sweeper.mistakes import kept
 from sweeper.paths import TEST, Home, StudyPaths

@@ -10,8 +10,8 @@ import torch
 
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
-from sweeper.export.export import Wanted, export
-from sweeper.export.formats import ADAPTER, MERGED
+from sweeper.exporting.export import Wanted, export
+from sweeper.exporting.formats import ADAPTER, MERGED
 from sweeper.paths import Home, StudyPaths
 from sweeper.tracking.tracker import MemoryTracker
 from sweeper.worker.session import Session

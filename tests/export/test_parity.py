@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from sweeper.data.row import Row
 from sweeper.errors import ExportError
-from sweeper.export import parity
-from sweeper.export.formats import ADAPTER, MERGED_4BIT
-from sweeper.export.fresh import Source
-from sweeper.export.parity import Weights
-from sweeper.export.predict import Predictor
-from sweeper.export.recorded import Recorded
+from sweeper.exporting import parity
+from sweeper.exporting.formats import ADAPTER, MERGED_4BIT
+from sweeper.exporting.fresh import Source
+from sweeper.exporting.parity import Weights
+from sweeper.exporting.predict import Predictor
+from sweeper.exporting.recorded import Recorded
 from sweeper.mistakes.kept import Kept
 from sweeper.paths import Home
 from sweeper.tasks.resampled import Resampler
@@ -207,7 +207,7 @@ def test_a_metric_that_is_worse_beyond_noise_is_refused(known: Recorded) -> None
 
 
 def parity_prompts(known: Recorded) -> list[str]:
-    from sweeper.export.fresh import fingerprint
+    from sweeper.exporting.fresh import fingerprint
 
     chat = known.rendered.chat
     return [fingerprint(chat.prompt(known.rendered.messages(row))) for row in known.rows]

@@ -12,9 +12,9 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM
 
 from sweeper.errors import DataError, ExportError
-from sweeper.export import merged as merging
-from sweeper.export.manifest import MANIFEST
-from sweeper.export.predict import Exported, Predictor
+from sweeper.exporting import merged as merging
+from sweeper.exporting.manifest import MANIFEST
+from sweeper.exporting.predict import Exported, Predictor
 from sweeper.models import base, copies
 from sweeper.paths import Home
 from tests.conftest import trial_params

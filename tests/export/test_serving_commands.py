@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweeper.errors import ExportError
-from sweeper.export.serving_commands import (
+from sweeper.exporting.serving_commands import (
     curl_snippet,
     notes,
     python_snippet,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import ExportError
-from sweeper.export import staging
-from sweeper.export.manifest import MANIFEST
+from sweeper.exporting import staging
+from sweeper.exporting.manifest import MANIFEST
 
 
 def write(folder: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GenerationConfig
 
 from sweeper.config.schema import Config
-from sweeper.export.tokenizer import write_tokenizer
+from sweeper.exporting.tokenizer import write_tokenizer
 from sweeper.models.source import source_of
 from sweeper.paths import Home
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from sweeper.cli.main import main
-from sweeper.launch.question import INTERRUPTED
+from sweeper.launching.question import INTERRUPTED
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
 from tests.conftest import SHORT

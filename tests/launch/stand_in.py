@@ -10,7 +10,7 @@ from sweeper.cluster.cluster import Cluster
 from sweeper.cluster.local import LocalWorker
 from sweeper.config import compose
 from sweeper.config.schema import Config
-from sweeper.launch.supervisor import Supervisor
+from sweeper.launching.supervisor import Supervisor
 from sweeper.paths import Home, StudyPaths
 
 # What each script does, beside `paths`, `index` and `events`.

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from sweeper.config.schema import Config
-from sweeper.launch.tables import study_json, study_table
+from sweeper.launching.tables import study_json, study_table
 from sweeper.money.account import statement
 from sweeper.money.price import Price
 from tests.launch.test_tables import STUDY, text

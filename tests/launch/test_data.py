@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from sweeper.cli.main import main
 from sweeper.config.schema import Config
 from sweeper.errors import DataError
-from sweeper.launch import launcher
+from sweeper.launching import launcher
 from sweeper.paths import Home
 from sweeper.tracking.tracker import STUDY, MemoryTracker
 from sweeper.worker.session import Session

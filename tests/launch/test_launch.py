@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from sweeper.launch.question import INTERRUPTED
+from sweeper.launching.question import INTERRUPTED
 from sweeper.paths import Home
 from sweeper.search.views import view
 from sweeper.tracking.mlflow_tracker import MlflowTracker

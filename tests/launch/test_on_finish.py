@@ -15,9 +15,9 @@ import pytest
 from sweeper.cli import launch as cli
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, DataError, HeldError, SweeperError
-from sweeper.launch import on_finish as module
-from sweeper.launch.on_finish import Outcome, ended_by, on_finish
-from sweeper.launch.question import INTERRUPTED, Answer
+from sweeper.launching import on_finish as module
+from sweeper.launching.on_finish import Outcome, ended_by, on_finish
+from sweeper.launching.question import INTERRUPTED, Answer
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import StudyView
 

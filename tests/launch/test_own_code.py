@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sweeper.errors import ExportError
-from sweeper.export.predict import Predictor
+from sweeper.exporting.predict import Predictor
 from sweeper.paths import Home
 from sweeper.search.views import view
 from tests.conftest import SHORT

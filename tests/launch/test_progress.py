@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweeper.config.schema import Config
-from sweeper.launch.progress import Progress
+from sweeper.launching.progress import Progress
 from sweeper.search.views import StudyView
 from tests.launch.test_tables import scored, trial
 

@@ -18,8 +18,8 @@ from filelock import FileLock
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
-from sweeper.launch import launcher
-from sweeper.launch.question import INTERRUPTED, Answer
+from sweeper.launching import launcher
+from sweeper.launching.question import INTERRUPTED, Answer
 from sweeper.paths import Home
 from sweeper.preflight import cost
 from sweeper.search.views import begun as begun_study
@@ -32,7 +32,7 @@ __all__ = ["begun", "told"]  # fixtures
 
 ASK = """
 import sys
-from sweeper.launch.question import ask
+from sweeper.launching.question import ask
 print("answer:", ask("go on? [y/N] ", float(sys.argv[1])).name)
 """
 
@@ -101,7 +101,7 @@ def test_a_job_in_the_background_is_not_asked() -> None:
     job = """
 import os, sys
 from types import SimpleNamespace as N
-from sweeper.launch.question import answer
+from sweeper.launching.question import answer
 if (child := os.fork()) == 0:
     os.setpgid(0, 0)  # as a shell does for a job that ends with &
     print("answer:", answer(N(confirm=True, preflight=N(answer_s=60))).name, flush=True)
@@ -160,7 +160,7 @@ def test_a_launch_goes_on_only_with_a_yes(home: Home, few_tickets: Path) -> None
 def test_without_a_terminal_there_is_no_question() -> None:
     config = """
 from types import SimpleNamespace as N
-from sweeper.launch.question import answer
+from sweeper.launching.question import answer
 print(answer(N(confirm=True, preflight=N(answer_s=60))).name)
 """
     done = subprocess.run([sys.executable, "-c", config], stdin=subprocess.DEVNULL, capture_output=True, text=True)

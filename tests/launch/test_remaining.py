@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.launch.remaining import Pace, Spent, about
+from sweeper.launching.remaining import Pace, Spent, about
 
 
 def test_nothing_is_known_before_a_trial_has_ended_and_this_session_has_worked() -> None:

@@ -18,9 +18,9 @@ from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
 from sweeper.errors import ConfigError, DataError, ModelError
-from sweeper.launch import launcher
-from sweeper.launch import resume as resume_module
-from sweeper.launch.resume import resume
+from sweeper.launching import launcher
+from sweeper.launching import resume as resume_module
+from sweeper.launching.resume import resume
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight import cost
 from sweeper.search.study import Search

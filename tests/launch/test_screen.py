@@ -7,8 +7,8 @@ import re
 import pytest
 from rich.console import Console
 
-from sweeper.launch.progress import Event, Progress
-from sweeper.launch.screen import Output, View, show
+from sweeper.launching.progress import Event, Progress
+from sweeper.launching.screen import Output, View, show
 from tests.launch.test_progress import EVALUATED, STARTED, ended, tick
 
 NAME = "t07 r64 a/r2 lr2e-4"

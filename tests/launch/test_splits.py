@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.config.schema import Config
 from sweeper.data import rows
-from sweeper.launch import launcher
+from sweeper.launching import launcher
 from sweeper.paths import Home
 from sweeper.worker import workbench
 

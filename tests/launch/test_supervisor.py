@@ -17,8 +17,8 @@ import pytest
 from sweeper.config.schema import Config
 from sweeper.errors import DataError, WorkerError
 from sweeper.events import EventReader
-from sweeper.launch.question import INTERRUPTED
-from sweeper.launch.supervisor import Supervisor
+from sweeper.launching.question import INTERRUPTED
+from sweeper.launching.supervisor import Supervisor
 from sweeper.paths import Home, StudyPaths
 from tests.launch import stand_in
 from tests.launch.stand_in import StandIns

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from sweeper.config.schema import Config
-from sweeper.launch.tables import answer, study_json, study_table
+from sweeper.launching.tables import answer, study_json, study_table
 from sweeper.report.sentences import plus_minus
 from sweeper.search.looks import Looks
 from sweeper.search.views import StudyView, TrialView

@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from sweeper.errors import HeldError
 from sweeper.events import EventReader
-from sweeper.launch import launcher
-from sweeper.launch.join import _places
+from sweeper.launching import launcher
+from sweeper.launching.join import _places
 from sweeper.paths import Home
 from sweeper.search.running import noted, working
 from sweeper.search.views import view

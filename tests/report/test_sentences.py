@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.config.schema import Config
-from sweeper.launch.tables import answer, study_json
+from sweeper.launching.tables import answer, study_json
 from sweeper.report.sentences import cheaper_line
 from sweeper.search.views import StudyView, TrialView
 from tests.launch.test_tables import text, trial

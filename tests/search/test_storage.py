@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, StoreError
-from sweeper.launch.launcher import launch
+from sweeper.launching.launcher import launch
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter

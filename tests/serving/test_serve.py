@@ -34,10 +34,10 @@ from sweeper.cli.main import main
 from sweeper.config import check
 from sweeper.config.schema import ModelSection
 from sweeper.data import rows
-from sweeper.export import export as exporting
-from sweeper.export.manifest import MANIFEST, read_manifest
-from sweeper.export.predict import Predictor
-from sweeper.export.serving_commands import request
+from sweeper.exporting import export as exporting
+from sweeper.exporting.manifest import MANIFEST, read_manifest
+from sweeper.exporting.predict import Predictor
+from sweeper.exporting.serving_commands import request
 from sweeper.models import base, origin
 from sweeper.paths import Home, StudyPaths
 from sweeper.serving.loaded import load

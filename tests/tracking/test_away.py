@@ -22,7 +22,7 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import AwayError, TrackingError
 from sweeper.events import EventLog, EventReader
-from sweeper.launch.launcher import prepare_tracking
+from sweeper.launching.launcher import prepare_tracking
 from sweeper.paths import Home
 from sweeper.search.views import is_finished, view
 from sweeper.tracking.mlflow_probe import probe

@@ -11,7 +11,7 @@ import pytest
 from sweeper.config import check
 from sweeper.engine.pack import Tick
 from sweeper.events import EventLog
-from sweeper.launch.learning_curve import learning_curve
+from sweeper.launching.learning_curve import learning_curve
 from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
 from sweeper.paths import Home, StudyPaths

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from sweeper.config.teaching import METRICS
-from sweeper.export.formats import FORMATS
+from sweeper.exporting.formats import FORMATS
 from sweeper.money.bill import Label
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, examples_of, view

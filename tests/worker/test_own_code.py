@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.config import check
 from sweeper.custom import own
-from sweeper.launch.tables import study_json
+from sweeper.launching.tables import study_json
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import ranked, view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker

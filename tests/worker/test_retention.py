@@ -13,8 +13,8 @@ from sweeper.config import check
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.pack import Pack
 from sweeper.errors import ExportError
-from sweeper.export.export import Wanted, export
-from sweeper.launch.tables import study_json
+from sweeper.exporting.export import Wanted, export
+from sweeper.launching.tables import study_json
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import StudyView, view
 from sweeper.tracking.tracker import BASELINE, MemoryTracker

@@ -16,7 +16,7 @@ from sweeper.config.schema import MOST_SEEDS
 from sweeper.engine import checkpoint
 from sweeper.engine.pack import Pack, Tick
 from sweeper.errors import ConfigError
-from sweeper.launch import launcher
+from sweeper.launching import launcher
 from sweeper.money.account import account
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger

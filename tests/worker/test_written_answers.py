@@ -10,10 +10,10 @@ from rich.console import Console
 
 from sweeper.config import check
 from sweeper.errors import DataError
-from sweeper.export.export import Wanted, export
-from sweeper.export.predict import Predictor
-from sweeper.export.rows import of_lines
-from sweeper.launch.tables import study_json, study_table
+from sweeper.exporting.export import Wanted, export
+from sweeper.exporting.predict import Predictor
+from sweeper.exporting.rows import of_lines
+from sweeper.launching.tables import study_json, study_table
 from sweeper.paths import Home
 from sweeper.search.views import view
 from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker

@@ -32,9 +32,9 @@ from safetensors.torch import load_file
 
 from sweeper.engine.adapter import WEIGHTS
 from sweeper.errors import ExportError
-from sweeper.export import fresh
-from sweeper.export.formats import ADAPTER, EXACT
-from sweeper.export.recorded import Recorded
+from sweeper.exporting import fresh
+from sweeper.exporting.formats import ADAPTER, EXACT
+from sweeper.exporting.recorded import Recorded
 from sweeper.retention.measure import CERTAIN, drop
 from sweeper.tasks.resampled import difference
 from sweeper.trial import TrialParams

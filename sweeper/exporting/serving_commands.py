@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeper.data.template import LABELS, ROW, TEXT, RowTemplate, columns_read
 from sweeper.errors import ExportError, PromptError
-from sweeper.export.formats import ADAPTER
+from sweeper.exporting.formats import ADAPTER
 
 HOST, PORT = "127.0.0.1", 8000
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank may be (vllm/config/lora.py)

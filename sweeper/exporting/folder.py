@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import ColumnsSection, PromptSection, TaskSection
 from sweeper.errors import ExportError, unknown
-from sweeper.export.formats import ADAPTER, FORMATS
-from sweeper.export.manifest import MANIFEST, check_files, check_use, read_manifest
+from sweeper.exporting.formats import ADAPTER, FORMATS
+from sweeper.exporting.manifest import MANIFEST, check_files, check_use, read_manifest
 from sweeper.models import origin
 from sweeper.models.origin import Origin
 from sweeper.trial import TrialParams
@@ -28,7 +28,7 @@ class Exported:
     """A folder whose files are as they were exported.
 
     Attributes:
-        format: one of `sweeper.export.formats.FORMATS`.
+        format: one of `sweeper.exporting.formats.FORMATS`.
         model: the section of the study.
         known: the base that the study had; None in exports from before that was kept.
         long: `data.long` of the study.

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 
 from sweeper.config import check
 from sweeper.errors import StoreError
-from sweeper.launch.launcher import held, prepare_tracking
-from sweeper.launch.resume import resume
-from sweeper.launch.screen import Output
-from sweeper.launch.supervisor import Supervisor
+from sweeper.launching.launcher import held, prepare_tracking
+from sweeper.launching.resume import resume
+from sweeper.launching.screen import Output
+from sweeper.launching.supervisor import Supervisor
 from sweeper.learning.curve import LearningCurve
 from sweeper.learning.request import Request
 from sweeper.mirror.mirror import Mirror

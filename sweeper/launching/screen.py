@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.clock import now_s
-from sweeper.launch.progress import Event, InFlight, Progress
-from sweeper.launch.remaining import about
+from sweeper.launching.progress import Event, InFlight, Progress
+from sweeper.launching.remaining import about
 from sweeper.report.sentences import score
 from sweeper.units import usd_text
 

@@ -19,8 +19,8 @@ from sweeper.data.row import Row
 from sweeper.engine import adapter
 from sweeper.engine.pack import Pack, Slot
 from sweeper.errors import DataError, ExportError, PromptError
-from sweeper.export.folder import Exported, not_whole
-from sweeper.export.manifest import CODE
+from sweeper.exporting.folder import Exported, not_whole
+from sweeper.exporting.manifest import CODE
 from sweeper.models import base
 from sweeper.models.source import load_tokenizer
 from sweeper.models.targets import linear_names

@@ -14,9 +14,9 @@ import yaml
 
 from sweeper.config.reproduce import for_others, launch_of
 from sweeper.errors import ExportError
-from sweeper.export import serving_commands, snippets
-from sweeper.export.formats import ADAPTER, FORMATS, GGUF
-from sweeper.export.licence import Licence
+from sweeper.exporting import serving_commands, snippets
+from sweeper.exporting.formats import ADAPTER, FORMATS, GGUF
+from sweeper.exporting.licence import Licence
 from sweeper.redaction import redacted
 from sweeper.report import searched, spent
 from sweeper.report.content import Block, Bullets, Code, Content, Paragraph, Section, Table, bullets, paragraphs

@@ -6,8 +6,8 @@ import json
 import shlex
 from typing import Any
 
-from sweeper.export import serving_commands
-from sweeper.export.formats import ADAPTER, GGUF
+from sweeper.exporting import serving_commands
+from sweeper.exporting.formats import ADAPTER, GGUF
 
 
 def transformers(manifest: dict[str, Any]) -> str:

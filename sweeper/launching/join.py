@@ -15,8 +15,8 @@ from sweeper.cluster.local import LocalCluster
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, StoreError
-from sweeper.launch.screen import Output
-from sweeper.launch.supervisor import Supervisor
+from sweeper.launching.screen import Output
+from sweeper.launching.supervisor import Supervisor
 from sweeper.mirror.manifest import latest
 from sweeper.mirror.mirror import Mirror
 from sweeper.mirror.remote import Remote

@@ -22,10 +22,10 @@ from sweeper.config.schema import Config
 from sweeper.custom import own
 from sweeper.data import rows
 from sweeper.errors import AwayError, ConfigError, DataError, HeldError, StoreError
-from sweeper.launch.question import Answer, answer
-from sweeper.launch.resume import Resumption, as_begun, resume
-from sweeper.launch.screen import Output
-from sweeper.launch.supervisor import Supervisor
+from sweeper.launching.question import Answer, answer
+from sweeper.launching.resume import Resumption, as_begun, resume
+from sweeper.launching.screen import Output
+from sweeper.launching.supervisor import Supervisor
 from sweeper.mirror.mirror import Mirror
 from sweeper.money.price import required
 from sweeper.paths import Home, StudyPaths

@@ -19,7 +19,7 @@ from sweeper.config.schema import ModelSection
 from sweeper.engine import adapter
 from sweeper.engine.bucket import AdapterState
 from sweeper.errors import ExportError
-from sweeper.export.fresh import digest
+from sweeper.exporting.fresh import digest
 from sweeper.models import base
 from sweeper.models.source import without_progress
 from sweeper.paths import Home

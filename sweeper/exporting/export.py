@@ -21,14 +21,14 @@ from sweeper.config.schema import ModelSection
 from sweeper.config.teaching import CustomSection
 from sweeper.custom import own
 from sweeper.errors import ExportError
-from sweeper.export import card, formats, gguf, licence, parity, staging
-from sweeper.export.choosing import choose, kept_adapter
-from sweeper.export.formats import ADAPTER, GGUF, MERGED_4BIT
-from sweeper.export.fresh import Source
-from sweeper.export.manifest import CODE, CONFIG, PREDICTIONS, add_hashes, write_manifest
-from sweeper.export.parity import Parity, Weights
-from sweeper.export.recorded import recorded
-from sweeper.export.tokenizer import write_tokenizer
+from sweeper.exporting import card, formats, gguf, licence, parity, staging
+from sweeper.exporting.choosing import choose, kept_adapter
+from sweeper.exporting.formats import ADAPTER, GGUF, MERGED_4BIT
+from sweeper.exporting.fresh import Source
+from sweeper.exporting.manifest import CODE, CONFIG, PREDICTIONS, add_hashes, write_manifest
+from sweeper.exporting.parity import Parity, Weights
+from sweeper.exporting.recorded import recorded
+from sweeper.exporting.tokenizer import write_tokenizer
 from sweeper.mistakes import kept
 from sweeper.models import base, origin
 from sweeper.models.source import source_of
@@ -180,7 +180,7 @@ def _write_weights(
         config["base_model_name_or_path"], config["revision"] = source_of(section, home), section.revision
         write_atomically(folder / CONFIG, json.dumps(config, indent=2))
         return Weights.of_adapter(adapter, params)
-    from sweeper.export import merged
+    from sweeper.exporting import merged
 
     whole = folder / ".merged" if wanted.form in (GGUF, MERGED_4BIT) else folder
     digests = merged.write(whole, adapter, params, section, home, wanted.device)

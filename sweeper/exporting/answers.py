@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from sweeper.data.files import Raw
 from sweeper.errors import DataError, ExportError
-from sweeper.export.predict import Answer, Predictor
-from sweeper.export.rows import Source, blocks
+from sweeper.exporting.predict import Answer, Predictor
+from sweeper.exporting.rows import Source, blocks
 from sweeper.quoting import name_of
 
 PREDICTION, PROBABILITY, PROBABILITIES = "prediction", "probability", "probabilities"

@@ -23,9 +23,9 @@ from sweeper.disk import EXIT_CODE as DISK_FULL
 from sweeper.disk import no_room
 from sweeper.errors import ERRORS, DiskFullError, SweeperError, WorkerError
 from sweeper.events import EventLog, EventReader
-from sweeper.launch.progress import Progress
-from sweeper.launch.question import INTERRUPTED
-from sweeper.launch.screen import Output, show
+from sweeper.launching.progress import Progress
+from sweeper.launching.question import INTERRUPTED
+from sweeper.launching.screen import Output, show
 from sweeper.outcome import Outcome
 from sweeper.paths import StudyPaths
 from sweeper.redaction import redacted

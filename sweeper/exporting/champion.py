@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config import check
-from sweeper.export.manifest import PREDICTIONS
+from sweeper.exporting.manifest import PREDICTIONS
 from sweeper.paths import Home
 from sweeper.tracking.afterwards import run_of
 from sweeper.tracking.tracker import RunKey

@@ -1,4 +1,4 @@
-"""A study while it runs, as its storage and its events tell it: what `sweeper.launch.screen` shows."""
+"""A study while it runs, as its storage and its events tell it: what `sweeper.launching.screen` shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sweeper.clock import now_s
 from sweeper.config.schema import Config
 from sweeper.events import WARNINGS
-from sweeper.launch.remaining import Pace, Spent
+from sweeper.launching.remaining import Pace, Spent
 from sweeper.report.sentences import plus_minus, score
 from sweeper.retention.measure import PREFIX
 from sweeper.search.views import StudyView

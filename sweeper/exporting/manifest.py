@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ExportError
-from sweeper.export.formats import ADAPTER, GGUF
+from sweeper.exporting.formats import ADAPTER, GGUF
 from sweeper.paths import write_atomically
 
 MANIFEST = "sweeper.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from sweeper.errors import ExportError
-from sweeper.export.manifest import MANIFEST
+from sweeper.exporting.manifest import MANIFEST
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 _HERE = -100  # AT_FDCWD

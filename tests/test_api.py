@@ -1,0 +1,117 @@
+"""What `import sweeper` offers, used as a script or a notebook does."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sweeper
+from sweeper.paths import Home
+from tests.conftest import SHORT
+from tests.launch.test_launch import wait_for
+
+MOST_NAMES = 25
+
+
+def options(few_tickets: Path, *others: str) -> list[str]:
+    return [*SHORT, f"data.path={few_tickets}", *others]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, few_tickets: Path) -> Path:
+    """A store whose name needs quotes, with the finished study `demo`."""
+    folder = tmp_path_factory.mktemp("api") / "a store, mine"
+    events: list[dict[str, Any]] = []
+    launched = sweeper.launch(*options(few_tickets), home=folder, on_event=events.append)
+    assert not launched.is_running
+    assert launched.result is not None
+    assert launched.result["outcome"] == "finished"
+    assert [event["number"] for event in events if event["event"] == "trial_ended"] == [0, 1, 2]
+    assert launched.study == sweeper.load_study("demo", home=folder)
+    return folder
+
+
+def test_every_name_is_there_has_types_and_says_what_it_is() -> None:
+    assert len(sweeper.__all__) <= MOST_NAMES
+    assert set(dir(sweeper)) == set(sweeper.__all__)
+    for name in set(sweeper.__all__) - {"__version__"}:
+        found = getattr(sweeper, name)
+        assert inspect.getdoc(found), name
+        if inspect.isfunction(found):
+            hints = inspect.signature(found)
+            assert all(one.annotation is not inspect.Parameter.empty for one in hints.parameters.values())
+            assert hints.return_annotation is not inspect.Signature.empty
+    with pytest.raises(AttributeError, match="no attribute 'lunch'"):
+        sweeper.lunch  # noqa: B018
+
+
+def test_a_study_is_looked_at(store: Path) -> None:
+    assert sweeper.list_studies(home=store) == ["demo"]
+    study = sweeper.load_study("demo", home=store)
+    assert (study.name, study.is_finished, study.usd) == ("demo", True, None)
+    assert study.device_s > 0
+    assert isinstance(study.best, sweeper.Trial)
+    assert study.test["trial"] == study.best.number
+    rows = study.rows()
+    assert [row["number"] for row in rows] == [0, 1, 2]
+    assert rows[study.best.number]["value"] == study.best.value == max(row["value"] or 0.0 for row in rows)
+    assert all(row["params.rank"] in (4, 8, 16, 32, 64) for row in rows)
+    assert repr(study).startswith(f"<Study demo: 3 trials, best trial {study.best.number}: ")
+    with pytest.raises(sweeper.StoreError, match="unknown study `nothing`"):
+        sweeper.load_study("nothing", home=store)
+    assert sweeper.list_studies(home=store.with_name("nowhere")) == []
+
+
+def test_the_winner_is_exported_and_answers(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = sweeper.load_study("demo", home=store).export(tmp_path / "out", parity=False, force=True)
+    assert manifest["study"] == "demo"
+    adapter = sweeper.Adapter(tmp_path / "out", home=store)
+    label = adapter("my parcel is late")
+    assert label in manifest["labels"]
+    assert adapter.predict([{"text": "my parcel is late"}, {"text": "the app closes"}])[0] == label
+    with pytest.raises(sweeper.ExportError):
+        sweeper.export("demo", tmp_path / "out", home=store, parity=False)  # it is in the way
+
+
+def test_a_launch_that_does_not_block_can_be_stopped_and_goes_on(home: Home, few_tickets: Path) -> None:
+    given = options(few_tickets, "train.examples=4000", "search.trials=2")
+    begun: list[str] = []
+    launched = sweeper.launch(*given, block=False, on_event=lambda event: begun.append(event["event"]))
+    assert launched.is_running
+    with pytest.raises(TimeoutError, match=r"'demo' still runs after 0\.01 s"):
+        launched.wait(0.01)
+    while "trial_started" not in begun:
+        assert launched.is_running
+    launched.stop()
+    assert launched.result is not None
+    assert (launched.result["outcome"], launched.study.is_finished) == ("stopped", False)
+    assert launched.wait().trials == launched.study.trials  # to be stopped is no error
+
+
+def test_a_launch_goes_on_where_its_script_has_ended(home: Home, few_tickets: Path) -> None:
+    given = options(few_tickets, "search.trials=1")
+    script = f"import sweeper; print(sweeper.launch(*{given!r}, block=False).is_running)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == "True\n"
+    events = home.study("demo").launch_events
+    wait_for(lambda: '"event": "result"' in events.read_text(encoding="utf-8"))
+    assert sweeper.load_study("demo").is_finished
+
+
+def test_what_is_wrong_is_raised_as_what_it_is(home: Home, few_tickets: Path, tmp_path: Path) -> None:
+    with pytest.raises(sweeper.ConfigError, match=r"search\.trials"):
+        sweeper.launch("study=demo", "search.trials=-1", block=False)
+    with pytest.raises(sweeper.DataError, match="is not a folder"):
+        sweeper.launch(*SHORT, f"data.path={tmp_path / 'nowhere'}")
+
+
+def test_an_import_loads_nothing_heavy() -> None:
+    code = "import sys, sweeper; sweeper.launch; print([m for m in ('torch', 'mlflow', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout.strip() == "[]", done.stderr
