@@ -61,7 +61,8 @@ def test_optunas_pruners_do_about_that(composed_once: Compose, option: str) -> N
     trained = []
     for seed in range(20):
         draw = random.Random(seed)
-        study = optuna.create_study(direction="maximize", pruner=pruner(config))
+        # Hyperband sorts trials into brackets by the study's name, which would be drawn.
+        study = optuna.create_study(study_name=f"seed-{seed}", direction="maximize", pruner=pruner(config))
         for _ in range(16):
             trial, value = study.ask(), draw.random()
             for evaluation in range(1, 9):
