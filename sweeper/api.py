@@ -11,12 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sweeper.errors import ERRORS, WorkerError
 from sweeper.paths import Home
@@ -82,10 +83,12 @@ class Launch:
         home.create()
         paths.create()
         paths.logs.mkdir(exist_ok=True)
-        self._events, self._words = paths.launch_events, paths.launcher_log
+        self._words = paths.launcher_log
         self._said_before = self._words.stat().st_size if self._words.is_file() else 0
-        # Files, and no pipes: a launch must go on where nobody reads any more.
-        with self._events.open("wb") as events, self._words.open("ab") as words:
+        # Files, and no pipes: a launch must go on where nobody reads any more. That of the events is its own, since
+        # another launch of the study may be refused meanwhile; it has no name any more once both have opened it.
+        with tempfile.NamedTemporaryFile() as events, self._words.open("ab") as words:
+            lines = open(events.name, encoding="utf-8")  # noqa: SIM115 - the thread closes it
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "sweeper", "launch", "--json", *overrides],
                 stdin=subprocess.DEVNULL,
@@ -93,7 +96,7 @@ class Launch:
                 stderr=words,
                 start_new_session=True,  # the stop button of a notebook is passed on by `wait`, once
             )
-        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader = threading.Thread(target=self._follow, args=(lines,), daemon=True)
         self._reader.start()
 
     @property
@@ -131,9 +134,9 @@ class Launch:
         self._process.wait()
         self._reader.join()
 
-    def _follow(self) -> None:
+    def _follow(self, lines: TextIO) -> None:
         part = ""
-        with self._events.open(encoding="utf-8") as lines:
+        with lines:
             while True:
                 has_ended = not self.is_running  # asked first: then all that it wrote is there
                 while line := lines.readline():

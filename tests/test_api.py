@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ def test_a_launch_that_does_not_block_can_be_stopped_and_goes_on(home: Home, few
         launched.wait(0.01)
     while "trial_started" not in begun:
         assert launched.is_running
+        time.sleep(0.05)
+    with pytest.raises(sweeper.StoreError, match="one launcher per study"):  # and the first one's events stay its own
+        sweeper.launch(*given)
+    assert launched.result is None
     launched.stop()
     assert launched.result is not None
     assert (launched.result["outcome"], launched.study.is_finished) == ("stopped", False)
@@ -99,8 +104,8 @@ def test_a_launch_goes_on_where_its_script_has_ended(home: Home, few_tickets: Pa
     script = f"import sweeper; print(sweeper.launch(*{given!r}, block=False).is_running)"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout == "True\n"
-    events = home.study("demo").launch_events
-    wait_for(lambda: '"event": "result"' in events.read_text(encoding="utf-8"))
+    log = home.study("demo").worker_log(0)
+    wait_for(lambda: log.is_file() and "worker 0 of demo ends: finished" in log.read_text(encoding="utf-8"))
     assert sweeper.load_study("demo").is_finished
 
 

@@ -160,11 +160,6 @@ class StudyPaths:
         return self.logs / "launcher.log"
 
     @property
-    def launch_events(self) -> Path:
-        """The events of the latest launch from Python, and how it ended."""
-        return self.logs / "launch.jsonl"
-
-    @property
     def of_one_worker(self) -> list[Path]:
         """The files of the worker in a study from before there were several."""
         return [self.root / "worker.log", self.root / "worker.json", self.old_outcome]
