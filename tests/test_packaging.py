@@ -24,7 +24,8 @@ def test_every_data_file_is_matched() -> None:
         "sweeper.report": "sweeper/report",
         "sweeper.retention": "sweeper/retention",
     }
-    assert set(SETUPTOOLS["package-data"]) == set(folders)
+    assert set(SETUPTOOLS["package-data"]) == {"sweeper", *folders}
+    assert SETUPTOOLS["package-data"]["sweeper"] == ["py.typed"]
     for package, folder in folders.items():
         matched = {file for glob in SETUPTOOLS["package-data"][package] for file in (ROOT / folder).glob(glob)}
         there = {

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 
-from sweeper.config.schema import (
+from sweeper.config.sampling import (
     CmaEsSection,
-    Config,
     GPSection,
     GridSection,
     HyperbandSection,
@@ -24,6 +23,7 @@ from sweeper.config.schema import (
     SuccessiveHalvingSection,
     TPESection,
 )
+from sweeper.config.schema import Config
 from sweeper.config.space import (
     contains,
     exists,

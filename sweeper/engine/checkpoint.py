@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sweeper.engine.bucket import KINDS, AdapterState
 from sweeper.engine.loss_scale import LossScale
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import CheckpointError
 from sweeper.trial import Company, Prediction, Rhythm, TrialParams
 from sweeper.units import GIB

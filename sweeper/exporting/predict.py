@@ -17,7 +17,8 @@ from sweeper.data import kinds, long
 from sweeper.data.prompt import Conversations, Renderer
 from sweeper.data.row import Row
 from sweeper.engine import adapter
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.errors import DataError, ExportError, PromptError
 from sweeper.exporting.folder import Exported, not_whole
 from sweeper.exporting.manifest import CODE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -69,12 +69,7 @@ def launch(
     """
     since_s = time.time() if since_s is None else since_s
     required(config)  # what it costs is asked first
-    home = Home.named(config.store.home, config.store.optuna)
-    home.create()
-    keep_storage(home)
-    config = _in_storage(check.with_absolute_paths(config), home)
-    paths = home.study(config.study.name)
-    paths.create()
+    config, home, paths = _opened(config)
     with held(paths), contextlib.ExitStack() as at_end:
         place = Place.of(config)  # what is wrong with it is said before anything else is written
         mirror = Mirror.of(paths, config)
@@ -85,16 +80,12 @@ def launch(
         cluster: LocalCluster | None = None
         if before is None:
             _refuse_if_spent(home, config)
-            if isinstance(config.cluster, LocalClusterSection):
-                cluster = LocalCluster(paths, config, since_s)
-                at_end.callback(cluster.close)
-                cluster.prepare()
+            cluster = _prepared(config, paths, since_s, at_end)
             _look_at_new(config, paths, announce)
         else:
             config = as_begun(config, paths)
             resumption = resume(config, paths, before)
-            for line in resumption.lines:
-                announce(line)
+            _say(resumption.lines, announce)
             _refuse_under_workers(paths, resumption.changed)
             if is_finished(before, config):
                 resumption.keep()
@@ -105,22 +96,49 @@ def launch(
         if before is None or not {"starts", "is_started"} & set(before.attributes):
             starts(home, config)  # past trials that cannot be read are said now
         tracked = prepare_tracking(place, paths, announce, before is not None)
-        for line in _cost(config, home):
-            announce(line)
-        asked_s = time.monotonic()
-        if not as_json and (given := answer(config)) is not Answer.YES:
-            announce(_UNBEGUN[given].format(config.preflight.answer_s))
+        given, waited_s = _answered(config, home, as_json, announce)
+        if given is not Answer.YES:
             return given
         if resumption is not None:
             resumption.keep()
         if tracked is not None:
             keep(paths, tracked)
         output = Output.JSON if as_json else Output.PERSON
-        since_s += time.monotonic() - asked_s  # waiting for a person is no work of the study's
+        since_s += waited_s  # which is no work of the study's
         if cluster is not None:
             cluster.launched_s = since_s
         with mirror.running(announce) if mirror is not None else contextlib.nullcontext():
             return Supervisor(paths, config, before, since_s=since_s, output=output, cluster=cluster).run()
+
+
+def _opened(config: Config) -> tuple[Config, Home, StudyPaths]:
+    """The settings as they are kept, and the places of the store and of the study, which are there now."""
+    home = Home.named(config.store.home, config.store.optuna)
+    home.create()
+    keep_storage(home)
+    paths = home.study(config.study.name)
+    paths.create()
+    return _in_storage(check.with_absolute_paths(config), home), home, paths
+
+
+def _prepared(config: Config, paths: StudyPaths, since_s: float, at_end: contextlib.ExitStack) -> LocalCluster | None:
+    """The cluster whose first worker imports what it needs while a new study is looked at; None where that is none."""
+    if not isinstance(config.cluster, LocalClusterSection):
+        return None
+    cluster = LocalCluster(paths, config, since_s)
+    at_end.callback(cluster.close)
+    cluster.prepare()
+    return cluster
+
+
+def _answered(config: Config, home: Home, as_json: bool, announce: Callable[[str], None]) -> tuple[Answer, float]:
+    """Says what the study will take, and asks whether it may; with the seconds that a person took to answer."""
+    _say(_cost(config, home), announce)
+    asked_s = time.monotonic()
+    given = Answer.YES if as_json else answer(config)
+    if given is not Answer.YES:
+        announce(_UNBEGUN[given].format(config.preflight.answer_s))
+    return given, time.monotonic() - asked_s
 
 
 def _say_complete(paths: StudyPaths, config: Config, before: StudyView, announce: Callable[[str], None]) -> None:
@@ -172,11 +190,15 @@ def _look_at_new(config: Config, paths: StudyPaths, announce: Callable[[str], No
     brought.keep(paths.code)
     for line in admit(config, paths, goes_on=False):
         announce(f"note: {line}")
-    for line in _check_rows(config, data, retention, paths):
-        announce(line)
+    _say(_check_rows(config, data, retention, paths), announce)
     check.save(config, paths)
     for line in combinations.notes(config):
         announce(f"note: {line}")
+
+
+def _say(lines: Iterable[str], announce: Callable[[str], None]) -> None:
+    for line in lines:
+        announce(line)
 
 
 def _cost(config: Config, home: Home) -> list[str]:

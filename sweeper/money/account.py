@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 from sweeper.money.apart import Apart, apart
-from sweeper.money.bill import Bill, Label, Line, bill, labels, lines_of
+from sweeper.money.bill import Bill, Label, Line, bill, labels, lines_of, usd_per_second
 from sweeper.money.booking import Whose
+from sweeper.money.budget import Spent
 from sweeper.money.ledger import Ledger, has_ledger
 from sweeper.money.pace import Pace
 from sweeper.money.price import Price
@@ -55,6 +57,41 @@ def trial_cost(ledger: Ledger, study: str, trial: TrialView, price: Price | None
     bookings = ledger.bookings_of(study, whose)  # before the sessions: each of theirs is then among those
     found = bill(study, ledger.sessions(study), bookings, labels({trial.number: label}))
     return _trial(trial, label, found, price)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a study has taken beside the seconds of one session, which go on.
+
+    Attributes:
+        spent: with the electricity of that session so far.
+        usd_per_s: what a second of it costs; None: nothing is known of a price.
+        usd_per_s_ahead: with the electricity, which is booked only as it is measured.
+    """
+
+    spent: Spent
+    usd_per_s: float | None
+    usd_per_s_ahead: float | None
+
+
+def beside_session(ledger: Ledger, study: str, own: int, is_priced: bool) -> Beside:
+    """What a study has taken until this moment, without the seconds of session `own`."""
+    bookings = ledger.sums(study)  # before the sessions: each of theirs is then among those
+    sessions = ledger.sessions(study)
+    found = bill(study, sessions, bookings, labels({}))
+    rates = usd_per_second(sessions)
+    usd = found.usd if is_priced else None
+    seconds = sum(one.us for one in bookings if one.session != own) / 1e6
+    if usd is not None:
+        usd -= sum(one.us for one in bookings if one.session == own) / 1e6 * rates[own]
+    for number, (open_s, open_usd) in in_progress(sessions, study).items():
+        if number != own:  # what others do at this moment is not booked yet
+            seconds += open_s
+            usd = usd + (open_usd or 0.0) if usd is not None else None
+    per_s = ahead = rates.get(own)
+    if per_s is not None and found.energy_usd is not None and found.seconds:
+        ahead = per_s + found.energy_usd / found.seconds
+    return Beside(Spent(seconds, (usd or 0.0) if is_priced else None), per_s, ahead)
 
 
 def sums(engine: Engine) -> dict[str, Bill]:

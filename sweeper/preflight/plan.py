@@ -113,23 +113,7 @@ def plan(config: Config, home: Home) -> Plan:
             "engine.gradient_checkpointing must be false for a model that does not support it, but it is true and "
             f"{config.model.name} does not; auto is for both"
         )
-    counts_tensors = config.memory.backend == "tensors" and not card.is_cuda  # and nothing beside them
-    reserve_gib = 0.0 if counts_tensors else config.memory.reserve_gib
-    runtime_bytes = 0 if counts_tensors else known_runtime(home.memory, card.name if card.is_cuda else "cpu")
-    total_bytes = int((card.total_gib - reserve_gib) * GIB)
-    if total_bytes <= 0:
-        raise OutOfRoomError(
-            f"memory.reserve_gib must leave something of {card.name}, but it is {reserve_gib:g} and that has "
-            f"{card.total_gib:.3g} GiB; lower it"
-        )
-    limits = [int(gib * GIB) for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
-    budget_bytes = min([total_bytes, *limits])
-    if budget_bytes <= (runtime_bytes or 0) + formula.base_bytes:
-        raise OutOfRoomError(
-            f"the base must fit into the budget, but {config.model.name} takes "
-            f"{(formula.base_bytes + (runtime_bytes or 0)) / GIB:.3g} GiB and the budget is {budget_bytes / GIB:.3g} "
-            f"GiB on {card.name}; take a smaller model, a larger card, or raise memory.budget_gib"
-        )
+    budget_bytes, reserve_gib, runtime_bytes = _budget(config, home, card, formula)
     calibration = Calibration(config.memory.margin)
     is_on_host = not card.is_cuda
     forecast = MemoryForecast(formula, config, lengths, budget_bytes, runtime_bytes or 0, is_on_host, calibration)
@@ -158,6 +142,32 @@ def plan(config: Config, home: Home) -> Plan:
         cost=cost,
         full_fine_tune=full_fine_tune(config, card, Widths.of(model), formula, lengths, cost),
     )
+
+
+def _budget(config: Config, home: Home, card: Card, formula: Formula) -> tuple[int, float, int | None]:
+    """What a study may take of a card in bytes, what is left free of it in GiB, and what CUDA takes in bytes, if known.
+
+    Raises:
+        OutOfRoomError: if not even the base fits.
+    """
+    counts_tensors = config.memory.backend == "tensors" and not card.is_cuda  # and nothing beside them
+    reserve_gib = 0.0 if counts_tensors else config.memory.reserve_gib
+    runtime_bytes = 0 if counts_tensors else known_runtime(home.memory, card.name if card.is_cuda else "cpu")
+    total_bytes = int((card.total_gib - reserve_gib) * GIB)
+    if total_bytes <= 0:
+        raise OutOfRoomError(
+            f"memory.reserve_gib must leave something of {card.name}, but it is {reserve_gib:g} and that has "
+            f"{card.total_gib:.3g} GiB; lower it"
+        )
+    limits = [int(gib * GIB) for gib in (config.memory.budget_gib, config.gpu.memory_gib) if gib is not None]
+    budget_bytes = min([total_bytes, *limits])
+    if budget_bytes <= (runtime_bytes or 0) + formula.base_bytes:
+        raise OutOfRoomError(
+            f"the base must fit into the budget, but {config.model.name} takes "
+            f"{(formula.base_bytes + (runtime_bytes or 0)) / GIB:.3g} GiB and the budget is {budget_bytes / GIB:.3g} "
+            f"GiB on {card.name}; take a smaller model, a larger card, or raise memory.budget_gib"
+        )
+    return budget_bytes, reserve_gib, runtime_bytes
 
 
 def _some_ranks(config: Config) -> list[int]:

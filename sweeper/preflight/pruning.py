@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sweeper.config.schema import (
-    Config,
+from sweeper.config.sampling import (
     HyperbandSection,
     MedianSection,
     PatientSection,
     PercentileSection,
     SuccessiveHalvingSection,
 )
+from sweeper.config.schema import Config
 
 
 @dataclass(frozen=True)

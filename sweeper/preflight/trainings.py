@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sweeper.config.schema import Config, GridSection
+from sweeper.config.sampling import GridSection
+from sweeper.config.schema import Config
 from sweeper.config.space import Range, condition_of, grid_size, grid_values
 from sweeper.money.budget import tokens_of
 from sweeper.preflight.architecture import Widths

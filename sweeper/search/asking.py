@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,6 +21,17 @@ from sweeper.search.pruners import pruner
 from sweeper.search.samplers import sampler
 
 WAIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A configuration to train: sampled values under a number that is its own for ever."""
+
+    number: int
+    params: dict[str, Any]
+    is_informed: bool
+    crashes: int
+    start: str | None  # where it came from, if not from the sampler alone
 
 
 class AskedStudy(optuna.Study):  # type: ignore[misc]

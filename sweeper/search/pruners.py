@@ -19,14 +19,14 @@ from optuna.pruners import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.config.schema import (
-    Config,
+from sweeper.config.sampling import (
     HyperbandSection,
     MedianSection,
     PatientSection,
     PercentileSection,
     SuccessiveHalvingSection,
 )
+from sweeper.config.schema import Config
 
 _RUNG = "completed_rung_"  # where successive halving notes a trial's value at a rung, before it decides
 _RUNGS = "rungs"  # which of them a trial had before each evaluation

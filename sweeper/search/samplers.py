@@ -42,7 +42,8 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from sweeper.config.schema import CmaEsSection, Config, GPSection, GridSection, NSGAIISection, QMCSection, TPESection
+from sweeper.config.sampling import CmaEsSection, GPSection, GridSection, NSGAIISection, QMCSection, TPESection
+from sweeper.config.schema import Config
 from sweeper.config.space import INTEGERS, Parameter, Range, Scalar, grid_values, is_conditional, values_of
 
 if TYPE_CHECKING:

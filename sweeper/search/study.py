@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -23,12 +22,13 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
 from sweeper.config import combinations
-from sweeper.config.schema import Config, GPSection
+from sweeper.config.sampling import GPSection
+from sweeper.config.schema import Config
 from sweeper.config.space import exists, in_order
 from sweeper.errors import ConfigError, LeaseLostError
 from sweeper.paths import Home
 from sweeper.redaction import redacted
-from sweeper.search.asking import AskedStudy, create, suggest
+from sweeper.search.asking import Asked, AskedStudy, create, suggest
 from sweeper.search.leases import Holder, Leases, renewing
 from sweeper.search.patience import Patience
 from sweeper.search.pruners import should_prune
@@ -42,17 +42,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Keys of leases that are no trial's id, less the study's: whose turn it is, and who leads its workers.
 IN_TURN, LEADING = -(10**9), -(2 * 10**9)
 _ANSWERS = (Reason.PRUNER, Reason.DIVERGED, Reason.WRECKED)  # a trial that ended so would end so again
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A configuration to train: sampled values under a number that is its own for ever."""
-
-    number: int
-    params: dict[str, Any]
-    is_informed: bool
-    crashes: int
-    start: str | None  # where it came from, if not from the sampler alone
 
 
 class Search:

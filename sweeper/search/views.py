@@ -16,7 +16,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.config.schema import Config, GridSection
+from sweeper.config.sampling import GridSection
+from sweeper.config.schema import Config
 from sweeper.config.space import grid_size
 from sweeper.errors import StoreError, unknown
 from sweeper.paths import Home, StudyPaths

@@ -21,7 +21,8 @@ from sweeper.custom import own
 from sweeper.data import long, rows
 from sweeper.data.files import Raw
 from sweeper.engine import adapter
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.errors import ExportError, OutOfRoomError, StoreError
 from sweeper.exporting import rows as export_rows
 from sweeper.exporting.choosing import chosen, kept_adapter

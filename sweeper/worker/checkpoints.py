@@ -10,7 +10,8 @@ from pathlib import Path
 from sweeper.config.schema import Config
 from sweeper.engine import checkpoint
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.errors import CheckpointError, LeaseLostError, TrackingError
 from sweeper.memory.oom import Failure, attempted, free_caches
 from sweeper.paths import StudyPaths

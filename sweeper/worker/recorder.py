@@ -17,12 +17,12 @@ import yaml
 from sweeper import versions
 from sweeper.config import check
 from sweeper.config.schema import Config
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import AwayError
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.retention.measure import FULL
-from sweeper.search.study import Asked
+from sweeper.search.asking import Asked
 from sweeper.search.views import StudyView, TrialView, kept_adapters
 from sweeper.tracking.tracker import BASELINE, STUDY, DatasetUse, RunKey, RunState, Tracker
 from sweeper.tracking.view import RunsView

@@ -6,7 +6,8 @@ the same, however much its training amplifies rounding. Alone it costs less, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -18,10 +19,10 @@ from sweeper.config.schema import Config
 from sweeper.config.teaching import METRICS
 from sweeper.engine import adapter
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import DataError, OutOfRoomError, StoreError
 from sweeper.memory.oom import Failure, attempted
-from sweeper.paths import Home
+from sweeper.paths import Home, StudyPaths
 from sweeper.search.running import LOOK_S
 from sweeper.search.views import StudyView, TrialView, view
 from sweeper.trial import Company, Reason
@@ -85,6 +86,20 @@ class Rerun:
         return "\n".join(lines)
 
 
+@contextmanager
+def _alone(paths: StudyPaths) -> Iterator[None]:
+    """No worker of the study runs while the block does."""
+    lock = FileLock(paths.work_lock)
+    try:
+        lock.acquire(timeout=LOOK_S)
+    except Timeout:
+        raise StoreError(
+            f"no worker of the study may run meanwhile, but one of {paths.name!r} does; stop it first"
+        ) from None
+    with lock:
+        yield
+
+
 def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callable[[str], None]) -> Rerun:
     """Trains trial `number` again, as far as it went.
 
@@ -100,14 +115,7 @@ def rerun(home: Home, study: str, number: int, is_alone: bool, announce: Callabl
     paths = home.study(study)
     config = check.load(paths)
     trial = _ended(seen, number)
-    lock = FileLock(paths.work_lock)
-    try:
-        lock.acquire(timeout=LOOK_S)
-    except Timeout:
-        raise StoreError(
-            f"no worker of the study may run meanwhile, but one of {study!r} does; stop it first"
-        ) from None
-    with lock, guarded(config) as guard:
+    with _alone(paths), guarded(config) as guard:
         announce(f"loading {config.model.name}")
         bench = set_up(config, home, guard)
         forecast_of(bench, config, guard, home.memory)  # so that chunks are cut to fit

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import LostRoomError, OutOfRoomError
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 from sweeper.memory.planner import MAX_RETRIES
 from sweeper.money.booking import Activity
-from sweeper.search.study import Asked
+from sweeper.search.asking import Asked
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import Records

@@ -17,13 +17,13 @@ from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import CustomCodeError, LostRoomError, OutOfRoomError, TrackingError
 from sweeper.events import EventLog
 from sweeper.mistakes import kept
 from sweeper.money.booking import Activity, Whose
 from sweeper.paths import StudyPaths, write_atomically
-from sweeper.search.study import Asked
+from sweeper.search.asking import Asked
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints

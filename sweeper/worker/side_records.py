@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.events import EventLog
 from sweeper.paths import StudyPaths
 from sweeper.tracking.tracker import DatasetUse, RunKey, RunState, Tracker

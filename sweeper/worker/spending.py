@@ -18,11 +18,10 @@ import torch
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Range, values_of
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.events import EventLog
 from sweeper.models import base
-from sweeper.money.account import statement, trial_cost
-from sweeper.money.bill import bill, labels, usd_per_second
+from sweeper.money.account import Beside, beside_session, statement, trial_cost
 from sweeper.money.booking import STUDY, Activity, Whose
 from sweeper.money.budget import SAFETY, Sizes, Spent, Workload, exceeded, in_words
 from sweeper.money.energy import energy_meter
@@ -30,10 +29,11 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter
 from sweeper.money.pace import Pace
 from sweeper.money.price import Price
-from sweeper.money.statement import Statement, TrialCost, in_progress
+from sweeper.money.statement import Statement, TrialCost
 from sweeper.paths import Home
+from sweeper.search.asking import Asked
 from sweeper.search.ended import ENDED, Ended, holds
-from sweeper.search.study import Asked, Search
+from sweeper.search.study import Search
 from sweeper.search.views import StudyView, TrialView
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial import Rhythm, RunKind, TrialParams
@@ -65,9 +65,7 @@ class Spending:
         self._held_back_s = 0.0
         self._tokens: dict[Whose, int] = {}
         self._looked_at = -LOOK_S
-        self._others = Spent(0.0, 0.0)
-        self._usd_per_s: float | None = None
-        self._usd_per_s_ahead: float | None = None  # with the electricity, which is booked only as it is measured
+        self._beside = Beside(Spent(0.0, 0.0), usd_per_s=None, usd_per_s_ahead=None)
 
     # Booking
 
@@ -232,32 +230,16 @@ class Spending:
 
     def spent(self) -> Spent:
         """What the study has taken until this moment, all its workers together."""
-        return self._others.plus(self._meter.elapsed_us() / 1e6, self._usd_per_s if self.price is not None else None)
+        usd_per_s = self._beside.usd_per_s if self.price is not None else None
+        return self._beside.spent.plus(self._meter.elapsed_us() / 1e6, usd_per_s)
 
     def _look(self) -> None:
         """Reads what other sessions have taken, and ends those that are silent; tells whoever watches."""
         self._looked_at = time.monotonic()
         self.ledger.settle(self._config.search.lease_s)
-        name = self._config.study.name
-        own = self._meter.session
-        bookings = self.ledger.sums(name)  # before the sessions: each of theirs is then among those
-        sessions = self.ledger.sessions(name)
-        found = bill(name, sessions, bookings, labels({}))
-        rates = usd_per_second(sessions)
-        usd = found.usd if self.price is not None else None
-        seconds = sum(one.us for one in bookings if one.session != own) / 1e6
-        if usd is not None:  # without the seconds of this session, which go on; with its electricity so far
-            usd -= sum(one.us for one in bookings if one.session == own) / 1e6 * rates[own]
-        for number, (open_s, open_usd) in in_progress(sessions, name).items():
-            if number != own:  # what others do at this moment is not booked yet
-                seconds += open_s
-                usd = usd + (open_usd or 0.0) if usd is not None else None
-        self._usd_per_s = self._usd_per_s_ahead = rates.get(own)
-        if self._usd_per_s is not None and found.energy_usd is not None and found.seconds:
-            self._usd_per_s_ahead = self._usd_per_s + found.energy_usd / found.seconds
-        self._others = Spent(seconds, (usd or 0.0) if self.price is not None else None)
+        self._beside = beside_session(self.ledger, self._config.study.name, self._meter.session, bool(self.price))
         spent = self.spent()
-        self._events.write("spent", usd=spent.usd, device_s=spent.seconds, usd_per_s=self._usd_per_s_ahead)
+        self._events.write("spent", usd=spent.usd, device_s=spent.seconds, usd_per_s=self._beside.usd_per_s_ahead)
 
     def hold_back(self, seconds: float) -> None:
         """Keeps so much for what must come afterwards."""
@@ -270,7 +252,7 @@ class Spending:
             return None
         if time.monotonic() - self._looked_at >= LOOK_S:
             self._look()
-        return exceeded(limit, self.spent().plus(self._held_back_s, self._usd_per_s_ahead))
+        return exceeded(limit, self.spent().plus(self._held_back_s, self._beside.usd_per_s_ahead))
 
     def _check(self) -> None:
         """Before each part of a scoring, which may be long."""
@@ -324,13 +306,13 @@ class Spending:
         after_s = self.finishing_s(seen, coming)
         others_s = sum(us for one, us in self.ledger.reserved_us(seen.name).items() if one != self._meter.session) / 1e6
         whole_s = (need_s + claims_s) * SAFETY + after_s + others_s
-        key = exceeded(budget, self.spent().plus(whole_s, self._usd_per_s_ahead))
+        key = exceeded(budget, self.spent().plus(whole_s, self._beside.usd_per_s_ahead))
         if key is None:
             self.ledger.reserve(self._meter.session, round((need_s + claims_s) * SAFETY * 1e6))
             return None
         spent = self.spent()
         rest = Spent(0.0, 0.0 if self.price is not None else None)
-        one, after = (rest.plus(seconds, self._usd_per_s_ahead) for seconds in (need_s, after_s))
+        one, after = (rest.plus(seconds, self._beside.usd_per_s_ahead) for seconds in (need_s, after_s))
         words = [f"${each.usd:.4g}" if key == "budget.usd" else f"{each.seconds / 3600:.3g} h" for each in (one, after)]
         return Ended(
             key,

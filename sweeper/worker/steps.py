@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.engine.pack import Slot, Tick
+from sweeper.engine.slot import Slot, Tick
 from sweeper.events import EventLog
 from sweeper.memory.planner import StepMemory
 from sweeper.units import GIB

@@ -8,7 +8,7 @@ from typing import Any
 from sweeper import versions
 from sweeper.config.schema import Config
 from sweeper.engine import adapter
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import StoreError
 from sweeper.events import EventLog
 from sweeper.memory.oom import patiently
@@ -18,9 +18,10 @@ from sweeper.models import origin
 from sweeper.money.booking import Activity
 from sweeper.paths import TEST, VALIDATION, StudyPaths, write_atomically
 from sweeper.retention.measure import CONSTRAINT, FULL
+from sweeper.search.asking import Asked
 from sweeper.search.ended import ENDED
 from sweeper.search.looks import scored_so_far
-from sweeper.search.study import Asked, Search
+from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView, examples_of
 from sweeper.tasks.resampled import difference
 from sweeper.tracking.tracker import BASELINE, STUDY, RunState

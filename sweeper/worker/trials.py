@@ -14,14 +14,14 @@ from functools import partial
 
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.errors import LeaseLostError, LostRoomError
-from sweeper.events import EventLog
 from sweeper.money.booking import Activity, Whose
 from sweeper.preflight.forecast import VRAM
+from sweeper.search.asking import Asked
 from sweeper.search.ended import Ended
 from sweeper.search.stopping import no_longer_pays
-from sweeper.search.study import Asked, Search
+from sweeper.search.study import Search
 from sweeper.trial import Reason, RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.forecast import Forecast
@@ -68,7 +68,7 @@ class Trials:
     ) -> None:
         self.config, self.bench, self.search, self.spending = config, bench, search, spending
         self.teller, self.recorder, self.checkpoints = teller, recorder, checkpoints
-        self.events: EventLog = recorder.events
+        self.events = recorder.events
         self.forecast, self.lead, self.is_stopping = forecast, lead, is_stopping
         self.room = Room(config, bench, memory, checkpoints, recorder, self._infeasible, book=spending.book)
         self._memory = memory
@@ -184,9 +184,8 @@ class Trials:
                 if not self._admit(waited):
                     return  # the pack must move first
                 continue
-            limit = (
-                1 if self._suspects & {slot.number for slot in self.bench.pack.slots} else self.spending.pack_size.slots
-            )
+            are_suspected = self._suspects & {slot.number for slot in self.bench.pack.slots}
+            limit = 1 if are_suspected else self.spending.pack_size.slots
             if len(self.search.in_flight) >= limit or not self._may_ask():
                 return
             asked = self.search.ask()

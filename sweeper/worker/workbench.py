@@ -17,13 +17,14 @@ from sweeper.config.teaching import METRICS
 from sweeper.custom import own
 from sweeper.custom.own import Own
 from sweeper.data import held_back, long, rows
-from sweeper.data.example import balanced
+from sweeper.data.example import Example, balanced
 from sweeper.data.held_back import Validation
 from sweeper.data.prompt import Conversations, Renderer, renderer
 from sweeper.data.row import Row
 from sweeper.engine import compatibility
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.errors import OutOfRoomError
 from sweeper.memory.guard import Guard
 from sweeper.memory.oom import Failure, attempted
@@ -275,6 +276,35 @@ def _loaded(config: Config, section: ModelSection, home: Home, guard: Guard | No
     )
 
 
+def _packed(
+    config: Config,
+    section: ModelSection,
+    home: Home,
+    guard: Guard | None,
+    examples: Sequence[Example],
+    passages: Sequence[Example],
+    pad: int,
+) -> Pack:
+    """The base on its device, without trials; what the engine cannot do with it is found."""
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    frame = base.skeleton(section, home)
+    _targets(config, linear_names(frame))  # refuses unknown ones before any weights are loaded
+    model = _loaded(config, section, home, guard, disk.spare_bytes(config, home, frame.config.to_dict()))
+    pack = Pack(
+        model,
+        _targets(config, linear_names(model)),
+        examples,
+        pad=pad,
+        chunk_tokens=config.engine.chunk_tokens,
+        optimizer_state=config.optimizer.state,
+        planner=Planner(guard=guard, gradient_checkpointing=config.engine.gradient_checkpointing),
+        replay=passages,
+    )
+    compatibility.verify(pack)
+    return pack
+
+
 def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     """Loads data and base; everything that can be wrong with the data is found before the base is loaded.
 
@@ -310,23 +340,8 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
     replay = Replay.of(config, tokenizer, examples) if has_replay(config) else None
 
     config.interval_examples(len(examples))  # refuses more evaluations than examples
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    frame = base.skeleton(section, home)
-    _targets(config, linear_names(frame))  # refuses unknown ones before any weights are loaded
-    model = _loaded(config, section, home, guard, disk.spare_bytes(config, home, frame.config.to_dict()))
-    linears = linear_names(model)
-    pack = Pack(
-        model,
-        _targets(config, linears),
-        examples,
-        pad=tokenizer.pad_token_id,
-        chunk_tokens=config.engine.chunk_tokens,
-        optimizer_state=config.optimizer.state,
-        planner=Planner(guard=guard, gradient_checkpointing=config.engine.gradient_checkpointing),
-        replay=replay.examples if replay is not None else (),
-    )
-    compatibility.verify(pack)
+    passages = replay.examples if replay is not None else ()
+    pack = _packed(config, section, home, guard, examples, passages, tokenizer.pad_token_id)
     return Workbench(
         base_name=source_of(section, home),
         base_revision=section.revision,
@@ -336,7 +351,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         confirmation=held if held.rows else None,
         test=test,
         most_common=data.most_common,
-        linears=linears,
+        linears=linear_names(pack.model),
         data_sha256=data_sha256,
         own=brought,
         long_rows=fitted.counts,

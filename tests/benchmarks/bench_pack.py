@@ -15,7 +15,8 @@ import torch
 
 from sweeper.data.example import Example
 from sweeper.engine.adapter import AdapterState
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home, write_atomically

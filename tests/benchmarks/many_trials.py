@@ -39,7 +39,8 @@ from sweeper.money.pace import Pace
 from sweeper.money.price import Price
 from sweeper.paths import TEST, VALIDATION, Home, write_atomically
 from sweeper.retention.measure import CONSTRAINT, FULL
-from sweeper.search.study import Asked, Search
+from sweeper.search.asking import Asked
+from sweeper.search.study import Search
 from sweeper.search.views import CONFIRMATION, HELD_BACK, TrialView
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import identify

@@ -75,7 +75,10 @@ def test_launch_is_a_hydra_application(home: Home) -> None:
     result = CliRunner().invoke(main, ["launch", "study=demo", "--info", "searchpath"])
     assert "study://" in result.output
     result = CliRunner().invoke(main, ["launch", "--help"])
-    assert "study: banking77, code-comments, demo, docqa, qa-techdoc, rank-story, tickets" in result.output
+    assert (
+        "study: banking77, code-comments, demo, docqa, llama-3.1-8b-tickets-24gb, qa-techdoc, rank-story, tickets"
+        in result.output
+    )
 
 
 # Each is refused before a model is loaded: in a second, with words, without a traceback.

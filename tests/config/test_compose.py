@@ -26,7 +26,16 @@ def test_the_counts_are_known() -> None:
     counts = Counter(path.parent.name for path in GROUP_FILES)
     assert counts == {"cluster": 3, "data": 5, "gpu": 19, "model": 11, "pruner": 6, "sampler": 7, "stop": 2, "task": 4}
     assert len(list((ROOT / "conf").rglob("*.yaml"))) == 1 + counts.total()
-    assert STUDIES == ["banking77", "code-comments", "demo", "docqa", "qa-techdoc", "rank-story", "tickets"]
+    assert STUDIES == [
+        "banking77",
+        "code-comments",
+        "demo",
+        "docqa",
+        "llama-3.1-8b-tickets-24gb",
+        "qa-techdoc",
+        "rank-story",
+        "tickets",
+    ]
     assert sorted(compose.bundled_studies()) == STUDIES
 
 
@@ -285,8 +294,8 @@ def test_a_models_configuration_is_open(composed: Callable[..., Config]) -> None
     [
         (
             ["study=nope"],
-            "Available options in 'study':\n\tbanking77\n\tcode-comments\n\tdemo\n\tdocqa\n\tqa-techdoc\n\trank-story"
-            "\n\ttickets",
+            "Available options in 'study':\n\tbanking77\n\tcode-comments\n\tdemo\n\tdocqa\n\t"
+            "llama-3.1-8b-tickets-24gb\n\tqa-techdoc\n\trank-story\n\ttickets",
         ),
         (
             ["study=demo", "model=nope"],

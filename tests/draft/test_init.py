@@ -35,7 +35,7 @@ SMALL = [
     "retention.passages=null",
     "engine.slots=2",
 ]
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "studies" / "README.md"
 
 
 @pytest.fixture
@@ -168,11 +168,11 @@ def test_what_cannot_be_drafted_is_said(arguments: list[str], expected: str, swe
     assert not Path("studies").exists()
 
 
-def test_the_readme_shows_what_is_written(tmp_path: Path, sweeper: Callable[..., Result]) -> None:
+def test_the_page_shows_what_is_written(tmp_path: Path, sweeper: Callable[..., Result]) -> None:
     file = export_of(tmp_path, rows=2400)
     said(sweeper("init", file, "--name", "tickets-may"))
     written = Path("studies/tickets-may/config.yaml").read_text(encoding="utf-8").replace(str(tmp_path), "/data")
-    shown = re.search(r"```yaml\n(# Ticket export.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    shown = re.search(r"```yaml\n(# Ticket export.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert shown is not None
     assert shown[1] == written
 

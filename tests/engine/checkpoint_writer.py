@@ -16,7 +16,7 @@ import torch
 
 from sweeper.engine import checkpoint
 from sweeper.engine.bucket import KINDS, AdapterState
-from sweeper.engine.pack import Slot
+from sweeper.engine.slot import Slot
 from sweeper.trial import Rhythm
 from tests.conftest import trial_params
 

@@ -21,7 +21,8 @@ from sweeper.data.example import Example
 from sweeper.engine.batches import batch_rows, replayed_rows
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.dropout import Dropout
-from sweeper.engine.pack import FIRST_PASSAGE, Pack, Slot
+from sweeper.engine.pack import FIRST_PASSAGE, Pack
+from sweeper.engine.slot import Slot
 from sweeper.models.targets import linear_names, resolve
 from sweeper.trial import Rhythm, TrialParams
 from tests.conftest import trial_params

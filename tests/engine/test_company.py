@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.models.targets import linear_names
 from sweeper.trial import Company, Rhythm
 from tests.conftest import random_examples, small_model, trial_params

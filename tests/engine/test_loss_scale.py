@@ -11,7 +11,8 @@ import torch
 from sweeper.config.schema import Config
 from sweeper.engine import checkpoint, loss_scale
 from sweeper.engine.loss_scale import INTERVAL_STEPS, LossScale
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.models import base
 from sweeper.paths import Home
 from tests.conftest import random_examples, small_model, trial_params

@@ -13,7 +13,8 @@ from sweeper.config.schema import Config
 from sweeper.engine import checkpoint
 from sweeper.engine.batches import Item
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.models import base
 from sweeper.models.targets import linear_names
 from sweeper.paths import Home

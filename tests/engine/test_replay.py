@@ -12,7 +12,8 @@ import torch
 from sweeper.data.example import Example
 from sweeper.engine import checkpoint
 from sweeper.engine.batches import replayed_rows
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.trial import Rhythm
 from tests.conftest import random_examples, small_model, trial_params
 from tests.engine.oracle import SEED, admit, largest_difference, new_pack, rhythm_of, train_alone

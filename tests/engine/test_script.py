@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from sweeper.engine import checkpoint
 from sweeper.engine.batches import Item
 from sweeper.engine.bucket import AdapterState
-from sweeper.engine.pack import Pack, Slot
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot
 from sweeper.trial import Rhythm, TrialParams
 from tests.conftest import random_examples, small_model, trial_params
 from tests.engine.oracle import largest_difference, new_pack

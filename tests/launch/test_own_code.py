@@ -1,4 +1,4 @@
-"""A study's own code in real processes: the README's examples, its mistakes, its export."""
+"""A study's own code in real processes: the page's examples, its mistakes, its export."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sweeper.search.views import view
 from tests.conftest import SHORT
 from tests.launch.test_launch import json_of, sweeper
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "studies" / "README.md"
 SIZE = [argument for argument in SHORT if not argument.startswith("study=")]
 
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Path:
-    """The files of the README's example studies, word for word."""
-    found = re.findall(r"```(?:yaml|python)\n# (\S+/\S+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    """The files of the page's example studies, word for word."""
+    found = re.findall(r"```(?:yaml|python)\n# (\S+/\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert [name for name, _ in found] == [
         *("mine/config.yaml", "mine/scoring.py", "slots/config.yaml", "slots/slot_filling.py")
     ]

@@ -180,6 +180,6 @@ def test_a_run_without_a_price_is_told_which_option_fits() -> None:
 
 
 def test_the_table_of_keys_is_whole() -> None:
-    text = (Path(prices.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(prices.__file__).parents[2] / "conf" / "README.md").read_text(encoding="utf-8")
     money = text.partition("\n## Money\n")[2].partition("\n## ")[0]
     assert [key for key in GpuSection.model_fields if f"`{key}`" not in money and f"gpu.{key}" not in money] == []

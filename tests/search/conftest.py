@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from sweeper.search.study import Asked, Search
+from sweeper.search.asking import Asked
+from sweeper.search.study import Search
 from tests.postgresql import postgresql as postgresql
 
 RECORD = {"metrics": {"accuracy": 0.5}, "duration_s": 1.0}

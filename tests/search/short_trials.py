@@ -19,7 +19,8 @@ from sweeper.config import compose
 from sweeper.config.schema import Config
 from sweeper.errors import LeaseLostError
 from sweeper.paths import Home
-from sweeper.search.study import Asked, Search
+from sweeper.search.asking import Asked
+from sweeper.search.study import Search
 from sweeper.search.views import StudyView, open_storage, read
 from tests.search.conftest import RECORD, curve
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from sweeper.config import check
-from sweeper.engine.pack import Tick
+from sweeper.engine.slot import Tick
 from sweeper.events import EventLog
 from sweeper.launching.learning_curve import learning_curve
 from sweeper.learning.curve import LearningCurve

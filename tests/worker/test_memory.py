@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from sweeper.config import check
-from sweeper.engine.pack import Pack, Tick
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Tick
 from sweeper.errors import LostRoomError, OutOfRoomError
 from sweeper.memory import oom, planner
 from sweeper.memory.guard import Guard

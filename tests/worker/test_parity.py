@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 
 from sweeper.config import compose
 from sweeper.config.schema import Config
-from sweeper.engine.pack import Pack, Slot, Tick
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Slot, Tick
 from sweeper.errors import OutOfRoomError
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.ended import Ended

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from sweeper.engine.pack import Tick
+from sweeper.engine.slot import Tick
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.views import view

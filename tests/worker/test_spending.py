@@ -14,7 +14,8 @@ import pytest
 from sweeper.config import check
 from sweeper.config.schema import MOST_SEEDS
 from sweeper.engine import checkpoint
-from sweeper.engine.pack import Pack, Tick
+from sweeper.engine.pack import Pack
+from sweeper.engine.slot import Tick
 from sweeper.errors import ConfigError
 from sweeper.launching import launcher
 from sweeper.money.account import account
@@ -23,9 +24,9 @@ from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter, now_us
 from sweeper.money.pace import known_pace
 from sweeper.paths import Home, StudyPaths
+from sweeper.search.asking import Asked
 from sweeper.search.ended import ENDED, Ended
 from sweeper.search.storage import open_storage
-from sweeper.search.study import Asked
 from sweeper.search.views import StudyView, is_finished, view
 from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
 from sweeper.trial import RunKind
