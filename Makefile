@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | browser | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
+# make demo | test | test-all | test-lowest | coverage | mutants | bench | browser | check | fmt | gpu-check | gpu-bundle. Each does its own set-up in .venv; PYTHON picks another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all bench browser check fmt gpu-check gpu-bundle clean
+.PHONY: demo test test-all test-lowest coverage mutants bench browser check fmt gpu-check gpu-bundle clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,27 @@ test: $(VENV)/installed
 # The same tests, with the drills in full.
 test-all: $(VENV)/installed
 	SWEEPER_TESTS=all $(PYTEST)
+
+# Which lines the tests run, in every process that they start; fails below what pyproject.toml asks for.
+coverage: $(VENV)/installed
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= tests/config tests/engine tests/export/test_export.py tests/launch/test_launch.py tests/search tests/tracking tests/worker/test_session.py
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip packaging
+	$(LOWEST)/bin/python tests/lowest.py --to $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e . hypothesis pytest pytest-timeout pytest-xdist
+	touch $@
+
+# Without warnings as errors: older libraries have others.
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -n logical --dist loadfile -o filterwarnings= $(LOWEST_TESTS)
 
 # Hours, on a machine that has nothing else to do: studies/benchmarks/README.md. BENCH="--quick --to FILE" and the like are its options.
 BENCH ?=
@@ -71,4 +92,4 @@ fmt: $(VENV)/installed
 	$(BIN)/ruff check --fix sweeper tests
 
 clean:
-	rm -rf $(VENV) .gpu-site gpu-bundle build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) mutants .coverage .coverage.* .gpu-site gpu-bundle build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

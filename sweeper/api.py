@@ -79,6 +79,7 @@ class Launch:
         self.name, self.home = name, home
         self.result: Event | None = None
         self._on_event = on_event
+        self._raised: Exception | None = None  # by `on_event`, which is then not called again
         paths = home.study(name)
         home.create()
         paths.create()
@@ -115,6 +116,7 @@ class Launch:
             TimeoutError: if it still runs then.
             KeyboardInterrupt: once the trials in flight are checkpointed, where it is interrupted.
             SweeperError: whatever ended the launch.
+            Exception: what `on_event` has raised, once the launch has ended.
         """
         try:
             self._process.wait(timeout_s)
@@ -125,6 +127,8 @@ class Launch:
             raise
         self._reader.join()
         self._raise()
+        if self._raised is not None:
+            raise self._raised
         return self.study
 
     def stop(self) -> None:
@@ -151,8 +155,11 @@ class Launch:
     def _take(self, event: Event) -> None:
         if event["event"] == "result":
             self.result = event
-        elif self._on_event is not None:
-            self._on_event(event)
+        elif self._on_event is not None and self._raised is None:
+            try:
+                self._on_event(event)
+            except Exception as error:  # the caller's own: the search goes on, and `wait` raises it
+                self._raised = error
 
     def _raise(self) -> None:
         code, result = self._process.returncode, self.result or {}

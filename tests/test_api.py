@@ -99,6 +99,21 @@ def test_a_launch_that_does_not_block_can_be_stopped_and_goes_on(home: Home, few
     assert launched.wait().trials == launched.study.trials  # to be stopped is no error
 
 
+def test_what_on_event_raises_is_raised_once_the_search_has_ended(home: Home, few_tickets: Path) -> None:
+    seen: list[str] = []
+
+    def broken(event: dict[str, object]) -> None:
+        seen.append(str(event["event"]))
+        raise KeyError("no such column")
+
+    launched = sweeper.launch(*options(few_tickets, "search.trials=1"), block=False, on_event=broken)
+    with pytest.raises(KeyError, match="no such column"):
+        launched.wait()
+    assert len(seen) == 1
+    assert launched.result is not None
+    assert (launched.result["outcome"], launched.study.is_finished) == ("finished", True)
+
+
 def test_a_launch_goes_on_where_its_script_has_ended(home: Home, few_tickets: Path) -> None:
     given = options(few_tickets, "search.trials=1")
     script = f"import sweeper; print(sweeper.launch(*{given!r}, block=False).is_running)"
