@@ -329,28 +329,36 @@ def ui(study: str | None, port: int | None, is_opening: bool, is_optuna: bool) -
 
 
 @main.command()
-@click.argument("study", required=False)
+@click.argument("arguments", metavar="[STUDY|KEY=VALUE...]", nargs=-1)
 @click.option("--optuna", metavar="URL", help="A database for studies, in place of the store's: postgresql+psycopg://…")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def doctor(study: str | None, optuna: str | None, as_json: bool) -> int:
-    """Check this machine, and all that the store, or STUDY, names.
+def doctor(arguments: tuple[str, ...], optuna: str | None, as_json: bool) -> int:
+    """Say what this machine lacks and the cure of each: sweeper doctor model=llama-3.1-8b
 
-    Versions, GPU, 4-bit training, the store and its disk; then that the database of the studies and the tracking server
-    can be reached and written, which is tried. The exit code is 1 where something is missing.
+    Versions, GPU and driver, 4-bit training, the store and its disks, the Hub; then that the database of the studies
+    and the tracking server can be reached and written, which is tried. With STUDY, or what one would
+    tell launch, also whether its base can be had. The exit code is 1 where sweeper could not work.
     """
-    from sweeper.cli.doctor import examine
-    from sweeper.cli.reachable import Named
+    from sweeper.cli.checks.libraries import libraries, python
+    from sweeper.cli.finding import Finding, State, show
 
-    findings = examine(Named.of(Home.from_environment(), study, optuna))
-    if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.what}: {finding.detail}")
-            if finding.cure:
-                click.echo(f"     {finding.cure}")
-    return 0 if all(finding.is_ok for finding in findings) else 1
+    try:
+        from sweeper.cli.doctor import examine
+        from sweeper.cli.reachable import Named
+    except ImportError as error:  # of a package that `libraries` names
+        rest = Finding("the rest", State.MISSING, f"cannot be looked at: {error}")
+        return show([python(), libraries(), rest], as_json)
+
+    studies = [argument for argument in arguments if "=" not in argument]
+    if studies and len(arguments) > 1:
+        raise click.UsageError(
+            f"give one study of the store, or settings as for a launch, but not {studies[0]!r} and more"
+        )
+    named = Named.of(
+        Home.from_environment(), studies[0] if studies else None, optuna, [] if studies else list(arguments)
+    )
+    return show(examine(named), as_json)
 
 
 for command in (list_studies, status, best, cost, errors, compare, interaction, report, pictures):
