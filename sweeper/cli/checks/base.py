@@ -14,13 +14,12 @@ from sweeper.preflight import disk, model
 from sweeper.redaction import redacted
 
 ANSWER_S = 3.0
-_OFFLINE = (
-    "model=tiny needs none; for others, `hf download ORGANISATION/MODEL` where there is a network, and HF_HOME here"
-)
+_REFUSED = "refuses the token that is set"
+_OFFLINE = "model=tiny needs no Hub; others: `hf download ORGANISATION/MODEL` where it is reached, and HF_HOME=DIR here"
 
 
 def hub() -> Finding:
-    """Whether the Hugging Face Hub answers, and takes the token that there is; never waits longer than that."""
+    """Whether the Hugging Face Hub answers, and takes the token that there is; waits for seconds at most."""
     from huggingface_hub import constants, get_token
 
     cached = f"the cache {cache_folder()} has {_cached()}"
@@ -45,9 +44,6 @@ def hub() -> Finding:
     return Finding("hub", State.WARNING, detail, cure)
 
 
-_REFUSED = "refuses the token that is set"
-
-
 def _ask(token: str | None) -> str:
     """What is wrong with the Hub, in words; nothing where it answers."""
     from huggingface_hub import constants, get_session
@@ -56,8 +52,8 @@ def _ask(token: str | None) -> str:
 
     try:
         url = f"{constants.ENDPOINT}/api/whoami-v2" if token else constants.ENDPOINT
-        answer = get_session().get(url, headers=build_hf_headers(), timeout=ANSWER_S)
-    except (HTTPError, OSError) as error:
+        answer = get_session().request("GET" if token else "HEAD", url, headers=build_hf_headers(), timeout=ANSWER_S)
+    except (HTTPError, OSError, ValueError) as error:  # the last of a proxy whose address is none
         return f"{type(error).__name__}: {error}".split("\n")[0]
     if token and answer.status_code == 401:
         return _REFUSED

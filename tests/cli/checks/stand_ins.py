@@ -19,7 +19,7 @@ from sweeper.units import GIB
 class Card:
     name: str = "NVIDIA GeForce RTX 4090"
     gib: float = 24.0
-    capability: tuple[int, int] = (8, 9)
+    capability: tuple[int, int] | None = (8, 9)  # None: NVML does not say
     uuid: str = "GPU-aaaa"
     instances: tuple[str, ...] | None = None  # None: not in MIG mode
 
@@ -59,6 +59,8 @@ class Nvml(types.ModuleType):
         return self.cuda
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: Card) -> tuple[int, int]:  # noqa: N802
+        if handle.capability is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return handle.capability
 
     def nvmlDeviceGetMigMode(self, handle: Card) -> list[int]:  # noqa: N802

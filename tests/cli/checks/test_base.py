@@ -14,9 +14,12 @@ from huggingface_hub import constants
 from sweeper.cli.checks import base
 from sweeper.cli.finding import State
 from sweeper.cli.reachable import Named
+from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
+from sweeper.models.origin import keep
 from sweeper.paths import Home
+from sweeper.preflight.model import survey
 from tests.fake_hub import TOKEN, FakeHub, Model, serving
 
 TINY = Path(str(resources.files("sweeper.models") / "tiny" / "weights"))
@@ -125,6 +128,24 @@ def test_a_base_without_a_network(
     assert found.state is State.MISSING
     assert "HF_HUB_OFFLINE is set" in found.detail
     assert "`hf download acme/tiny` fills one" in found.detail
+
+
+def test_a_study_of_the_store_keeps_the_base_that_it_was_begun_with(
+    served: FakeHub, home: Home, composed: Callable[..., Config]
+) -> None:
+    config = composed("study=demo", *MODEL)
+    home.study("demo").root.mkdir()
+    check.save(config, home.study("demo"))
+    keep(survey(config, home).origin, home.study("demo"))
+    served.models["acme/tiny"].commits.clear()
+    found = base.base(Named.of(home, "demo", None))
+    assert found is not None
+    assert (found.what, found.state) == ("base hub", State.MISSING)
+    assert COMMIT in found.detail
+    served.models["acme/tiny"].commits[COMMIT] = TINY
+    found = base.base(Named.of(home, "demo", None))
+    assert found is not None
+    assert found.state is State.OK, found
 
 
 def test_overrides_are_checked_as_a_launch_does(named: Callable[..., Named]) -> None:

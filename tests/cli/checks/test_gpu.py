@@ -195,6 +195,11 @@ def test_a_card_that_torch_has_no_kernels_for(monkeypatch: Patch) -> None:
     assert cure.endswith("whl/cu126; or engine.device=cpu")
 
 
+def test_where_nvml_does_not_say_the_capability(monkeypatch: Patch) -> None:
+    machine(monkeypatch, Card(capability=None), torch_cuda=None, is_available=False)
+    assert said(gpu.gpu())[2].endswith("whl/cu130")
+
+
 def test_a_card_without_bfloat16(monkeypatch: Patch) -> None:
     machine(monkeypatch, T4)
     state, detail, cure = said(gpu.compute_capability())
