@@ -35,7 +35,7 @@ def checks(named: Named) -> list[Check]:
         Check("driver", gpu.driver),
         Check("compute capability", gpu.compute_capability),
         Check("mig", gpu.mig),
-        Check("wsl", partial(system.wsl, named.home)),
+        Check("wsl", system.wsl),
         Check("c compiler", system.compiler),
         Check("4-bit library", libraries.quantised_library),
         Check("4-bit training", libraries.quantised_training, is_needed=True),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
+from sweeper.cli.checks.system import is_wsl
 from sweeper.cli.finding import Finding, State
 from sweeper.errors import StoreError
 from sweeper.models.hub import cache_folder
@@ -13,6 +15,7 @@ from sweeper.units import GIB
 
 MIN_FREE_GIB = 2  # a small study with its stores
 FEW_FREE_GIB = 20  # a base of 7 billion parameters is 15 GiB to download, and 4 GiB once it is quantised
+_DRIVE = re.compile(r"/mnt/[a-z](/|$)")  # where WSL has C: and the like
 
 
 def store(home: Home) -> Finding:
@@ -20,6 +23,9 @@ def store(home: Home) -> Finding:
         home.create()
     except StoreError as error:
         return Finding("store", State.MISSING, str(error), "set SWEEPER_HOME to a folder that can be written")
+    if is_wsl() and _DRIVE.match(str(home.root.resolve())):
+        detail = f"{home.root} is on a disk of Windows, which is slow from here, and databases lock badly there"
+        return Finding("store", State.WARNING, detail, "export SWEEPER_HOME=~/sweeps")
     return Finding("store", State.OK, str(home.root))
 
 

@@ -9,7 +9,6 @@ import sysconfig
 from pathlib import Path
 
 from sweeper.cli.finding import Finding, State
-from sweeper.paths import Home
 from sweeper.units import GIB
 
 WSL_LIBRARIES = Path("/usr/lib/wsl/lib")  # where Windows' driver puts libcuda.so.1 and libnvidia-ml.so.1
@@ -21,7 +20,7 @@ def is_wsl() -> bool:
     return "microsoft" in platform.release().lower()
 
 
-def wsl(home: Home) -> Finding | None:
+def wsl() -> Finding | None:
     """Windows Subsystem for Linux: what is missing there, or read differently."""
     if not is_wsl():
         return None
@@ -35,9 +34,6 @@ def wsl(home: Home) -> Finding | None:
     if not torch.cuda.is_available():
         cure = f"export LD_LIBRARY_PATH={WSL_LIBRARIES}:$LD_LIBRARY_PATH, unless the lines above name another cause"
         return Finding("wsl", State.WARNING, f"WSL 2 has the driver in {WSL_LIBRARIES}, and torch no device", cure)
-    if home.root.resolve().is_relative_to("/mnt"):
-        detail = f"the store {home.root} is on a disk of Windows, which is slow, and databases lock badly there"
-        return Finding("wsl", State.WARNING, detail, "export SWEEPER_HOME=~/sweeps")
     total_gib = torch.cuda.get_device_properties(0).total_memory / GIB
     detail = (
         "WSL 2: NVML does not say which other processes hold how much of the card, and Windows may move what does not "

@@ -38,3 +38,11 @@ def test_a_store_that_is_not_there_yet_is_on_the_disk_above_it(tmp_path: Path, m
     monkeypatch.setattr(shutil, "disk_usage", usage)
     disk(Home(tmp_path / "not" / "yet"))
     assert asked[0] == tmp_path
+
+
+def test_a_store_on_a_disk_of_windows(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.release", lambda: "5.15.153.1-microsoft-standard-WSL2")
+    assert store(home).state is State.OK
+    monkeypatch.setattr(Path, "resolve", lambda self: Path("/mnt/c/Users/me/sweeps"))
+    found = store(home)
+    assert (found.state, found.cure) == (State.WARNING, "export SWEEPER_HOME=~/sweeps")

@@ -8,7 +8,6 @@ import pytest
 
 from sweeper.cli.checks import system
 from sweeper.cli.finding import State
-from sweeper.paths import Home
 from tests.cli.checks.stand_ins import Card, machine
 
 WSL_2 = "5.15.153.1-microsoft-standard-WSL2"
@@ -24,15 +23,15 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_elsewhere_it_says_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_it_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, Card())
-    assert system.wsl(home) is None
+    assert system.wsl() is None
 
 
-def test_a_card_under_wsl_gets_a_budget(home: Home, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_under_wsl_gets_a_budget(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, Card())
     monkeypatch.setattr("platform.release", lambda: WSL_2)
-    found = system.wsl(home)
+    found = system.wsl()
     assert found is not None
     assert found.state is State.NOTE
     assert "Windows may move what does not fit to host memory" in found.detail
@@ -41,30 +40,22 @@ def test_a_card_under_wsl_gets_a_budget(home: Home, libraries: Path, monkeypatch
     assert "Sysmem Fallback Policy" in found.cure
 
 
-def test_what_wsl_lacks(home: Home, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_wsl_lacks(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, is_available=False)
     monkeypatch.setattr("platform.release", lambda: WSL_2)
-    found = system.wsl(home)
+    found = system.wsl()
     assert found is not None
     assert found.state is State.WARNING
     assert found.cure is not None
     assert found.cure.startswith(f"export LD_LIBRARY_PATH={libraries}:$LD_LIBRARY_PATH")
     (libraries / "libcuda.so.1").unlink()
-    found = system.wsl(home)
+    found = system.wsl()
     assert found is not None
     assert (found.state, "install NVIDIA's driver in Windows" in str(found.cure)) == (State.NOTE, True)
     monkeypatch.setattr("platform.release", lambda: "4.4.0-19041-Microsoft")
-    found = system.wsl(home)
+    found = system.wsl()
     assert found is not None
     assert found.cure == "in Windows: wsl --set-version DISTRIBUTION 2"
-
-
-def test_a_store_on_a_disk_of_windows(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, Card())
-    monkeypatch.setattr("platform.release", lambda: WSL_2)
-    found = system.wsl(Home(Path("/mnt/c/Users/me/sweeps")))
-    assert found is not None
-    assert (found.state, found.cure) == (State.WARNING, "export SWEEPER_HOME=~/sweeps")
 
 
 def test_a_compiler_is_looked_for_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
