@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from sweeper.cli.completion import options_of, settings, studies_or_folders, study_names
 from sweeper.cli.plainly import plainly
 from sweeper.exporting.formats import ADAPTER, FORMATS
 from sweeper.paths import Home
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--trial", "number", type=int, help="Another trial than the winner.")
 @click.option("--metric", help="The best trial by another metric, of those within the constraints.")
@@ -67,14 +68,19 @@ def predict(**asked: Any) -> None:
 
 
 @click.command("price-inference")
-@click.argument("target", metavar="STUDY|DIR")
-@click.argument("overrides", metavar="[gpu.KEY=VALUE]...", nargs=-1)
+@click.argument("target", metavar="STUDY|DIR", shell_complete=studies_or_folders)
+@click.argument("overrides", metavar="[gpu.KEY=VALUE]...", nargs=-1, shell_complete=settings)
 @click.option("--trial", "number", type=int, help="Another trial of the study than the winner.")
 @click.option("--requests", type=click.IntRange(min=1), default=64, show_default=True, help="In each of three passes.")
 @click.option("--batches", default="1,2,4,8,16,32", show_default=True, help="Requests together, while that is faster.")
 @click.option("--per-day", type=click.IntRange(min=1), default=12_000, show_default=True, help="Requests a day.")
 @click.option("--replaces", metavar="NAME=USD_PER_CALL", multiple=True, help="What it replaces; may be repeated.")
-@click.option("--gpu", metavar="OPTION", help="Of conf/gpu: whose price is taken; otherwise the study's.")
+@click.option(
+    "--gpu",
+    metavar="OPTION",
+    shell_complete=options_of("gpu"),
+    help="Of conf/gpu: whose price is taken; otherwise the study's.",
+)
 @click.option(
     "--rows", type=click.Path(path_type=Path, dir_okay=False), help="Of DIR: requests, as predict reads them."
 )

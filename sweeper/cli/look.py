@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from sweeper.cli.completion import studies_or_folders, study_names
 from sweeper.cli.plainly import plainly
 from sweeper.paths import Home
 
@@ -38,7 +39,7 @@ def list_studies(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--follow", "follows", is_flag=True, help="While it runs: what `launch` shows, until it ends.")
 @click.option("--all", "shows_all", is_flag=True, help="Every trial; otherwise the best and those that run.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts; with --follow the events, a line each.")
@@ -73,7 +74,7 @@ def status(study: str, follows: bool, shows_all: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--force", is_flag=True, help="Exit with 0 even if the winner is nothing to use.")
 @plainly
@@ -120,7 +121,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every line there.")
 @click.option("--all", "shows_all", is_flag=True, help="Every trial; otherwise the dearest.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -140,7 +141,7 @@ def cost(study: str, file: Path | None, shows_all: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--trial", "number", type=int, help="Another trial than the winner.")
 @click.option("--base", "is_base", is_flag=True, help="The untuned base.")
 @click.option("--split", type=click.Choice(("validation", "test")), default="validation", show_default=True)
@@ -174,8 +175,8 @@ def errors(
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", shell_complete=studies_or_folders)
+@click.argument("b", metavar="B", shell_complete=studies_or_folders)
 @click.option("--split", type=click.Choice(("test", "validation")), default="test", show_default=True)
 @click.option("--metric", help="Of those that both have; otherwise the one that the search went by.")
 @click.option("--common", "is_common", is_flag=True, help="On the rows that both have, where they are not the same.")
@@ -211,7 +212,7 @@ def compare(
 
 
 @click.command()
-@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True, shell_complete=study_names)
 @click.option("--x", default="learning_rate", show_default=True, help="A searched parameter: the columns.")
 @click.option("--y", default="rank", show_default=True, help="Another one, of few values: the rows, and the lines.")
 @click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it there, as PNG.")

@@ -16,6 +16,15 @@ import click
 
 from sweeper import __version__
 from sweeper.cli.adapters import export, predict, price_inference
+from sweeper.cli.completion import (
+    Overriding,
+    completion,
+    files_or_settings,
+    options_of,
+    settings,
+    studies_or_settings,
+    study_names,
+)
 from sweeper.cli.look import best, compare, cost, errors, interaction, list_studies, status
 from sweeper.cli.pictures import pictures
 from sweeper.cli.plainly import plainly as _plainly
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 _ORDER = (
     *("init", "data", "plan", "launch", "worker", "status", "list", "stop"),
     *("best", "report", "pictures", "cost", "errors", "compare", "interaction", "learning-curve", "rerun"),
-    *("export", "predict", "serve", "price-inference", "ui", "sync", "clean", "doctor"),
+    *("export", "predict", "serve", "price-inference", "ui", "sync", "clean", "doctor", "completion"),
 )
 
 
@@ -57,10 +66,11 @@ def main() -> None:
 
 
 @main.command(
+    cls=Overriding,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
     add_help_option=False,
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=settings)
 @_plainly
 def launch(arguments: tuple[str, ...]) -> int:
     """Launch a search: sweeper launch study=demo search.trials=40
@@ -92,10 +102,11 @@ def launch(arguments: tuple[str, ...]) -> int:
 
 
 @main.command(
+    cls=Overriding,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
     add_help_option=False,
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=settings)
 @_plainly
 def plan(arguments: tuple[str, ...]) -> None:
     """Say what a search will take: sweeper plan study=demo gpu=rtx-4090
@@ -123,7 +134,7 @@ def plan(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--trial", "number", type=int, required=True, help="The trial's number.")
 @click.option("--alone", "is_alone", is_flag=True, help="In a pack of one: quicker, and equal but for rounding.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -145,7 +156,7 @@ def rerun(study: str, number: int, is_alone: bool, as_json: bool) -> int:
 
 
 @main.command("learning-curve")
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--fractions", help="Of the training rows, between commas; 0.12,0.25,0.5,1 without it.")
 @click.option(
     "--seeds",
@@ -167,7 +178,7 @@ def learning_curve(study: str, fractions: str | None, seeds: int | None, as_json
 
 
 @main.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--workers", type=click.IntRange(1, 100), help="How many; otherwise one for each GPU, or one on the CPU.")
 @click.option("--mirror", metavar="URL", help="The study's store.mirror, where its folder is not here.")
 @click.option("--json", "as_json", is_flag=True, help="Events in JSON, a line each.")
@@ -187,7 +198,7 @@ def worker(study: str, workers: int | None, mirror: str | None, as_json: bool) -
 
 
 @main.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=120, show_default=True, help="Seconds.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
@@ -207,7 +218,7 @@ def stop(study: str, timeout_s: float, as_json: bool) -> int:
 
 
 @main.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
 def sync(study: str, as_json: bool) -> int:
@@ -230,7 +241,7 @@ def sync(study: str, as_json: bool) -> int:
 
 
 @main.command()
-@click.argument("studies", metavar="[STUDY]...", nargs=-1)
+@click.argument("studies", metavar="[STUDY]...", nargs=-1, shell_complete=study_names)
 @click.option("--adapters", is_flag=True, help="Adapters beyond the best store.keep_adapters, and of no trial.")
 @click.option("--checkpoints", is_flag=True, help="Checkpoints of trials that have ended.")
 @click.option("--temporary", is_flag=True, help="What was half written, or half deleted.")
@@ -267,7 +278,13 @@ def clean(studies: tuple[str, ...], whole: bool, deletes: bool, as_json: bool, *
     "--task", type=click.Choice(["classification", "generation", "comments"]), help="Otherwise told by the columns."
 )
 @click.option("--column", "columns", metavar="KEY=COLUMN", multiple=True, help="Such as text=Body; may be repeated.")
-@click.option("--model", default="tiny", show_default=True, help="An option of conf/model, a folder or a Hub id.")
+@click.option(
+    "--model",
+    default="tiny",
+    show_default=True,
+    shell_complete=options_of("model"),
+    help="An option of conf/model, a folder or a Hub id.",
+)
 @click.option("--name", help="Of the study; otherwise that of the file or folder.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The study's folder; otherwise studies/NAME.")
 @click.option("--force", is_flag=True, help="Write over a study that is there.")
@@ -293,7 +310,14 @@ def data() -> None:
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]},
 )
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@click.argument("arguments", metavar="FILE|study=STUDY [KEY=VALUE]...", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.argument(
+    "arguments",
+    metavar="FILE|study=STUDY [KEY=VALUE]...",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    required=True,
+    shell_complete=files_or_settings,
+)
 @_plainly
 def data_check(as_json: bool, arguments: tuple[str, ...]) -> int:
     """Check the rows of a study as its launch will read them, or of a file as `sweeper init` would.
@@ -307,7 +331,7 @@ def data_check(as_json: bool, arguments: tuple[str, ...]) -> int:
 
 
 @main.command()
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=study_names)
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: 5000, with --optuna 8080.")
 @click.option("--open", "is_opening", is_flag=True, help="Open it in a browser.")
 @click.option("--optuna", "is_optuna", is_flag=True, help="Open optuna-dashboard instead.")
@@ -329,31 +353,39 @@ def ui(study: str | None, port: int | None, is_opening: bool, is_optuna: bool) -
 
 
 @main.command()
-@click.argument("study", required=False)
+@click.argument("arguments", metavar="[STUDY|KEY=VALUE...]", nargs=-1, shell_complete=studies_or_settings)
 @click.option("--optuna", metavar="URL", help="A database for studies, in place of the store's: postgresql+psycopg://…")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @_plainly
-def doctor(study: str | None, optuna: str | None, as_json: bool) -> int:
-    """Check this machine, and all that the store, or STUDY, names.
+def doctor(arguments: tuple[str, ...], optuna: str | None, as_json: bool) -> int:
+    """Say what this machine lacks, and each cure.
 
-    Versions, GPU, 4-bit training, the store and its disk; then that the database of the studies and the tracking server
-    can be reached and written, which is tried. The exit code is 1 where something is missing.
+    Versions, GPU and driver, 4-bit training, the store and its disks, the Hub; then that the database of the studies
+    and the tracking server can be reached and written, which is tried. With STUDY, or with model=OPTION and the
+    like as for launch, also whether its base can be had. The exit code is 1 where sweeper could not work.
     """
-    from sweeper.cli.doctor import examine
-    from sweeper.cli.reachable import Named
+    from sweeper.cli.checks.libraries import libraries, python
+    from sweeper.cli.finding import Finding, State, show
 
-    findings = examine(Named.of(Home.from_environment(), study, optuna))
-    if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.what}: {finding.detail}")
-            if finding.cure:
-                click.echo(f"     {finding.cure}")
-    return 0 if all(finding.is_ok for finding in findings) else 1
+    try:
+        from sweeper.cli.doctor import examine
+        from sweeper.cli.reachable import Named
+    except ImportError as error:  # of a package that `libraries` names
+        rest = Finding("the rest", State.MISSING, f"cannot be looked at: {error}")
+        return show([python(), libraries(), rest], as_json)
+
+    studies = [argument for argument in arguments if "=" not in argument]
+    if studies and len(arguments) > 1:
+        raise click.UsageError(
+            f"give one study of the store, or settings as for a launch, but not {studies[0]!r} and more"
+        )
+    named = Named.of(
+        Home.from_environment(), studies[0] if studies else None, optuna, [] if studies else list(arguments)
+    )
+    return show(examine(named), as_json)
 
 
 for command in (list_studies, status, best, cost, errors, compare, interaction, report, pictures):
     main.add_command(command)
-for command in (export, predict, serve, price_inference):
+for command in (export, predict, serve, price_inference, completion):
     main.add_command(command)

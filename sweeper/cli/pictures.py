@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sweeper.cli.completion import study_names
 from sweeper.cli.plainly import plainly
 from sweeper.paths import Home
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Also draw them into this folder."
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from sweeper.cli.completion import study_names
 from sweeper.cli.plainly import plainly
 from sweeper.paths import Home
 
@@ -14,7 +15,7 @@ FORMATS = ("html", "markdown", "both")
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=study_names)
 @click.option(
     "--to",
     "where",

@@ -225,22 +225,6 @@ def _keys_at(path: list[str]) -> list[str]:
     return [key_of(name, field) for name, field in model.model_fields.items()]
 
 
-def known_keys() -> set[str]:
-    """Every dotted key of the schema; the members of open sections are not listed."""
-    keys: set[str] = set()
-
-    def walk(model: type[BaseModel], prefix: str) -> None:
-        for name, field in model.model_fields.items():
-            keys.add(prefix + key_of(name, field))
-            kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-            for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, BaseModel):
-                    walk(kind, f"{prefix}{name}.")
-
-    walk(Config, "")
-    return keys
-
-
 def save(config: Config, paths: StudyPaths) -> None:
     """Writes the composed configuration into the study's folder."""
     write_atomically(paths.config, dump(config))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -28,23 +27,18 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeper.config.check import SECRETS, check, known_keys
+from sweeper.config.check import SECRETS, check
+from sweeper.config.groups import GROUPS, bundled_studies
+from sweeper.config.keys import known_keys
 from sweeper.config.schema import Config
 from sweeper.config.space import PARAMETERS
 from sweeper.errors import ConfigError, SweeperError, unknown
 from sweeper.redaction import secret_keys
 
-GROUPS = ("study", "model", "data", "task", "gpu", "cluster", "sampler", "pruner", "stop")
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
 # What has the keys that a model's architecture, a chat template, a person or the user's own code takes.
 OPEN = ("model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.", "objective.metric.", "task.arguments.")
 _own_folders: dict[str, Path] = {}
-
-
-def bundled_studies() -> dict[str, Traversable]:
-    """The studies that ship with the package, by name."""
-    folders = resources.files("sweeper.studies").iterdir()
-    return {folder.name: folder for folder in folders if folder.is_dir() and (folder / "config.yaml").is_file()}
 
 
 class StudySource(ConfigSource):

@@ -9,6 +9,7 @@ from omegaconf import MISSING, OmegaConf
 from pydantic import BaseModel
 
 from sweeper.config.edits import sections
+from sweeper.config.groups import option_names
 from sweeper.config.marks import key_of
 from sweeper.config.schema import Config
 
@@ -55,10 +56,8 @@ def option(group: str, name: str) -> dict[str, Any]:
 
 def options(group: str) -> dict[str, dict[str, Any]]:
     """What conf/ says for every option of a group, over what it says for all of them."""
-    files = (resources.files("sweeper.conf") / group).iterdir()
-    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
     general = _read("config").get(group, {})
-    return {name: {**general, **_read(f"{group}/{name}")[group]} for name in names}
+    return {name: {**general, **_read(f"{group}/{name}")[group]} for name in option_names(group)}
 
 
 def _is_option(group: str, name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.config import check, compose, defaults
+from sweeper.config import check, compose, defaults, groups
 from sweeper.config.edits import Edit, edits
 from sweeper.config.schema import Config
 from sweeper.config.space import Space
@@ -68,7 +68,7 @@ def _study(config: Config, wanted: dict[str, Any]) -> str:
         except ConfigError:  # it has changed since
             pass
     likeness = {}
-    for name, place in compose.bundled_studies().items():
+    for name, place in groups.bundled_studies().items():
         says = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
         likeness[name] = sum(_at(wanted, key) == value for key, value in _leaves(says))
         likeness[name] += says["study"]["description"] == config.study.description
@@ -79,7 +79,7 @@ def _options(study: str, wanted: dict[str, Any]) -> list[str]:
     """The study, and the options of other groups than it chooses itself."""
     own = compose.values_of([study])
     chosen = [study]
-    for group in compose.GROUPS[1:]:
+    for group in groups.GROUPS[1:]:
         key = _OPTION.get(group, "name")
         name = wanted[group][key]
         if own[group].get(key) != name and name in defaults.options(group):

@@ -30,8 +30,19 @@ _REASONS = {
 }
 
 
+NO_LIBRARY = "NVMLError_LibraryNotFound"
+
+
 class NvmlUnavailable(Exception):  # noqa: N818 - a state of the machine that is dealt with, not an error for a user
-    """NVML cannot be used, or not any more. The message is the reason, as a clause."""
+    """NVML cannot be used, or not any more. The message is the reason, as a clause.
+
+    Attributes:
+        error: the name of NVML's own error, such as `NO_LIBRARY`; empty where it gave none.
+    """
+
+    def __init__(self, reason: str, error: str = "") -> None:
+        super().__init__(reason)
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -189,6 +200,78 @@ def cards(load: Callable[[], Any] = _import_pynvml) -> list[Card]:
         ]
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a card is beside its memory.
+
+    Attributes:
+        capability: CUDA's compute capability; None: NVML does not say.
+        instances: the UUIDs of its MIG instances that can be seen here; None: it is not in MIG mode.
+    """
+
+    card: Card
+    capability: tuple[int, int] | None
+    instances: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The NVIDIA driver.
+
+    Attributes:
+        cuda: the newest CUDA that it knows, major and minor.
+    """
+
+    version: str
+    cuda: tuple[int, int]
+    cards: tuple[Traits, ...]
+
+
+def driver(load: Callable[[], Any] = _import_pynvml) -> Driver:
+    """The driver and all its cards, without CUDA.
+
+    Raises:
+        NvmlUnavailable: NVML cannot be used.
+    """
+    known = cards(load)
+    api = load()
+    with _explained(api):
+        number = int(api.nvmlSystemGetCudaDriverVersion())  # 12040 is 12.4
+        version = str(api.nvmlSystemGetDriverVersion())
+        handles = [api.nvmlDeviceGetHandleByIndex(card.index) for card in known]
+    traits = [
+        Traits(card, _capability(api, one), _instances(api, one)) for card, one in zip(known, handles, strict=True)
+    ]
+    return Driver(version, (number // 1000, number % 1000 // 10), tuple(traits))
+
+
+def _capability(api: Any, handle: Any) -> tuple[int, int] | None:
+    try:
+        with _explained(api):
+            major, minor = api.nvmlDeviceGetCudaComputeCapability(handle)
+    except NvmlUnavailable:
+        return None
+    return int(major), int(minor)
+
+
+def _instances(api: Any, handle: Any) -> tuple[str, ...] | None:
+    found: list[str] = []
+    try:
+        with _explained(api):
+            if not api.nvmlDeviceGetMigMode(handle)[0]:
+                return None
+            places = range(api.nvmlDeviceGetMaxMigDeviceCount(handle))
+    except NvmlUnavailable:  # most cards cannot be cut up
+        return None
+    for place in places:
+        try:
+            with _explained(api):
+                found.append(str(api.nvmlDeviceGetUUID(api.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))))
+        except NvmlUnavailable:  # there is none at this place, or it is not for this user
+            continue
+    return tuple(found)
+
+
 def card_at(index: int, load: Callable[[], Any] = _import_pynvml) -> tuple[str, int]:
     """The name and the total bytes of the device that CUDA calls `cuda:index`, without CUDA.
 
@@ -223,7 +306,7 @@ def _explained(api: Any) -> Iterator[None]:
         yield
     except kinds as error:
         name = type(error).__name__
-        raise NvmlUnavailable(_REASONS.get(name, f"it failed with {name} ({error})")) from error
+        raise NvmlUnavailable(_REASONS.get(name, f"it failed with {name} ({error})"), name) from error
 
 
 def _name(pid: int) -> str:

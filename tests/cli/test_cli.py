@@ -64,6 +64,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
         "init",
         "data",
         "doctor",
+        "completion",
     ):
         assert f"  {command} " in out
 

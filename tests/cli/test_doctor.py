@@ -1,7 +1,9 @@
-"""What `sweeper doctor` says of a database and a tracking server; of the machine itself, `test_cli` does."""
+"""What `sweeper doctor` says of a database and a tracking server, and how; of the machine itself, `checks/` does."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +11,8 @@ import sqlalchemy
 from click.testing import CliRunner
 from sqlalchemy.pool import NullPool
 
-from sweeper.cli.finding import Finding
+from sweeper.cli.doctor import examine
+from sweeper.cli.finding import Finding, State, show
 from sweeper.cli.main import main
 from sweeper.cli.reachable import Named, reachable
 from sweeper.errors import ConfigError
@@ -43,7 +46,7 @@ def test_an_empty_store_needs_nothing(home: Home) -> None:
 
 def test_a_database_that_can_be_used_is_left_as_it_is(home: Home, server: PostgresqlServer) -> None:
     storage = found(home, server.url)["storage"]
-    assert storage == Finding("storage", True, f"postgresql, {server.url}, can be written; 0 studies")
+    assert storage == Finding("storage", State.OK, f"postgresql, {server.url}, can be written; 0 studies")
     tables = run(server.url, "SELECT tablename FROM pg_tables WHERE tablename LIKE 'sweeper%'")
     assert tables == []
     assert not home.kept.exists()
@@ -79,3 +82,57 @@ def test_a_password_is_refused_where_everybody_can_read_it(home: Home) -> None:
     assert result.exit_code == 2
     assert "--optuna: must be a PostgreSQL database's address" in result.stderr
     assert CliRunner().invoke(main, ["doctor", "nothing"]).exit_code == 2
+
+
+def test_a_check_that_breaks_is_said_and_the_others_are_made(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks() -> None:
+        raise ZeroDivisionError("of\nits own")
+
+    monkeypatch.setattr("sweeper.cli.checks.gpu.gpu", breaks)
+    monkeypatch.setattr("sweeper.cli.checks.libraries.quantised_training", breaks)
+    found = {one.what: one for one in examine(Named.of(home, None, None))}
+    assert found["gpu"].state is State.WARNING
+    assert found["gpu"].detail == "could not be looked at: the check itself failed with ZeroDivisionError: of"
+    assert found["4-bit training"].state is State.MISSING  # nothing works without it
+    assert found["tracking"].state is State.OK
+
+
+def test_only_what_is_missing_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [
+        Finding("a", State.OK, "is fine"),
+        Finding("b", State.NOTE, "differs"),
+        Finding("c", State.WARNING, "x"),
+    ]
+    assert show(findings, as_json=False) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["ok   a: is fine", "note b: differs", "WARN c: x", "sweeper can work here, within limits: c"]
+    findings.append(Finding("d", State.MISSING, "is not there", "get it"))
+    assert show(findings, as_json=False) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-3:] == ["FAIL d: is not there", "     get it", "sweeper cannot work with this: d"]
+    assert show(findings, as_json=True) == 1
+    listed = json.loads(capsys.readouterr().out)
+    assert [(one["state"], one["is_ok"]) for one in listed] == [
+        ("ok", True),
+        ("note", True),
+        ("warning", True),
+        ("missing", False),
+    ]
+    assert listed[-1]["cure"] == "get it"
+
+
+def test_where_a_package_is_missing_that_the_checks_themselves_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sweeper.cli.doctor", None)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "ok   libraries: torch" in result.output
+    assert "FAIL the rest: cannot be looked at: " in result.output
+
+
+def test_settings_of_a_launch_are_looked_at_in_place_of_a_study(home: Home) -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json", "model=hub", "model.path=acme/not-cached"])
+    found = {one["what"]: one for one in json.loads(result.output)}
+    assert result.exit_code == 1
+    assert "HF_HUB_OFFLINE is set" in found["base hub"]["detail"]
+    assert found["hub"]["state"] == "note"
+    assert CliRunner().invoke(main, ["doctor", "demo", "model=tiny"]).exit_code == 2

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sweeper.config import check, compose
+from sweeper.config import check, groups
 from sweeper.config.edits import edits
+from sweeper.config.keys import known_keys
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
 from sweeper.paths import Home
@@ -36,7 +37,7 @@ def test_the_counts_are_known() -> None:
         "rank-story",
         "tickets",
     ]
-    assert sorted(compose.bundled_studies()) == STUDIES
+    assert sorted(groups.bundled_studies()) == STUDIES
 
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
@@ -372,7 +373,7 @@ OWN_NAMES = {
 }
 
 
-KEYS = sorted(key for key in check.known_keys() if key not in Config.model_fields)
+KEYS = sorted(key for key in known_keys() if key not in Config.model_fields)
 
 
 def test_the_keys_of_memory_are_among_them() -> None:
@@ -393,7 +394,7 @@ def test_every_key_is_read(key: str) -> None:
     if key in ("sampler.name", "pruner.name", "cluster.name"):
         return  # it says which section this is
     if key in ("data.splits", "data.columns", "model.name"):
-        assert any(other.startswith(f"{key}.") for other in check.known_keys()) or key == "model.name"
+        assert any(other.startswith(f"{key}.") for other in known_keys()) or key == "model.name"
         return
     package = ROOT / "sweeper"
     everywhere = "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))

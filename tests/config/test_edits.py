@@ -10,6 +10,7 @@ from pydantic import create_model
 
 from sweeper.config import check
 from sweeper.config.edits import edits, marks
+from sweeper.config.keys import known_keys
 from sweeper.config.marks import Frozen, Live
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
@@ -285,9 +286,7 @@ def test_every_key_is_marked_as_promised() -> None:
     assert named == FROZEN_KEYS | LIVE_KEYS
     assert {key.partition(".")[0] for key in found} == set(Config.model_fields)
     # Nothing of the schema is passed over: what is no value is a section of values.
-    assert set(found) == {
-        key for key in check.known_keys() if not any(other.startswith(f"{key}.") for other in check.known_keys())
-    }
+    assert set(found) == {key for key in known_keys() if not any(other.startswith(f"{key}.") for other in known_keys())}
 
 
 def test_a_key_without_a_mark_is_a_defect() -> None:

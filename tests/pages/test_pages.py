@@ -10,7 +10,7 @@ import click
 import pytest
 
 from sweeper.cli.main import main
-from sweeper.config import compose
+from sweeper.config import compose, groups
 from sweeper.config.schema import Config
 from tests.pages.written import PAGES, README, ROOT, anchors, commands, named, of_sweeper
 
@@ -72,7 +72,7 @@ def test_a_command_is_one(page: Path, arguments: list[str], tmp_path: Path, monk
 
 
 def _is_composed(arguments: list[str]) -> None:
-    bundled = compose.bundled_studies()
+    bundled = groups.bundled_studies()
     overrides = []
     for argument in arguments:
         key, _, value = argument.partition("=")
