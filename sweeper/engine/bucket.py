@@ -39,10 +39,15 @@ class AdapterState:
         return frozenset(name.rpartition(".")[0] for name in self.tensors["weight"])
 
 
+def padded(rank: int) -> int:
+    """The least rank that `rank` can be padded to."""
+    return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
+
+
 def bucket_of(rank: int, is_exact: bool = False) -> int:
     """The largest rank of the bucket that `rank` belongs to: 16, 64, 256, …; `is_exact`: the next multiple of 8."""
     if is_exact:
-        return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
+        return padded(rank)
     largest = FIRST_BUCKET
     while largest < rank:
         largest *= BUCKET_FACTOR
@@ -81,7 +86,7 @@ class Bucket:
         optimizer_state: OptimizerState = "device",
     ) -> None:
         self.members = [(state.rank, state.scale, state.modules) for state in states]
-        self.rank = -(-max(state.rank for state in states) // RANK_MULTIPLE) * RANK_MULTIPLE
+        self.rank = padded(max(state.rank for state in states))
         targeted = frozenset[str]().union(*(state.modules for state in states))
         linears = {name: module.base for name, module in modules.items() if name in targeted}
         # All A first, then all B: LoRA+ then is two column ranges with a rate each.

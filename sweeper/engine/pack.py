@@ -5,8 +5,8 @@ the number of its supervised tokens in its effective batch, each times its row's
 all slots are added and sent backward once a chunk. There is no term between slots, so each slot's gradient is its solo
 gradient, however the tick is cut.
 
-Slots come and go between ticks: `admit` and `remove` rebuild one bucket of the stack, which happens once
-in a trial's life.
+Slots come and go between ticks: before the next one `settle` lays the buckets out anew that have changed, each once
+for all of its slots that came and went.
 """
 
 from __future__ import annotations
@@ -126,17 +126,15 @@ class Pack:
         self._has_changed = True
         return state
 
-    def discard(self, slot: Slot) -> bool:
-        """Takes a trial out that is alone in its bucket, and what it has learned with it: that needs no memory.
-
-        Returns:
-            False where it is not alone there.
-        """
-        if not self.stack.discard(self.slots.index(slot)):
-            return False
+    def discard(self, slot: Slot) -> None:
+        """Takes a trial out, and what it has learned with it: that needs no memory."""
+        self.stack.discard(self.slots.index(slot))
         self.slots.remove(slot)
         self._has_changed = True
-        return True
+
+    def settle(self) -> None:
+        """Lays the adapters of those that came or went out in memory, if that has not been done: see the stack's."""
+        self.stack.settle()
 
     def state(self, slot: Slot) -> AdapterState:
         """A copy of a trial's weights and moments, in host memory."""
@@ -148,6 +146,7 @@ class Pack:
 
     def tick(self) -> list[Tick]:
         """One optimizer step of every slot, in their order; the weights and moments of one that diverges stay."""
+        self.settle()
         self.model.train()
         self._note_company()
         batches = [self._batch(slot) for slot in self.slots]
@@ -168,6 +167,7 @@ class Pack:
 
     def rehearse(self, rows: Sequence[int]) -> None:
         """A step of every slot on these rows, as `example` names them; what it does to the adapters is not kept."""
+        self.settle()
         self.model.train()
         self._step(*self._items([rows for _ in self.slots]))
 
@@ -398,6 +398,7 @@ class Pack:
         room_tokens: int = 0,
     ) -> list[Answer]:
         """Answers each item, in parts that fit; a part that ran out of memory is done again, in smaller ones."""
+        self.settle()
         self.model.eval()
         # Where each item is, in a key of our own: the caller's keys need not be distinct.
         queue = by_length([Item(item.slot, item.tokens, index) for index, item in enumerate(items)])

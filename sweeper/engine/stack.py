@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,13 +13,64 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sweeper.engine import attention
-from sweeper.engine.bucket import KINDS, RANK_MULTIPLE, AdapterState, Bucket, bucket_of
+from sweeper.engine.bucket import KINDS, AdapterState, Bucket, bucket_of, padded
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.spans import Spans
 from sweeper.errors import LostRoomError, ModelError
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
+from sweeper.memory.planner import Profile
+
+
+@dataclass(eq=False)
+class _Group:
+    """The adapters of one bucket, as they lie there and as they are to.
+
+    Attributes:
+        largest: the rank up to which adapters belong to it.
+        entries: its slots in their order; each is a row of `bucket`, or an adapter that is not in memory yet.
+        bucket: None: nothing is in memory yet.
+    """
+
+    largest: int
+    entries: list[int | AdapterState] = field(default_factory=list)
+    bucket: Bucket | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        return self.bucket is not None and self.entries == list(range(self.bucket.slots))
+
+    @property
+    def growth(self) -> int:
+        """By how many slots it grows when it is settled."""
+        return len(self.entries) - (self.bucket.slots if self.bucket is not None else 0)
+
+    @property
+    def kept(self) -> list[int]:
+        """The rows of the bucket that stay."""
+        return [entry for entry in self.entries if isinstance(entry, int)]
+
+    @property
+    def rank(self) -> int:
+        """The padded rank, once it is settled."""
+        return padded(max(self._rank(entry) for entry in self.entries))
+
+    def _rank(self, entry: int | AdapterState) -> int:
+        if isinstance(entry, AdapterState):
+            return entry.rank
+        assert self.bucket is not None
+        return self.bucket.members[entry][0]
+
+    def state(self, entry: int | AdapterState, kinds: Sequence[str] = KINDS) -> AdapterState:
+        """One of the slots; views where it is in memory."""
+        if isinstance(entry, AdapterState):
+            return entry
+        assert self.bucket is not None
+        return self.bucket.state(entry, kinds)
+
+    def states(self) -> list[AdapterState]:
+        return [self.state(entry) for entry in self.entries]
 
 
 class AdapterStack:
@@ -43,7 +94,7 @@ class AdapterStack:
         self.dtype = dtype
         self.optimizer_state: OptimizerState = optimizer_state
         self.device = next(model.parameters()).device
-        self.buckets: list[Bucket] = []
+        self._groups: list[_Group] = []
         self._is_checkpointing = False
         self.modules: dict[str, PackedLoRA] = {}
         self._active = Active()
@@ -55,26 +106,29 @@ class AdapterStack:
 
     @property
     def slots(self) -> int:
-        return sum(bucket.slots for bucket in self.buckets)
+        return sum(len(group.entries) for group in self._groups)
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """The adapters in memory, all of them and no others: see `settle`."""
+        self.settle()
+        return [group.bucket for group in self._groups if group.bucket is not None]
 
     def detach(self) -> None:
         """Makes the model what it was."""
         detach(self.model)
 
-    @torch.no_grad()
     def admit(self, *states: AdapterState) -> int:
         """Adds adapters of one rank behind the others of their bucket; returns the slot of the first.
 
-        Where memory runs out, the stack is as before.
+        They are put into memory by `settle`, and must not be changed before.
         """
         largest = self._bucket_of(states[0].rank)
-        place = sum(self._bucket_of(bucket.rank) < largest for bucket in self.buckets)
-        if place == len(self.buckets) or self._bucket_of(self.buckets[place].rank) != largest:
-            self.buckets.insert(place, self._bucket(list(states)))
-            self._bind()
-        else:
-            self._rebuild(place, None, list(states))
-        return sum(bucket.slots for bucket in self.buckets[: place + 1]) - len(states)
+        place = sum(group.largest < largest for group in self._groups)
+        if place == len(self._groups) or self._groups[place].largest != largest:
+            self._groups.insert(place, _Group(largest))
+        self._groups[place].entries += states
+        return sum(len(group.entries) for group in self._groups[: place + 1]) - len(states)
 
     @torch.no_grad()
     def remove(self, slot: int) -> AdapterState:
@@ -83,55 +137,73 @@ class AdapterStack:
         Where memory runs out, the stack is as before.
         """
         removed = self.extract(slot, device="cpu")
-        if not self.discard(slot):
-            place, index = self._find(slot)
-            self._rebuild(place, index, [])
+        self.discard(slot)
         return removed
 
-    def discard(self, slot: int) -> bool:
-        """Drops the adapter of a slot that is alone in its bucket; False where it is not."""
-        place, _ = self._find(slot)
-        if self.buckets[place].slots > 1:
-            return False
-        del self.buckets[place]
-        self._bind()
-        return True
+    def discard(self, slot: int) -> None:
+        """Drops the adapter of a slot, which takes no memory. Its own is free once its bucket is empty, or settled."""
+        group, place = self._find(slot)
+        del group.entries[place]
+        if not group.entries:
+            self._groups.remove(group)
+            self._bind()
 
     def clear(self) -> None:
         """Takes all adapters out, and away."""
-        self.buckets = []
+        self._groups = []
         self._bind()
 
-    def _rebuild(self, place: int, leaving: int | None, coming: list[AdapterState]) -> None:
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Puts what has come since the last time into memory, and lets go of what has left: a bucket is laid out once
+        for all of it, and that takes seconds where adapters are large.
+
+        Where memory runs out, whatever was there still is, and what is to be done is as before.
+
+        Raises:
+            LostRoomError: if not even that could be put back.
+        """
+        # Those that shrink make room for those that grow.
+        for group in sorted(self._groups, key=lambda group: group.growth):
+            if group.is_settled:
+                continue
+            if not group.kept:
+                group.bucket = None
+                self._bind()
+                group.bucket = self._bucket(group.states())
+            else:
+                self._rebuild(group)
+            group.entries = list(range(len(group.entries)))
+            self._bind()
+
+    def _rebuild(self, group: _Group) -> None:
         """Puts a new bucket in the place of an old one.
 
         For a moment both are there. Where that is too much, the adapters wait in host memory while the old one goes.
         """
-        made = attempted(partial(self._successor, self.buckets[place], leaving, coming))
+        made = attempted(lambda: self._bucket(group.states()))
         if not isinstance(made, Failure):
-            self.buckets[place] = made
-            self._bind()
+            group.bucket = made
             return
         # One by one: moments of 8 bits are made whole for it.
-        before = [_on_host(self.buckets[place].state(slot)) for slot in range(self.buckets[place].slots)]
-        del self.buckets[place]
+        before = [_on_host(group.state(entry)) for entry in group.kept]
+        group.entries = _with_states(group.entries, before)
+        group.bucket = None
         self._bind()
         free_caches()
-        made = attempted(lambda: self._bucket([state for slot, state in enumerate(before) if slot != leaving] + coming))
+        made = attempted(lambda: self._bucket(group.states()))
         restored = attempted(lambda: patiently(lambda: self._bucket(before))) if isinstance(made, Failure) else made
         if isinstance(restored, Failure):
             raise LostRoomError(
                 f"the adapters of {len(before)} trials must go back to where they were, but the memory that they had "
                 f"is gone ({restored.message}); they go on from their checkpoints"
             )
-        self.buckets.insert(place, restored)
-        self._bind()
+        group.bucket = restored
         if isinstance(made, Failure):
+            places = {id(state): place for place, state in enumerate(before)}
+            group.entries = [places.get(id(entry), entry) for entry in group.entries]
+            self._bind()
             raise torch.OutOfMemoryError(made.message)
-
-    def _successor(self, bucket: Bucket, leaving: int | None, coming: list[AdapterState]) -> Bucket:
-        """A bucket with its slots, without one of them and with others."""
-        return self._bucket([bucket.state(slot) for slot in range(bucket.slots) if slot != leaving] + coming)
 
     def _bucket(self, states: list[AdapterState]) -> Bucket:
         return Bucket(self.modules, states, self.dtype, self.device, self.optimizer_state)
@@ -142,25 +214,27 @@ class AdapterStack:
 
     def extract(self, slot: int, kinds: Sequence[str] = KINDS, device: str | None = None) -> AdapterState:
         """Copies one adapter out, at its true rank; to where it is, unless `device` says otherwise."""
-        place, index = self._find(slot)
-        state = self.buckets[place].state(index, kinds)
-        state.tensors = {
-            kind: {name: tensor.detach().to(device, copy=True) for name, tensor in tensors.items()}
-            for kind, tensors in state.tensors.items()
+        group, place = self._find(slot)
+        found = group.state(group.entries[place], kinds)
+        tensors = {
+            kind: {name: tensor.detach().to(device, copy=True) for name, tensor in found.tensors[kind].items()}
+            for kind in KINDS
+            if kind in kinds
         }
-        return state
+        return AdapterState(found.rank, found.scale, {kind: tensors.get(kind, {}) for kind in KINDS})
 
-    def _find(self, slot: int) -> tuple[int, int]:
-        """The bucket of a slot, and its place there."""
-        for place, bucket in enumerate(self.buckets):
-            if slot < bucket.slots:
-                return place, slot
-            slot -= bucket.slots
+    def _find(self, slot: int) -> tuple[_Group, int]:
+        """The group of a slot, and its place there."""
+        for group in self._groups:
+            if slot < len(group.entries):
+                return group, slot
+            slot -= len(group.entries)
         raise IndexError(slot)
 
     def _bind(self) -> None:
+        buckets = [group.bucket for group in self._groups]
         for name, module in self.modules.items():
-            module.weights = [bucket.weights.get(name) for bucket in self.buckets]
+            module.weights = [bucket.weights.get(name) if bucket is not None else None for bucket in buckets]
 
     def layout(
         self, rows: Sequence[tuple[int, int]], dropout: Dropout | None = None, spans: Spans | None = None
@@ -168,7 +242,7 @@ class AdapterStack:
         """The layout of a chunk: `(slot, number of its rows)`, ascending by slot."""
         routes: list[Route] = []
         first = start = 0
-        for place, bucket in enumerate(self.buckets):
+        for place, bucket in enumerate(self.buckets):  # which settles them
             here = [(slot - first, count) for slot, count in rows if first <= slot < first + bucket.slots]
             first += bucket.slots
             if not here:
@@ -200,16 +274,21 @@ class AdapterStack:
             self._active.layout = before
 
     @property
-    def profile(self) -> tuple[tuple[int, int], ...]:
-        """The padded rank and the number of slots of each bucket."""
-        return tuple((bucket.rank, bucket.slots) for bucket in self.buckets)
+    def profile(self) -> Profile:
+        """The padded rank and the number of slots of each bucket, once they are settled."""
+        return tuple((group.rank, len(group.entries)) for group in self._groups)
 
-    def profile_with(self, rank: int, slots: int = 1) -> tuple[tuple[int, int], ...]:
+    @property
+    def held(self) -> Profile:
+        """The same of what is in memory at this moment."""
+        return tuple((group.bucket.rank, group.bucket.slots) for group in self._groups if group.bucket is not None)
+
+    def profile_with(self, rank: int, slots: int = 1) -> Profile:
         """The profile with so many slots of `rank` more, which may pad their neighbours."""
-        own = -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
-        same = [bucket for bucket in self.buckets if self._bucket_of(bucket.rank) == self._bucket_of(rank)]
-        others = [(bucket.rank, bucket.slots) for bucket in self.buckets if bucket not in same]
-        joined = (max([own, *(bucket.rank for bucket in same)]), slots + sum(bucket.slots for bucket in same))
+        largest = self._bucket_of(rank)
+        same = [group for group in self._groups if group.largest == largest]
+        others = [(group.rank, len(group.entries)) for group in self._groups if group not in same]
+        joined = (max([padded(rank), *(group.rank for group in same)]), slots + sum(len(g.entries) for g in same))
         return tuple(sorted([*others, joined]))
 
     @property
@@ -247,6 +326,12 @@ class AdapterStack:
     def _run(self, layout: Layout | None, function: Callable[..., Any], *args: Any) -> Any:
         with self.using(layout):
             return function(*args)
+
+
+def _with_states(entries: Sequence[int | AdapterState], states: Sequence[AdapterState]) -> list[int | AdapterState]:
+    """The entries of a group with the adapters themselves in the place of its rows, in their order."""
+    rows = iter(states)
+    return [next(rows) if isinstance(entry, int) else entry for entry in entries]
 
 
 def _on_host(state: AdapterState) -> AdapterState:

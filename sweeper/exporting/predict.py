@@ -188,4 +188,5 @@ def _pack(exported: Exported, model: Any, pad: int) -> Pack:
     pack = Pack(model, linear_names(model), [], pad=pad, chunk_tokens=CHUNK_TOKENS)
     never_trained = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
     pack.admit(Slot(0, exported.params, never_trained, seed=0), weights)
+    pack.settle()
     return pack

@@ -292,6 +292,7 @@ class _Tracer:
                     rhythm = Rhythm(interval_examples=1, evaluations=1, batch_size=1)
                     for number in range(self.case.slots):
                         self.pack.admit(*self.pack.new_slot(number, self.params, rhythm, seed=0))
+                    self.pack.settle()
                 for self.case in cases:
                     self.phases, self.live.kind = {}, "other"
                     self.live.reset_peak()

@@ -124,6 +124,7 @@ def of_study(home: Home, trial: TrialView, config: Config, announce: Announce) -
         bench.pack.admit(
             Slot(trial.number, params, never_trained, seed=0), adapter.read(paths.adapter(trial.number), params)
         )
+        bench.pack.settle()
         words = f"trial {trial.number} of {paths.name}, the test rows of the study"
         yield Served(bench.pack, bench.task, bench.test.prompts, words)
 

@@ -287,7 +287,9 @@ class MemoryLog:
     def has_room(self, params: TrialParams, stack: AdapterStack, trials: int = 1) -> bool:
         """Whether another trial, or so many, fit beside those that train."""
         forecast, after = self.forecast, stack.profile_with(params.rank, trials)
-        added = forecast.held_bytes(after) - forecast.held_bytes(stack.profile)
+        added = forecast.held_bytes(after) - forecast.held_bytes(
+            stack.held
+        )  # what has left is held until it is settled
         # What those that train will yet hold, such as their best adapters on a host.
         missing = forecast.runtime_bytes + forecast.formula.base_bytes + forecast.held_bytes(after)
         return self.planner.has_room(max(added, missing - self.guard.own_bytes()) + forecast.least_bytes(after))

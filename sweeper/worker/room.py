@@ -152,19 +152,14 @@ class Room:
         return self._memory.has_room(self._empty(waiting.asked).params, pack.stack)
 
     def leave(self, slot: Slot) -> AdapterState | None:
-        """Takes a trial that has ended out of the pack; None where there is no memory for a copy of its tensors.
-
-        Raises:
-            LostRoomError: if there is none for those that stay, either.
-        """
+        """Takes a trial that has ended out of the pack; None where there is no memory for a copy of its tensors."""
         self.asked.pop(slot.number, None)
         self._most = None
         pack = self._bench.pack
         state = attempted(lambda: patiently(lambda: pack.remove(slot)))
         if not isinstance(state, Failure):
             return state
-        if not pack.discard(slot):
-            raise _lost(state)
+        pack.discard(slot)
         return None
 
     def clear(self) -> None:
@@ -239,18 +234,18 @@ class Room:
             return
         others = len(pack.slots) - 1
         state = attempted(lambda: pack.remove(slot))
-        if not isinstance(state, Failure) or (not is_pressed and pack.discard(slot)):
-            self._memory.evictions += 1
-            name = self._records.describe(slot.number)
-            self._records.events.write("evicted", number=slot.number, message=f"{name} waits for memory: {failure}")
-            progress = None  # without its tensors it goes on from its last checkpoint
-            if not isinstance(state, Failure) and not self._checkpoints.save(pack, slot, state):
-                progress = (slot, state)
-            self._park(Waiting(self.asked.pop(slot.number), others - 1, is_pressed, progress))
-        elif is_pressed:
-            self._pause(failure)
-        else:
-            raise _lost(state)
+        progress = None  # without its tensors it goes on from its last checkpoint
+        if isinstance(state, Failure):
+            if is_pressed:
+                self._pause(failure)
+                return
+            pack.discard(slot)
+        elif not self._checkpoints.save(pack, slot, state):
+            progress = (slot, state)
+        self._memory.evictions += 1
+        name = self._records.describe(slot.number)
+        self._records.events.write("evicted", number=slot.number, message=f"{name} waits for memory: {failure}")
+        self._park(Waiting(self.asked.pop(slot.number), others - 1, is_pressed, progress))
 
     def _pause(self, failure: str) -> None:
         """A pause; a trial is not to blame for what others hold.
@@ -273,10 +268,3 @@ class Room:
         self._book(Activity.OVERHEAD)
         time.sleep(NEIGHBOUR_PAUSE_S)
         self._book(Activity.IDLE)
-
-
-def _lost(failure: Failure) -> LostRoomError:
-    return LostRoomError(
-        f"there must be memory to take a trial out of the pack, but there is none ({failure.message}); the pack's "
-        "trials go on from their checkpoints"
-    )

@@ -158,6 +158,7 @@ class SideRuns:
                 if not self._room.waiting and not self._todo:
                     return True
                 continue
+            self._room.within(pack.settle, is_stopping)
             started = time.monotonic()
             diverged: list[Slot] = []
             if not any(slot.is_due for slot in pack.slots):

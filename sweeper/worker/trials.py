@@ -69,9 +69,8 @@ class Trials:
         self.config, self.bench, self.search, self.spending = config, bench, search, spending
         self.teller, self.recorder, self.checkpoints = teller, recorder, checkpoints
         self.events = recorder.events
-        self.forecast, self.lead, self.is_stopping = forecast, lead, is_stopping
+        self.forecast, self.lead, self.is_stopping, self._memory = forecast, lead, is_stopping, memory
         self.room = Room(config, bench, memory, checkpoints, recorder, self._infeasible, book=spending.book)
-        self._memory = memory
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
@@ -132,6 +131,7 @@ class Trials:
                 self._advance()
                 continue
             is_waiting = False
+            self.room.within(pack.settle, self.is_stopping)  # by itself, or it would be booked as training
             started = time.monotonic()
             diverged: list[Slot] = []
             if not any(slot.is_due for slot in pack.slots):  # one that was interrupted before its evaluation may be

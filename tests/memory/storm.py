@@ -186,6 +186,7 @@ class Rig:
             self.pack.remove(slot)
             slot.step, slot.train_tokens, slot.supervised_tokens = self.begun[slot.number]
             self.pack.admit(slot, self.states[slot.number])
+        self.pack.settle()  # what runs out there is tests/engine/test_settle.py's
         self.pack.planner._limits.clear()
         self.pack.planner._must_checkpoint = False
 
