@@ -132,8 +132,9 @@ def test_no_scale_is_too_low_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     def overflow(*args: object) -> list[float]:
         losses = backward(*args)  # type: ignore[arg-type]
-        bucket, index = pack.stack._find(2)
-        pack.stack.buckets[bucket].grad[index, 3] = float("inf")
+        group, index = pack.stack._find(2)
+        assert group.bucket is not None
+        group.bucket.grad[index, 3] = float("inf")
         return losses
 
     monkeypatch.setattr(pack, "_backward", overflow)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, target_c
 from sweeper.preflight.plan import ROWS, Cell, Plan, plan
 from sweeper.preflight.predictor import fitted
 from sweeper.retention.watch import Watch
-from sweeper.units import GIB, MIB
+from sweeper.units import GIB, MIB, time_text
 from tests.conftest import share_formulas
 
 Compose = Callable[..., Config]
@@ -491,7 +492,7 @@ from sweeper.cli.main import main
 started = time.monotonic()
 code = None
 try:
-    main(["plan", "study=demo", "model=llama-3.1-8b", "gpu=rtx-4090", "--json"])
+    main(["plan", "study=llama-3.1-8b-tickets-24gb", "--json"])
 except SystemExit as ended:
     code = ended.code
 own, largest_child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -507,5 +508,10 @@ def test_a_model_of_eight_billion_is_planned_without_its_weights(home: Home) -> 
     print(f"planned in {seconds} s, with at most {int(peak_kib) / 1024**2:.2f} GiB")
     assert code == "0", done.stderr
     assert int(peak_kib) * 1024 < 2 * GIB
-    terms = json.loads(done.stdout)["cells"][0]["terms_gib"]
-    assert terms["weights_4bit"] == pytest.approx(3.35, abs=0.1)
+    planned = json.loads(done.stdout)
+    assert planned["cells"][0]["terms_gib"]["weights_4bit"] == pytest.approx(3.35, abs=0.1)
+    page = (Path(__file__).parents[2] / "studies/llama-3.1-8b-tickets-24gb/README.md").read_text(encoding="utf-8")
+    peaks = {(cell["rank"], cell["rows"]): f"{cell['peak_gib']:.2f}" for cell in planned["cells"]}
+    for rank, *shown in re.findall(r"^\| (\d+)" + r" \| ([\d.]+)↻?" * 4, page, re.MULTILINE):
+        assert shown == [peaks[int(rank), rows] for rows in (1, 8, 16, 32)]
+    assert f"**{time_text(planned['cost']['total']['seconds']['likely'])}, $1.08**" in page
