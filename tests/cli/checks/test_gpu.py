@@ -108,7 +108,7 @@ def test_torch_for_cpus_on_a_machine_with_a_card(monkeypatch: Patch, card: Card,
     state, detail, cure = said(gpu.gpu())
     assert state is State.WARNING
     assert f"torch {torch.__version__} is a build without CUDA" in detail
-    assert cure.startswith("pip uninstall -y torch && pip install 'torch>=2.10' --index-url ")
+    assert cure.startswith("pip uninstall -y torch && pip install 'torch>=2.11' --index-url ")
     assert cure.endswith(f"/whl/{index}")
     assert gpu.driver() is None
 

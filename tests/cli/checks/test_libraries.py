@@ -32,8 +32,8 @@ def test_what_is_missing_or_too_old_is_named_with_its_command(monkeypatch: pytes
 
     monkeypatch.setattr("importlib.metadata.version", version)
     found = libraries.libraries()
-    assert (found.state, found.detail) == (State.MISSING, "peft is missing; torch 2.4.1+cu121 must be >=2.10")
-    assert found.cure == "pip install 'peft>=0.18' 'torch>=2.10'"
+    assert (found.state, found.detail) == (State.MISSING, "peft is missing; torch 2.4.1+cu121 must be >=2.11")
+    assert found.cure == "pip install 'peft>=0.20' 'torch>=2.11'"
 
 
 def test_without_its_own_metadata_the_libraries_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
