@@ -284,16 +284,17 @@ def _packed(
     examples: Sequence[Example],
     passages: Sequence[Example],
     pad: int,
-) -> Pack:
-    """The base on its device, without trials; what the engine cannot do with it is found."""
+) -> tuple[Pack, list[str]]:
+    """The base on its device, without trials, and its linears; what the engine cannot do with it is found."""
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     frame = base.skeleton(section, home)
     _targets(config, linear_names(frame))  # refuses unknown ones before any weights are loaded
     model = _loaded(config, section, home, guard, disk.spare_bytes(config, home, frame.config.to_dict()))
+    linears = linear_names(model)  # a pack puts its own layers in their places
     pack = Pack(
         model,
-        _targets(config, linear_names(model)),
+        _targets(config, linears),
         examples,
         pad=pad,
         chunk_tokens=config.engine.chunk_tokens,
@@ -302,7 +303,7 @@ def _packed(
         replay=passages,
     )
     compatibility.verify(pack)
-    return pack
+    return pack, linears
 
 
 def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
@@ -341,7 +342,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
 
     config.interval_examples(len(examples))  # refuses more evaluations than examples
     passages = replay.examples if replay is not None else ()
-    pack = _packed(config, section, home, guard, examples, passages, tokenizer.pad_token_id)
+    pack, linears = _packed(config, section, home, guard, examples, passages, tokenizer.pad_token_id)
     return Workbench(
         base_name=source_of(section, home),
         base_revision=section.revision,
@@ -351,7 +352,7 @@ def set_up(config: Config, home: Home, guard: Guard | None = None) -> Workbench:
         confirmation=held if held.rows else None,
         test=test,
         most_common=data.most_common,
-        linears=linear_names(pack.model),
+        linears=linears,
         data_sha256=data_sha256,
         own=brought,
         long_rows=fitted.counts,
