@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
@@ -18,6 +18,7 @@ from sweeper.errors import DataError
 from sweeper.quoting import name_of
 
 ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # spreadsheets write the second where a comma is decimal
 Raw = tuple[str, dict[str, Any]]  # a row's place, and its columns
 Numbered = tuple[int, dict[str, Any]]
 _BUNDLED: dict[str, Callable[[], Mapping[str, Any]]] = {
@@ -153,8 +154,24 @@ def _read_csv(file: Path) -> Iterator[Numbered]:
         raise
 
 
+def _delimiter(text: TextIO) -> str:
+    """What separates the fields of a CSV: that with which header and first row have the most, as many as each other."""
+    fields: dict[str, tuple[bool, int]] = {}
+    for delimiter in _DELIMITERS:
+        text.seek(0)
+        try:
+            counts = [len(row) for row in islice(csv.reader(text, delimiter=delimiter, strict=True), 2)]
+        except csv.Error:  # said when it is read
+            continue
+        if counts:
+            fields[delimiter] = (len(set(counts)) == 1 and counts[0] > 1, counts[0])
+    text.seek(0)
+    return max(fields, key=fields.__getitem__, default=",")  # of equals the first
+
+
 def _of_csv(file: Path, text: TextIO) -> Iterator[Numbered]:
-    reader = csv.DictReader(text, strict=True)
+    delimiter = _delimiter(text)
+    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
     begin = 1  # of the row that is read next; a quoted field may go over several lines
     try:
         names = list(reader.fieldnames or [])
@@ -168,7 +185,7 @@ def _of_csv(file: Path, text: TextIO) -> Iterator[Numbered]:
             if None in row or None in row.values():
                 raise DataError(
                     f"{file}, line {begin}: must have {len(reader.fieldnames or [])} fields as the header does, "
-                    "but has more or fewer; is a comma unquoted?"
+                    f"but has more or fewer; is a {_DELIMITERS[delimiter]} unquoted?"
                 )
             yield begin, dict(row)
             begin = reader.line_num + 1

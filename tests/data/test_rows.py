@@ -152,6 +152,28 @@ def test_a_csv_row_with_a_comma_too_many(ticket_files: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        ("text;label\nhello, you;cancel\n", {"text": "hello, you", "label": "cancel"}),
+        ("Body (raw), cleaned;label;n\na;b;1,5\n", {"Body (raw), cleaned": "a", "label": "b", "n": "1,5"}),
+        ("text\tlabel\na, b; c\tcancel\n", {"text": "a, b; c", "label": "cancel"}),
+        ('text,label\n"a; b; c",cancel\n', {"text": "a; b; c", "label": "cancel"}),
+        ("text\nhello; you\n", {"text": "hello; you"}),
+        ('\ufeff"te;xt",label\na,b\n', {"te;xt": "a", "label": "b"}),
+    ],
+)
+def test_fields_may_be_separated_as_spreadsheets_do(tmp_path: Path, content: str, expected: dict[str, str]) -> None:
+    (tmp_path / "own.csv").write_text(content, encoding="utf-8")
+    assert list(files.each_of_file(tmp_path / "own.csv", "own.csv")) == [("own.csv:2", expected)]
+
+
+def test_a_row_with_a_semicolon_too_many(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("text;label\nhello;cancel\nhello; you;cancel\n")
+    with pytest.raises(DataError, match=r"line 3: must have 2 fields .*; is a semicolon unquoted\?"):
+        list(files.each_of_file(tmp_path / "own.csv", "own.csv"))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
         (b'text,label\nok,cancel\n"open,cancel\nok,cancel\n', "in the row that begins at line 3: must be CSV"),
         (b'text,label\n"two\nlines",cancel\nx\n', "line 4: must have 2 fields"),
         (b"text,label\nok,cancel\n\xff,cancel\n", "line 3: must be UTF-8"),
