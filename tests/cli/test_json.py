@@ -19,7 +19,7 @@ from sweeper.paths import Home
 from tests.conftest import SHORT, share_formulas
 
 Launched = tuple[Home, subprocess.CompletedProcess[str]]
-WITHOUT = {"ui", "serve"}  # they serve until they are ended
+WITHOUT = {"ui", "serve", "completion"}  # they serve until they are ended; it prints for a shell
 AMONG_OVERRIDES = {"launch", "plan"}
 
 
