@@ -110,12 +110,17 @@ def _requirements(wheel: Path) -> list[Requirement]:
     return [one for one in found if one.marker is None]
 
 
+def _index(folder: Path, wheel: Path) -> Path:
+    """Stand-ins for all that the wheel requires, at the versions that are here."""
+    folder.mkdir()
+    for requirement in _requirements(wheel):
+        _stand_in(folder, requirement.name, version(requirement.name).partition("+")[0])
+    return folder
+
+
 def test_a_torch_for_cuda_that_is_there_stays(wheel: Path, tmp_path: Path) -> None:
     python = _environment(tmp_path / "env")
-    index = tmp_path / "index"
-    index.mkdir()
-    for requirement in _requirements(wheel):
-        _stand_in(index, requirement.name, version(requirement.name).partition("+")[0])
+    index = _index(tmp_path / "index", wheel)
     _stand_in(index, "torch", "99.0")  # newer, and for a CPU
     there = _stand_in(tmp_path, "torch", "2.13.0+cu130")
     _pip(python, "install", "--no-index", "--no-deps", str(there))
@@ -129,10 +134,7 @@ def test_a_torch_for_cuda_that_is_there_stays(wheel: Path, tmp_path: Path) -> No
 def test_a_torch_that_is_too_old_can_be_held_fast(wheel: Path, tmp_path: Path) -> None:
     """pip refuses, instead of putting another one in its place: README, "Install"."""
     python = _environment(tmp_path / "env")
-    index = tmp_path / "index"
-    index.mkdir()
-    for requirement in _requirements(wheel):
-        _stand_in(index, requirement.name, version(requirement.name).partition("+")[0])
+    index = _index(tmp_path / "index", wheel)
     _pip(python, "install", "--no-index", "--no-deps", str(_stand_in(tmp_path, "torch", "2.6.0+cu124")))
     held = tmp_path / "held.txt"
     held.write_text("torch==2.6.0+cu124\n")

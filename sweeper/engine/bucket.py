@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sweeper.engine import moments
 from sweeper.engine.lora import PackedLoRA, Weights
 from sweeper.engine.moments import MOMENTS, QUANTISED_BLOCK, OptimizerState
+from sweeper.memory.formula import padded
 
 KINDS = ("weight", *moments.KINDS)
-RANK_MULTIPLE = 8  # grouped_mm wants strides of 16 bytes; see `ragged_matmul`
 BUCKET_FACTOR = 4  # the ranks of a bucket differ by less: fewer buckets, fewer kernels; more, less padding
 FIRST_BUCKET = 16
 
@@ -37,11 +37,6 @@ class AdapterState:
     def modules(self) -> frozenset[str]:
         """The names of the modules that the adapter targets."""
         return frozenset(name.rpartition(".")[0] for name in self.tensors["weight"])
-
-
-def padded(rank: int) -> int:
-    """The least rank that `rank` can be padded to."""
-    return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
 def bucket_of(rank: int, is_exact: bool = False) -> int:

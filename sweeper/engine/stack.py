@@ -13,12 +13,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sweeper.engine import attention
-from sweeper.engine.bucket import KINDS, AdapterState, Bucket, bucket_of, padded
+from sweeper.engine.bucket import KINDS, AdapterState, Bucket, bucket_of
 from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.spans import Spans
 from sweeper.errors import LostRoomError, ModelError
+from sweeper.memory.formula import padded
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 from sweeper.memory.planner import Profile
 

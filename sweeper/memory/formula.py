@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeper.memory.planner import Load, Profile, Work
 
-RANK_MULTIPLE = 8  # what adapters are padded to; `engine.stack` asserts the same
+RANK_MULTIPLE = 8  # what adapters are padded to: grouped_mm wants strides of 16 bytes; see `ragged_matmul`
 HEAD_POSITIONS = 1024  # what goes through the output head at once
 # Bytes for a value of an adapter: weight and gradient, and both moments where they are kept.
 WEIGHT_AND_GRADIENT_BYTES = 8
@@ -93,6 +93,7 @@ def target_key(targets: Any) -> str:
 
 
 def padded(rank: int) -> int:
+    """The least rank that `rank` can be padded to."""
     return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
