@@ -36,6 +36,12 @@ coverage: $(VENV)/installed
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
+# Does a test fail where a line of memory safety, of money or of the search is changed? All of it takes a day; MUTANTS="sweeper.money.*" does some of it.
+MUTANTS ?=
+mutants: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
+
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 LOWEST := .venv-lowest
 LOWEST_TESTS ?= tests/config tests/engine tests/export/test_export.py tests/launch/test_launch.py tests/search tests/tracking tests/worker/test_session.py
