@@ -1,4 +1,4 @@
-"""What is tracked, as a contract; MLflow is one store of it, a dictionary in memory another.
+"""What is tracked, as a contract; MLflow is its store.
 
 The step of every point is the number of training examples seen: by the trial, or on the study's run by all its trials
 that have ended; the untuned base has seen none. METRIC is one of the task's, from 0 to 1 (bleu, chrf to 100) or as its
@@ -66,7 +66,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -214,72 +214,3 @@ class Tracker(ABC):
         Raises:
             AwayError: if that cannot be asked now.
         """
-
-
-@dataclass
-class MemoryRun:
-    """One run of a MemoryTracker."""
-
-    name: str
-    state: RunState
-    params: dict[str, object]
-    tags: dict[str, str]
-    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    files: dict[str, list[str]] = field(default_factory=dict)
-    datasets: tuple[DatasetUse, ...] = ()
-
-
-class MemoryTracker(Tracker):
-    """Keeps the runs in a dictionary, for tests and for what needs no record."""
-
-    def __init__(self) -> None:
-        self.runs: dict[RunKey, MemoryRun] = {}
-
-    @property
-    def place(self) -> str:
-        return "memory"
-
-    def start(self, key: RunKey, name: str, params: dict[str, object], tags: dict[str, str]) -> None:
-        if key in self.runs:
-            self.runs[key].state = RunState.RUNNING
-            self.runs[key].tags.update(tags)
-        else:
-            self.runs[key] = MemoryRun(name, RunState.RUNNING, dict(params), dict(tags))
-
-    def log(self, key: RunKey, metrics: dict[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self.runs[key].metrics.setdefault(name, []).append((step, value))
-
-    def log_datasets(self, key: RunKey, datasets: Sequence[DatasetUse]) -> None:
-        self.runs[key].datasets = tuple(datasets)
-
-    def log_file(self, key: RunKey, file: Path, folder: str | None = None) -> None:
-        file.stat()  # raises as a store does where there is nothing to copy
-        names = sorted(item.name for item in file.iterdir()) if file.is_dir() else [file.name]
-        self.runs[key].files.setdefault(folder or "", []).extend(names)
-
-    def drop_files(self, key: RunKey, folder: str) -> None:
-        self.runs[key].files.pop(folder, None)
-
-    def end(self, key: RunKey, state: RunState, tags: dict[str, str]) -> None:
-        self.runs[key].state = state
-        self.runs[key].tags.update(tags)
-
-    def describe(self, text: str) -> None:
-        if STUDY in self.runs:
-            self.runs[STUDY].tags[NOTE_TAG] = text
-
-    def log_missing(self, key: RunKey, metric: str, points: Sequence[tuple[int, dict[str, float]]]) -> None:
-        there = {step for step, _ in self.runs[key].metrics.get(metric, ())}
-        for step, metrics in points:
-            if step not in there:
-                self.log(key, metrics, step)
-
-    def has(self, key: RunKey) -> bool:
-        return key in self.runs
-
-    def flush(self) -> bool:
-        return True  # nothing is kept back
-
-    def states(self) -> dict[RunKey, RunState]:
-        return {key: run.state for key, run in self.runs.items()}

@@ -17,12 +17,3 @@ class Forecast(Protocol):
 
     def __call__(self, params: TrialParams) -> dict[str, float]:
         """A value for each of `keys`; it holds where it is not above zero."""
-
-
-class NoForecast:
-    """Foretells nothing: every configuration is trained."""
-
-    keys = ()
-
-    def __call__(self, params: TrialParams) -> dict[str, float]:
-        return {}

@@ -31,11 +31,12 @@ from sweeper.search.views import view
 from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import Place
-from sweeper.tracking.tracker import MemoryTracker, Tracker
+from sweeper.tracking.tracker import Tracker
 from sweeper.tracking.writer import Writer
 from sweeper.worker import session
 from sweeper.worker.session import Session
 from sweeper.worker.workbench import set_up
+from tests.memory_tracker import MemoryTracker
 from tests.tracking.server import plain_server
 
 STUDY = [

@@ -20,9 +20,9 @@ from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.paths import Home
 from sweeper.search.views import view
-from sweeper.tracking.tracker import MemoryTracker
 from sweeper.worker.session import Session
 from tests.draft.conftest import Brought, export_of
+from tests.memory_tracker import MemoryTracker
 
 # A search in seconds.
 SMALL = [

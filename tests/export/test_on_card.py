@@ -13,8 +13,8 @@ from sweeper.config.schema import Config
 from sweeper.exporting.export import Wanted, export
 from sweeper.exporting.formats import ADAPTER, MERGED
 from sweeper.paths import Home, StudyPaths
-from sweeper.tracking.tracker import MemoryTracker
 from sweeper.worker.session import Session
+from tests.memory_tracker import MemoryTracker
 
 OVERRIDES = (
     "study=demo",

@@ -14,9 +14,10 @@ from sweeper.config.schema import Config
 from sweeper.errors import DataError
 from sweeper.launching import launcher
 from sweeper.paths import Home
-from sweeper.tracking.tracker import STUDY, MemoryTracker
+from sweeper.tracking.tracker import STUDY
 from sweeper.worker.session import Session
 from tests.conftest import SHORT
+from tests.memory_tracker import MemoryTracker
 from tests.preflight.data.conftest import add, folder, read
 
 __all__ = ["folder"]  # a fixture

@@ -16,8 +16,9 @@ from sweeper.config.schema import Config
 from sweeper.paths import Home
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.opened import opened
-from sweeper.tracking.tracker import STUDY, DatasetUse, MemoryTracker
+from sweeper.tracking.tracker import STUDY, DatasetUse
 from sweeper.tracking.view import RunsView, address
+from tests.memory_tracker import MemoryTracker
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from sweeper.paths import Home
 from sweeper.tracking.mlflow_server import ServerTracker
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import Place
-from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState, Tracker
+from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState, Tracker
 from sweeper.trial import RunKind
+from tests.memory_tracker import MemoryTracker
 from tests.tracking.server import as_member
 
 TRIAL = RunKey(RunKind.TRIAL, 3)

@@ -14,12 +14,13 @@ from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import examples_of, view
 from sweeper.tasks.classification import Classification
 from sweeper.tasks.resampled import Resampler
-from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
+from sweeper.tracking.tracker import STUDY, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import confirmation
 from sweeper.worker.confirmation import Confirmation, _Confirmed, fresh_seeds
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.side import SideResult
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import run
 

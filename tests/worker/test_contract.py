@@ -26,13 +26,14 @@ from sweeper.paths import Home
 from sweeper.search.views import ranked, view
 from sweeper.tasks.classification import Scores
 from sweeper.tracking.mlflow_tracker import MlflowTracker
-from sweeper.tracking.tracker import MemoryTracker, RunState
+from sweeper.tracking.tracker import RunState
 from sweeper.trial import Prediction, TrialParams
 from sweeper.worker import session
 from sweeper.worker.recorder import RUN_STATES, Recorder, trial_key
 from sweeper.worker.session import Session
 from sweeper.worker.workbench import Scored, Split, Workbench, set_up
 from tests.conftest import SHORT
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -11,9 +11,10 @@ from sweeper.money.price import Price
 from sweeper.money.statement import Statement
 from sweeper.paths import Home, StudyPaths
 from sweeper.tracking.mlflow_tracker import MlflowTracker
-from sweeper.tracking.tracker import STUDY, MemoryTracker
+from sweeper.tracking.tracker import STUDY
 from sweeper.worker import costs
 from sweeper.worker.recorder import trial_key
+from tests.memory_tracker import MemoryTracker
 from tests.money.booked import PRICE, PRICED, ledger_of, seen
 
 FILES = ["cost.json", "cost.csv", "cost.png"]

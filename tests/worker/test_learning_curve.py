@@ -17,13 +17,14 @@ from sweeper.learning.request import Request
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.study import Search
 from sweeper.search.views import view
-from sweeper.tracking.tracker import STUDY, MemoryTracker, RunState
+from sweeper.tracking.tracker import STUDY, RunState
 from sweeper.trial import RunKind
 from sweeper.worker.learning_curve import LearningCurves, start_of
 from sweeper.worker.session import Session
 from tests.housekeeping.conftest import Make
 from tests.housekeeping.conftest import make as make
 from tests.learning.test_curve import curve
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import StopAfter, run
 

@@ -12,10 +12,11 @@ from sweeper.money.bill import Label
 from sweeper.paths import Home
 from sweeper.search.views import StudyView, examples_of, view
 from sweeper.tracking import tracker as table
-from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker
+from sweeper.tracking.tracker import BASELINE, STUDY
 from sweeper.trial import RunKind
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.session import Session
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 # What a study as short as the one below does not log; the tests of what it is about do.

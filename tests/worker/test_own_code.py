@@ -12,10 +12,11 @@ from sweeper.custom import own
 from sweeper.launching.tables import study_json
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import ranked, view
-from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker
+from sweeper.tracking.tracker import BASELINE, STUDY
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.rerun import rerun
 from sweeper.worker.session import Session
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 METRIC = "objective.metric={_target_: scoring.cost, name: cost, wrong: 4.0}"

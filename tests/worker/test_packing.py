@@ -9,8 +9,9 @@ from sweeper.money.pace import known_pace
 from sweeper.money.packing import Packing
 from sweeper.paths import Home
 from sweeper.search.views import view
-from sweeper.tracking.tracker import STUDY, MemoryTracker
+from sweeper.tracking.tracker import STUDY
 from sweeper.worker import packing
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import run
 

@@ -11,9 +11,10 @@ from sweeper.data import rows
 from sweeper.mistakes import kept
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
-from sweeper.tracking.tracker import BASELINE, MemoryTracker
+from sweeper.tracking.tracker import BASELINE
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.session import Session
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import StopAfter
 

@@ -10,10 +10,10 @@ import pytest
 from sweeper.errors import DataError
 from sweeper.paths import Home
 from sweeper.search.views import view
-from sweeper.tracking.tracker import MemoryTracker
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.rerun import rerun
 from sweeper.worker.session import Session
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 

@@ -25,12 +25,13 @@ from sweeper.report import figures
 from sweeper.search.study import Search
 from sweeper.search.views import view
 from sweeper.tracking.mlflow_tracker import MlflowTracker
-from sweeper.tracking.tracker import NOTE_TAG, STUDY, MemoryTracker, RunState, Tracker
+from sweeper.tracking.tracker import NOTE_TAG, STUDY, RunState, Tracker
 from sweeper.worker import reports
 from sweeper.worker.reports import Reports
 from sweeper.worker.session import Session
 from tests.housekeeping.conftest import Make
 from tests.housekeeping.conftest import make as make
+from tests.memory_tracker import MemoryTracker
 from tests.money.booked import PRICE
 from tests.search.conftest import ask, complete
 from tests.worker.conftest import Prepare

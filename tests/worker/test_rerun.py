@@ -12,11 +12,11 @@ from sweeper.engine.slot import Tick
 from sweeper.errors import DataError, StoreError
 from sweeper.paths import Home
 from sweeper.search.views import view
-from sweeper.tracking.tracker import MemoryTracker
 from sweeper.trial import TrialParams
 from sweeper.worker.rerun import Rerun, rerun
 from sweeper.worker.session import Session
 from sweeper.worker.workbench import Scored, Split, Workbench
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 SPACE = (

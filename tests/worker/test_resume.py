@@ -12,9 +12,10 @@ from sweeper import versions
 from sweeper.engine import checkpoint
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import view
-from sweeper.tracking.tracker import STUDY, MemoryTracker
+from sweeper.tracking.tracker import STUDY
 from sweeper.units import GIB
 from sweeper.worker.recorder import trial_key
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import StopAfter, run
 

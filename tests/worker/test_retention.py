@@ -17,11 +17,12 @@ from sweeper.exporting.export import Wanted, export
 from sweeper.launching.tables import study_json
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import StudyView, view
-from sweeper.tracking.tracker import BASELINE, MemoryTracker
+from sweeper.tracking.tracker import BASELINE
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.rerun import rerun
 from sweeper.worker.session import Session
 from sweeper.worker.teller import Teller
+from tests.memory_tracker import MemoryTracker
 from tests.retention.conftest import choice_rows, lines, passage_rows
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import StopAfter

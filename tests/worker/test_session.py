@@ -29,13 +29,14 @@ from sweeper.search.leases import Holder
 from sweeper.search.storage import open_storage
 from sweeper.search.study import Search
 from sweeper.search.views import StudyView, view
-from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker, RunKey, RunState
+from sweeper.tracking.tracker import BASELINE, STUDY, RunKey, RunState
 from sweeper.trial import RunKind, TrialParams
 from sweeper.units import GIB
 from sweeper.worker import trials as in_flight
 from sweeper.worker.recorder import RUN_STATES, trial_key
 from sweeper.worker.session import Session
 from tests.engine.test_architectures import Coupled
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 

@@ -20,7 +20,7 @@ from sweeper.preflight.forecast import MemoryForecast
 from sweeper.retention.measure import CONSTRAINT
 from sweeper.search.study import Search
 from sweeper.search.views import view
-from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
+from sweeper.tracking.tracker import STUDY, RunKey, RunState
 from sweeper.trial import RunKind
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog, forecast_of, guarded
@@ -30,6 +30,7 @@ from sweeper.worker.side_records import SideRun, reconcile
 from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Workbench, set_up
 from tests.housekeeping.conftest import write
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_confirmation import ON
 from tests.worker.test_session import Elsewhere, StopAfter, run

@@ -28,12 +28,13 @@ from sweeper.search.asking import Asked
 from sweeper.search.ended import ENDED, Ended
 from sweeper.search.storage import open_storage
 from sweeper.search.views import StudyView, is_finished, view
-from sweeper.tracking.tracker import STUDY, MemoryTracker, RunKey, RunState
+from sweeper.tracking.tracker import STUDY, RunKey, RunState
 from sweeper.trial import RunKind
 from sweeper.worker import spending, workbench
 from sweeper.worker.session import Session
 from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Workbench
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_confirmation import ON
 from tests.worker.test_session import StopAfter, assert_stores_agree, run

@@ -16,10 +16,11 @@ from sweeper.exporting.rows import of_lines
 from sweeper.launching.tables import study_json, study_table
 from sweeper.paths import Home
 from sweeper.search.views import view
-from sweeper.tracking.tracker import BASELINE, STUDY, MemoryTracker
+from sweeper.tracking.tracker import BASELINE, STUDY
 from sweeper.worker.recorder import trial_key
 from sweeper.worker.rerun import rerun
 from sweeper.worker.session import Session
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 
 METRICS = {"exact_match", "token_f1", "exact_match_se", "token_f1_se"}
