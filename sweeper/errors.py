@@ -13,7 +13,6 @@
     │   └── TrackingError   a tracking server that cannot be reached, or does not do what is asked of it
     │       └── AwayError       one that may do it a little later
     ├── OutOfRoomError  a step that does not fit into memory, however it is cut
-    ├── LostRoomError   adapters that can neither stay nor be moved; they go on from their checkpoints
     ├── CheckpointError a trial's checkpoint that is damaged, or does not fit on the disk
     ├── CustomCodeError a study's own task or metric raised, or is not what it must be; has its trace
     ├── WorkerError     the worker process ended without a result
@@ -120,10 +119,6 @@ class OutOfRoomError(SweeperError):
     """A step does not fit into memory, however it is cut."""
 
 
-class LostRoomError(SweeperError):
-    """There is no memory for adapters where they are, nor to move them."""
-
-
 class CheckpointError(SweeperError):
     """A trial's checkpoint is damaged, or does not fit."""
 
@@ -155,7 +150,6 @@ ERRORS = {
         TrackingError,
         AwayError,
         OutOfRoomError,
-        LostRoomError,
         CheckpointError,
         CustomCodeError,
         WorkerError,

@@ -51,7 +51,7 @@ def verify(pack: Pack) -> None:
             f"({type(error).__name__}: {error}); lora.target_modules=attention may leave out what does not"
         ) from error
     finally:
-        pack.stack.clear()
+        pack.clear()
         pack.model.eval()
 
 

@@ -132,6 +132,11 @@ class Pack:
         self.slots.remove(slot)
         self._has_changed = True
 
+    def clear(self) -> None:
+        """Takes all trials out, and what they have learned with them."""
+        self.slots = []
+        self.stack.clear()
+
     def settle(self) -> None:
         """Lays the adapters of those that came or went out in memory, if that has not been done: see the stack's."""
         self.stack.settle()

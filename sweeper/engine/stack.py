@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from sweeper.engine.dropout import Dropout
 from sweeper.engine.lora import Active, Layout, PackedLoRA, Route
 from sweeper.engine.moments import OptimizerState
 from sweeper.engine.spans import Spans
-from sweeper.errors import LostRoomError, ModelError
+from sweeper.errors import ModelError
 from sweeper.memory.formula import padded
-from sweeper.memory.oom import Failure, attempted, free_caches, patiently
+from sweeper.memory.oom import Failure, attempted, free_caches
 from sweeper.memory.planner import Profile
 
 
@@ -159,52 +160,32 @@ class AdapterStack:
         """Puts what has come since the last time into memory, and lets go of what has left: a bucket is laid out once
         for all of it, and that takes seconds where adapters are large.
 
-        Where memory runs out, whatever was there still is, and what is to be done is as before.
-
-        Raises:
-            LostRoomError: if not even that could be put back.
+        Where memory runs out nothing is lost: it is tried again by the next call.
         """
         # Those that shrink make room for those that grow.
         for group in sorted(self._groups, key=lambda group: group.growth):
             if group.is_settled:
                 continue
             if not group.kept:
-                group.bucket = None
-                self._bind()
-                group.bucket = self._bucket(group.states())
-            else:
-                self._rebuild(group)
+                self._let_go(group)
+            made = attempted(partial(self._laid_out, group))
+            if isinstance(made, Failure):
+                # Not both the old and the new one: what stays waits in host memory.
+                group.entries = [_on_host(group, entry) for entry in group.entries]
+                self._let_go(group)
+                free_caches()
+                made = self._laid_out(group)
+            group.bucket = made
             group.entries = list(range(len(group.entries)))
             self._bind()
 
-    def _rebuild(self, group: _Group) -> None:
-        """Puts a new bucket in the place of an old one.
-
-        For a moment both are there. Where that is too much, the adapters wait in host memory while the old one goes.
-        """
-        made = attempted(lambda: self._bucket(group.states()))
-        if not isinstance(made, Failure):
-            group.bucket = made
-            return
-        # One by one: moments of 8 bits are made whole for it.
-        before = [_on_host(group.state(entry)) for entry in group.kept]
-        group.entries = _with_states(group.entries, before)
+    def _let_go(self, group: _Group) -> None:
+        """Frees what a group has in memory."""
         group.bucket = None
         self._bind()
-        free_caches()
-        made = attempted(lambda: self._bucket(group.states()))
-        restored = attempted(lambda: patiently(lambda: self._bucket(before))) if isinstance(made, Failure) else made
-        if isinstance(restored, Failure):
-            raise LostRoomError(
-                f"the adapters of {len(before)} trials must go back to where they were, but the memory that they had "
-                f"is gone ({restored.message}); they go on from their checkpoints"
-            )
-        group.bucket = restored
-        if isinstance(made, Failure):
-            places = {id(state): place for place, state in enumerate(before)}
-            group.entries = [places.get(id(entry), entry) for entry in group.entries]
-            self._bind()
-            raise torch.OutOfMemoryError(made.message)
+
+    def _laid_out(self, group: _Group) -> Bucket:
+        return self._bucket(group.states())
 
     def _bucket(self, states: list[AdapterState]) -> Bucket:
         return Bucket(self.modules, states, self.dtype, self.device, self.optimizer_state)
@@ -329,13 +310,10 @@ class AdapterStack:
             return function(*args)
 
 
-def _with_states(entries: Sequence[int | AdapterState], states: Sequence[AdapterState]) -> list[int | AdapterState]:
-    """The entries of a group with the adapters themselves in the place of its rows, in their order."""
-    rows = iter(states)
-    return [next(rows) if isinstance(entry, int) else entry for entry in entries]
-
-
-def _on_host(state: AdapterState) -> AdapterState:
+def _on_host(group: _Group, entry: int | AdapterState) -> AdapterState:
+    if isinstance(entry, AdapterState):
+        return entry
+    state = group.state(entry)
     tensors = {kind: {name: t.cpu().clone() for name, t in named.items()} for kind, named in state.tensors.items()}
     return AdapterState(state.rank, state.scale, tensors)
 

@@ -14,7 +14,7 @@ import torch
 
 from sweeper.config.schema import Config
 from sweeper.engine.stack import AdapterStack
-from sweeper.errors import LostRoomError, ModelError, OutOfRoomError
+from sweeper.errors import ModelError, OutOfRoomError
 from sweeper.memory.calibration import Calibration, Machine
 from sweeper.memory.formula import Formula
 from sweeper.memory.guard import Guard
@@ -247,10 +247,9 @@ def rehearse(bench: Workbench, config: Config, log: MemoryLog) -> str:
 
     try:
         done = attempted(work)
-    except (OutOfRoomError, LostRoomError) as error:
+    except OutOfRoomError as error:
         done = Failure(str(error))
-    pack.slots = []
-    pack.stack.clear()
+    pack.clear()
     if isinstance(done, Failure):
         return f"the rehearsal of the longest step did not fit ({done.message}); trials will tell what does"
     log.measure_runtime()

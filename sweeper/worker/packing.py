@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.errors import LostRoomError, OutOfRoomError
+from sweeper.errors import OutOfRoomError
 from sweeper.events import EventLog
 from sweeper.memory.formula import padded
 from sweeper.memory.oom import Failure, attempted
@@ -153,11 +153,10 @@ def _measured(
 
     try:
         done = attempted(lambda: Packing.through(step(1), step(min(SEVERAL, most))))
-    except (OutOfRoomError, LostRoomError, _StoppedError):
+    except (OutOfRoomError, _StoppedError):
         return None
     finally:
-        pack.slots = []
-        pack.stack.clear()
+        pack.clear()
         pack.planner.forget_failures()
     return None if isinstance(done, Failure) else done
 

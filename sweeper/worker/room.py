@@ -10,7 +10,7 @@ from typing import TypeVar
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.slot import Slot
-from sweeper.errors import LostRoomError, OutOfRoomError
+from sweeper.errors import OutOfRoomError
 from sweeper.memory.oom import Failure, attempted, free_caches, patiently
 from sweeper.memory.planner import MAX_RETRIES
 from sweeper.money.booking import Activity
@@ -72,7 +72,6 @@ class Room:
         self._empty = empty or self._empty_trial
         self.asked: dict[int, Asked] = {}  # of the trials in the pack
         self.waiting: dict[int, Waiting] = {}
-        self._most: int | None = None  # slots at once, after a pack was lost and until a trial has ended
         self._pauses = 0
         self._paused_since: float | None = None  # time.monotonic
 
@@ -88,11 +87,7 @@ class Room:
         if not self._has_room(waiting):
             self._park(waiting)
             return None
-        try:
-            slot = attempted(lambda: patiently(lambda: self._let_in(waiting)))
-        except LostRoomError:
-            self._park(waiting)
-            raise
+        slot = attempted(lambda: patiently(lambda: self._let_in(waiting)))
         if not isinstance(slot, Failure):
             self._paused_since = None
             self.asked[asked.number] = asked
@@ -145,8 +140,6 @@ class Room:
         if not pack.slots:
             return True
         # What did not fit will not fit again, whatever is foretold.
-        if self._most is not None and len(pack.slots) >= self._most:
-            return False
         if waiting.beside is not None and len(pack.slots) > waiting.beside:
             return waiting.is_pressed and not self._memory.is_pressed()
         return self._memory.has_room(self._empty(waiting.asked).params, pack.stack)
@@ -154,7 +147,6 @@ class Room:
     def leave(self, slot: Slot) -> AdapterState | None:
         """Takes a trial that has ended out of the pack; None where there is no memory for a copy of its tensors."""
         self.asked.pop(slot.number, None)
-        self._most = None
         pack = self._bench.pack
         state = attempted(lambda: patiently(lambda: pack.remove(slot)))
         if not isinstance(state, Failure):
@@ -163,12 +155,10 @@ class Room:
         return None
 
     def clear(self) -> None:
-        """Takes all trials out of the pack, whose tensors are lost. It will have fewer, until one of them has ended."""
-        self._most = max(1, len(self._bench.pack.slots) - 1)
+        """Takes all trials out, those that wait as well; nothing of theirs is kept."""
         self.asked.clear()
-        self._bench.pack.slots = []
-        self._bench.pack.stack.clear()
-        free_caches()
+        self.waiting.clear()
+        self._bench.pack.clear()
 
     def within(self, work: Callable[[], Result], is_stopping: Callable[[], bool]) -> Result | None:
         """Does what the pack does; where it does not fit, however it is cut, a trial leaves, and it is done again.
@@ -177,7 +167,6 @@ class Room:
             What was done; None where no trial is left.
 
         Raises:
-            LostRoomError: if trials must go back to their checkpoints.
             OutOfRoomError: if others hold the memory for longer than `memory.wait_s`.
         """
         tries = 0

@@ -216,8 +216,7 @@ class Session:
         if self.curve is not None:
             self._end_run(*self._state())
             return {"status": outcome.FINISHED}
-        while not trials.train():
-            pass
+        trials.train()
         if self.is_stopping():
             trials.save()
             return self._suspend()

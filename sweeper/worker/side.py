@@ -18,7 +18,7 @@ from typing import Any
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.slot import Slot
-from sweeper.errors import CustomCodeError, LostRoomError, OutOfRoomError, TrackingError
+from sweeper.errors import CustomCodeError, OutOfRoomError, TrackingError
 from sweeper.events import EventLog
 from sweeper.mistakes import kept
 from sweeper.money.booking import Activity, Whose
@@ -134,23 +134,11 @@ class SideRuns:
             if not is_whole:
                 self._save()
         finally:
-            self._bench.pack.slots = []
-            self._bench.pack.stack.clear()
+            self._bench.pack.clear()
         return is_whole
 
     def _train(self, is_stopping: Callable[[], bool]) -> bool:
         """Trains until all have ended; False where a stop was asked for."""
-        while True:
-            try:
-                return self._loop(is_stopping)
-            except LostRoomError as error:
-                message = str(error)
-            # Out of the `except` block, which holds what is to be freed.
-            self._todo = [slot.number for slot in self._in_flight()] + self._todo
-            self._room.clear()
-            self._records.events.write("note", message=message)
-
-    def _loop(self, is_stopping: Callable[[], bool]) -> bool:
         pack = self._bench.pack
         while not is_stopping():
             self._refill(is_stopping)

@@ -15,7 +15,7 @@ from functools import partial
 from sweeper.config.schema import Config
 from sweeper.engine.bucket import AdapterState
 from sweeper.engine.slot import Slot
-from sweeper.errors import LeaseLostError, LostRoomError
+from sweeper.errors import LeaseLostError
 from sweeper.money.booking import Activity, Whose
 from sweeper.preflight.forecast import VRAM
 from sweeper.search.asking import Asked
@@ -74,33 +74,15 @@ class Trials:
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
-        self._requeued: set[int] = set()  # trials whose place was lost, until they are asked again
         self._refused: Ended | None = None  # why no other trial is asked for, until one has ended
         self.ended: Ended | None = None
 
-    def train(self) -> bool:
-        """Trains until the study has its total, a stop is asked for, or the budget or the stop rule ends it.
-
-        Returns:
-            False where the trials of the pack have been lost, and go on from their checkpoints.
-        """
+    def train(self) -> None:
+        """Trains until the study has its total, a stop is asked for, or the budget or the stop rule ends it."""
         try:
             self._loop()
-        except LostRoomError as error:
-            message = str(error)
         except BudgetSpent:  # in the middle of an evaluation, which has then not been
             self._end(self.spending.reached())
-            return True
-        else:
-            return True
-        self.room.clear()  # out of the `except` block, which holds what is to be freed
-        self.events.write("note", message=message)
-        for number in self.search.in_flight:
-            is_in_pack = number not in self._verdicts and number not in self.room.waiting
-            if is_in_pack and self.search.requeue(number, has_crashed=False):
-                self._requeued.add(number)
-                self.recorder.wait(number)
-        return False
 
     def _loop(self) -> None:
         """Tell and refill, tick, score what is due, checkpoint."""
@@ -197,8 +179,6 @@ class Trials:
 
     def _may_ask(self) -> bool:
         """Whether another trial may be asked for, as far as is known before it is."""
-        if self._requeued:
-            return True  # those that lost their place are in flight as before
         if self._refused is None:
             self._refused = no_longer_pays(self.config.stop, self.search.views(), self.config.objective.metric_name)
         if self._refused is not None:
@@ -219,7 +199,6 @@ class Trials:
         """Whether a trial that was asked for can be paid to its end; else it waits for a raised budget."""
         self._refused = self._refusal(asked)
         if self._refused is not None:
-            self._requeued.discard(asked.number)
             self.recorder.begin(asked)  # its number is taken, so that it is shown, as one that waits
             self.search.requeue(asked.number, has_crashed=False)
             self.recorder.wait(asked.number)
@@ -231,7 +210,6 @@ class Trials:
         constraints = self.teller.constraints[asked.number] = self.forecast(params)
         self.recorder.begin(asked)
         number = asked.number
-        self._requeued.discard(number)
         if self.checkpoints.has(number):  # it was let in, and what was foretold then holds
             constraints = self.teller.constraints[number] = {name: min(v, 0.0) for name, v in constraints.items()}
         if asked.crashes >= MAX_CRASHES:
@@ -348,7 +326,7 @@ class Trials:
 
     def _carry_out(self) -> bool:
         """Carries out the next verdict; False where none can be."""
-        candidates = sorted({*self.search.in_flight, *self._requeued})
+        candidates = sorted(self.search.in_flight)
         if self.config.search.deterministic:
             candidates = candidates[:1]
         number = next((number for number in candidates if number in self._verdicts), None)
@@ -397,4 +375,3 @@ class Trials:
         self._verdicts.clear()
         self._held.clear()
         self.room.clear()
-        self.room.waiting.clear()

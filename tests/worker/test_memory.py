@@ -18,21 +18,24 @@ import pytest
 import torch
 
 from sweeper.config import check
+from sweeper.engine.bucket import AdapterState, Bucket
 from sweeper.engine.pack import Pack
-from sweeper.engine.slot import Tick
-from sweeper.errors import LostRoomError, OutOfRoomError
+from sweeper.engine.slot import Slot, Tick
+from sweeper.engine.stack import AdapterStack
+from sweeper.errors import OutOfRoomError
 from sweeper.memory import oom, planner
 from sweeper.memory.guard import Guard
 from sweeper.memory.live import LiveBytes
 from sweeper.memory.readings import ByteBudget
 from sweeper.paths import Home, StudyPaths
+from sweeper.search.asking import Asked
 from sweeper.search.views import StudyView, view
-from sweeper.tracking.tracker import MemoryTracker
 from sweeper.trial import Reason
 from sweeper.units import GIB, MIB
 from sweeper.worker import memory, room, session
 from sweeper.worker.recorder import trial_key
 from tests.memory.storm import errors
+from tests.memory_tracker import MemoryTracker
 from tests.worker.conftest import Prepare
 from tests.worker.test_session import assert_stores_agree, run
 
@@ -331,47 +334,30 @@ def test_an_eviction_whose_checkpoint_is_not_written_costs_nothing(
     assert [examples for examples, _ in losses] == [8, 16, 24, 32]
 
 
-def test_trials_that_lost_their_place_go_on_from_their_checkpoints(
-    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tick, is_lost = Pack.tick, []
-
-    def lose(pack: Pack) -> list[Tick]:
-        if not is_lost and pack.slots[0].step == 3:
-            is_lost.append(True)
-            pack.stack.buckets.clear()
-            raise LostRoomError("the memory that they had is gone")
-        return tick(pack)
-
-    monkeypatch.setattr(Pack, "tick", lose)
-    paths = prepare("memory.backend=tensors", "search.trials=3", "checkpoint.every_s=0.01")
-    tracker = MemoryTracker()
-    finishes(paths, tracker)
-    seen = seen_of(home, paths)
-    assert is_lost
-    assert_stores_agree(seen, tracker)
-    assert [trial.state for trial in seen.trials] == ["COMPLETE"] * 3
-    steps = [event["step"] for event in events_of(paths) if event["event"] == "trial_started"]
-    assert steps == [0, 0, 3, 3, 0]
-    assert any("the memory that they had is gone" in event.get("message", "") for event in events_of(paths))
-
-
 def test_trials_that_can_never_be_together_are_trained_one_by_one(
     prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tick, losses = Pack.tick, []
+    lay_out, admit, numbers = AdapterStack._bucket, room.Room.admit, []
 
-    def lose(pack: Pack) -> list[Tick]:
-        if len(pack.slots) > 1 and max(slot.step for slot in pack.slots) >= 2:
-            losses.append(len(pack.slots))
-            raise LostRoomError("the memory that they had is gone")
-        return tick(pack)
+    def let_in(self: room.Room, asked: Asked) -> Slot | None:
+        numbers.append(asked.number)
+        return admit(self, asked)
 
-    monkeypatch.setattr(Pack, "tick", lose)
+    def short(stack: AdapterStack, states: list[AdapterState]) -> Bucket:
+        if numbers and stack.slots > 1:
+            raise torch.OutOfMemoryError("no room for two")
+        return lay_out(stack, states)
+
+    monkeypatch.setattr(room.Room, "admit", let_in)
+    monkeypatch.setattr(AdapterStack, "_bucket", short)
     paths, tracker = prepare("memory.backend=tensors", "search.trials=3"), MemoryTracker()
     finishes(paths, tracker)
-    assert [trial.state for trial in seen_of(home, paths).trials] == ["COMPLETE"] * 3
-    assert 1 <= len(losses) <= 3
+    seen = seen_of(home, paths)
+    assert [trial.state for trial in seen.trials] == ["COMPLETE"] * 3
+    assert seen.attributes["memory"]["evictions"] >= 1
+    for number in range(3):  # none began again
+        examples = [examples for examples, _ in tracker.runs[trial_key(number)].metrics["train/loss"]]
+        assert examples == sorted(set(examples))
 
 
 def test_a_trial_that_has_begun_is_not_rejected_when_the_forecast_grows(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.errors import LostRoomError, OutOfRoomError
+from sweeper.errors import OutOfRoomError
 from sweeper.worker import room
 from sweeper.worker.room import Room, Waiting
 
@@ -106,27 +106,3 @@ def test_what_a_neighbour_pressed_out_comes_back_when_it_is_gone(made: Room) -> 
     made._memory.pressed = [True, False]  # type: ignore[attr-defined]
     assert made.next_waiting() is None
     assert made.next_waiting() is made.waiting[4].asked
-
-
-def test_after_a_loss_there_are_fewer_until_one_has_ended(made: Room) -> None:
-    made._bench.pack.slots = ["a", "b", "c"]  # type: ignore[list-item]
-    made.clear()
-    assert made._bench.pack.slots == []
-    made.waiting = {4: waiting(4)}
-    for slots, is_let_in in (([], True), (["a"], True), (["a", "b"], False)):
-        made._bench.pack.slots = slots  # type: ignore[assignment]
-        assert (made.next_waiting() is not None) is is_let_in
-    made._bench.pack.remove = lambda slot: slot  # type: ignore[method-assign]
-    made.leave(SimpleNamespace(number=1))  # type: ignore[arg-type]
-    assert made.next_waiting() is not None
-
-
-def test_a_trial_whose_admission_fails_for_all_is_not_forgotten(made: Room) -> None:
-    def lost(_waiting: Waiting) -> Any:
-        raise LostRoomError("gone")
-
-    made._let_in = lost  # type: ignore[method-assign]
-    made.waiting = {4: waiting(4)}
-    with pytest.raises(LostRoomError):
-        made.admit(made.waiting[4].asked)
-    assert list(made.waiting) == [4]
