@@ -194,6 +194,12 @@ def test_a_description_has_the_numbers_and_names_others(tensors: Tensors, device
     assert guard.describe().endswith("; others on it: neighbour (pid 0, 0.5 GiB)")
 
 
+def test_a_description_has_what_is_held_beside_tensors(tensors: Tensors) -> None:
+    guard = Guard(Card(tensors, TOTAL, beside_bytes=128 * MIB))
+    tensors.hold(256 * MIB)
+    assert guard.describe().startswith("this process holds 0.375 GiB of its budget of ")
+
+
 def test_a_neighbour_of_unknown_size_is_named_too(
     tensors: Tensors, device: ByteBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -508,7 +508,7 @@ def test_where_cuda_fails_too_the_last_reading_stands() -> None:
     cuda = FakeCuda(card)
     backend = without_nvml(cuda)
     backend.read()
-    cuda.failure = RuntimeError("CUDA error: an illegal memory access was encountered\nfor debugging consider ...")
+    cuda.failure = RuntimeError("CUDA error: an illegal memory access was encountered.\nfor debugging\nconsider ...")
     for _ in range(2):
         assert backend.read().free_bytes == 7 * GIB
     assert backend.notes[1:] == (

@@ -86,6 +86,7 @@ def test_what_is_logged() -> None:
     assert found["inference/requests_per_s"] == 16.0
     assert found["inference/requests_per_s_batch1"] == 10.0
     assert found["inference/latency_ms_batch1"] == pytest.approx(100.0)
+    assert found["inference/tokens_per_s"] == 50.0
     assert found["inference/usd_per_1000"] == pytest.approx(0.0625)
     unpriced = inference.metrics(speeds, Cost(None, None, 12_000))
     assert set(found) - set(unpriced) == {
@@ -97,6 +98,7 @@ def test_what_is_logged() -> None:
     assert math.isnan(inference.metrics(speeds, Cost(None, None, 12_000), had_price=True)["inference/usd_per_1000"])
 
     table = inference.table(speeds, Cost(RENTED, None, 12_000), {"api": 0.01})
+    assert (table["best_batch"], table["per_day"], table["replaces"][0]["name"]) == (2, 12_000, "api")
     assert [one["batch"] for one in table["month"]] == [1, 2]
     assert [one["usd_per_1000"] for one in table["batches"]] == pytest.approx([0.1, 0.0625, 1 / 15])
     assert table["replaces"][0]["times_busy"] == pytest.approx(160.0)
