@@ -206,15 +206,19 @@ def write(made: Draft, is_forced: bool) -> None:
     """Writes the study's folder.
 
     Raises:
-        ConfigError: if there is a study already, or the folder cannot be written.
+        ConfigError: if one of its files is there already, or the folder cannot be written.
     """
-    file = made.folder / "config.yaml"
-    if file.exists() and not is_forced:
-        raise ConfigError(f"--to: must be a folder without a study, but there is {file}; --force writes over it")
+    texts = {made.folder / "config.yaml": made.config, made.folder / "README.md": made.readme}
+    there = [str(file) for file in texts if file.exists()]
+    if there and not is_forced:
+        raise ConfigError(
+            f"--to: must be a folder with neither config.yaml nor README.md, but there is {' and '.join(there)}; "
+            f"--force writes over {'both' if len(there) > 1 else 'it'}"
+        )
     try:
         made.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, made.config)
-        write_atomically(made.folder / "README.md", made.readme)
+        for file, text in texts.items():
+            write_atomically(file, text)
     except OSError as error:
         raise ConfigError(f"--to: must be a folder that can be written, but {made.folder}: {error.strerror}") from None
 

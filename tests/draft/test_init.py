@@ -116,8 +116,21 @@ def test_a_study_that_is_there_is_not_written_over(brought: Brought, sweeper: Ca
     said(sweeper("init", file))
     again = sweeper("init", file)
     assert again.exit_code == 2
-    assert "there is studies/Ticket-export-May/config.yaml; --force writes over it" in again.output
+    config, readme = (f"studies/Ticket-export-May/{name}" for name in ("config.yaml", "README.md"))
+    assert f"there is {config} and {readme}; --force writes over both" in again.output
     assert "macro" not in said(sweeper("init", file, "--force"))
+
+
+def test_a_readme_that_is_there_is_not_written_over(brought: Brought, sweeper: Callable[..., Result]) -> None:
+    readme = Path("notes/README.md")
+    readme.parent.mkdir()
+    readme.write_text("mine", encoding="utf-8")
+    refused = sweeper("init", brought("csv"), "--to", "notes")
+    assert refused.exit_code == 2
+    assert "neither config.yaml nor README.md, but there is notes/README.md; --force writes over it" in refused.output
+    assert [file.read_text(encoding="utf-8") for file in Path("notes").iterdir()] == ["mine"]
+    said(sweeper("init", brought("csv"), "--to", "notes", "--force"))
+    assert "mine" not in readme.read_text(encoding="utf-8").split("\n")
 
 
 def test_another_model_gets_another_prompt_and_other_rates(brought: Brought, sweeper: Callable[..., Result]) -> None:
