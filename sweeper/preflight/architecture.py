@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.errors import ModelError
-from sweeper.models import hub, origin
+from sweeper.models import contents, hub, origin
 from sweeper.paths import Home
 
 
@@ -22,7 +21,7 @@ def model_config(config: Config, home: Home) -> dict[str, Any]:
     """
     folder = model_folder(config, home)
     if folder is not None:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = contents.read(folder / origin.CONFIG)
     elif config.model.config is not None:
         values = dict(config.model.config)
     else:
@@ -43,7 +42,7 @@ def model_folder(config: Config, home: Home) -> Path | None:
     folder = source.path
     if source.kind == "gguf" and folder is not None:
         folder = origin.conversion(folder, config.model.name, home.models)
-    return folder if folder is not None and (folder / "config.json").is_file() else None
+    return folder if folder is not None and (folder / origin.CONFIG).is_file() else None
 
 
 def _from_hub(config: Config) -> dict[str, Any]:

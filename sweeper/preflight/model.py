@@ -89,9 +89,10 @@ def foresee(config: Config, home: Home) -> tuple[list[Room], list[str]]:
     """The disks that a launch would write to, and what it would say of the base and of them; refuses nothing."""
     try:
         found = survey(config, home, origin.of_study(config.model, home.study(config.study.name)))
-        return found.rooms, [*found.notes, *disk.check(found.rooms)]
-    except ModelError as error:
+    except (ModelError, StoreError) as error:  # the second where what is kept of the base is damaged
         return disk.rooms(disk.of_study(config, home, config.model.config)), [f"a launch here would stop: {error}"]
+    try:
+        return found.rooms, [*found.notes, *disk.check(found.rooms)]
     except StoreError as error:
         return found.rooms, [*found.notes, f"a launch here would stop: {error}"]
 

@@ -161,3 +161,12 @@ def test_what_a_launch_would_refuse_is_foreseen(composed: Callable[..., Config],
     assert [need.what for need in rooms[0].needs] == ["checkpoints", "adapters that are kept", "the same in MLflow"]
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
         survey(config, home)
+
+
+def test_a_damaged_record_of_the_base_is_foreseen(composed: Callable[..., Config], home: Home) -> None:
+    paths = home.study("demo")
+    paths.create()
+    paths.model.write_text("{", encoding="utf-8")
+    rooms, [note] = foresee(composed("study=demo", "model=qwen2.5-0.5b"), home)
+    assert note.startswith("a launch here would stop: what a study's base is must be JSON as it was written, but ")
+    assert [need.what for need in rooms[0].needs] == ["checkpoints", "adapters that are kept", "the same in MLflow"]

@@ -383,6 +383,13 @@ def test_half_a_configuration_is_said(planned: Callable[..., Plan], composed: Co
         planned(f"model.path={folder}")
 
 
+@pytest.mark.parametrize(("text", "rule"), [("{", "must be JSON, but"), ("[]", "must be a JSON object, but is a list")])
+def test_a_broken_configuration_is_said(composed: Compose, tmp_path: Path, text: str, rule: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=f"model\\.path: .*config\\.json {rule}"):
+        model_config(composed("study=demo", f"model.path={tmp_path}"), Home(tmp_path))
+
+
 def test_a_folder_without_a_tokenizer_is_enough(planned: Callable[..., Plan], composed: Compose, store: Home) -> None:
     folder = store.root / "config-alone"
     folder.mkdir()
