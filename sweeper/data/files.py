@@ -26,6 +26,7 @@ _BUNDLED: dict[str, Callable[[], Mapping[str, Any]]] = {
     "docqa": cache(docqa.splits),
     "code-comments": cache(code_comments.splits),
 }
+NOT_LOADED = "not-loaded"  # the code of what does not come from the Hub
 _SHOWN = 5  # lines that a message lists
 _BATCH_ROWS = 1024  # of a Parquet file that are in memory at a time
 _NUL_CURE = "tr -d '\\000' < FILE > NEW drops them"
@@ -221,7 +222,8 @@ def _read_hub(path: str, split: str) -> list[Raw]:
         except Exception as error:  # the library raises many kinds, for a name, a network, a script
             raise DataError(
                 f"data.path must name a dataset of the Hub with the split `{split}`, but {path} could not be loaded: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                code=NOT_LOADED,
             ) from error
         return [(f"{path}[{split}]:{number}", row) for number, row in _named(dataset)]
 

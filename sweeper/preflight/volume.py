@@ -11,6 +11,7 @@ from sweeper.config.teaching import WrittenSection
 from sweeper.custom import own
 from sweeper.data import held_back
 from sweeper.data import rows as data_rows
+from sweeper.data.files import NOT_LOADED
 from sweeper.data.held_back import Validation
 from sweeper.errors import DataError
 from sweeper.paths import Home
@@ -75,8 +76,8 @@ def read(config: Config, home: Home) -> Reading:
     try:
         kept = home.study(config.study.name).splits if before else None
         data = data_rows.of(config, kept, own.load(config))
-    except DataError:
-        if config.data.source != "hub":
+    except DataError as error:
+        if any(part.code != NOT_LOADED for part in error.parts or (error,)):
             raise
         return Reading(_limits(config, None), False, None)  # not cached
     folder = model_folder(config, home)

@@ -15,7 +15,7 @@ from sweeper.cli.plan import cost_table
 from sweeper.config.schema import Config
 from sweeper.data import rows
 from sweeper.data.prompt import Renderer
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, DataError
 from sweeper.models.source import load_tokenizer
 from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
@@ -316,6 +316,19 @@ def counted(home: Home, composed_once: Compose, few_tickets: Path) -> Callable[.
         return found
 
     return make
+
+
+def test_only_a_dataset_that_is_not_here_is_not_counted(composed_once: Compose, home: Home, few_tickets: Path) -> None:
+    def of(path: object, label: str) -> Volume | None:
+        columns = f"data.columns={{text: text, label: {label}}}"
+        return read(composed_once("study=demo", "data=hub", f"data.path={path}", columns), home).volume
+
+    assert of("nobody/nothing", "label") is None
+    found = of(few_tickets, "label")
+    assert found is not None
+    assert found.train_rows == 96
+    with pytest.raises(DataError, match="unknown column `labels`"):
+        of(few_tickets, "labels")
 
 
 def test_rows_are_counted_as_a_worker_parts_them(
