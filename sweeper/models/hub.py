@@ -76,6 +76,23 @@ def snapshot(section: ModelSection, kept: str | None = None) -> Snapshot:
         return _checked(section, found, None)
 
 
+def cached_folder(section: ModelSection) -> Path | None:
+    """The folder that the cache has of a section's revision; asks the Hub nothing, and downloads nothing.
+
+    Returns:
+        None where there is no configuration in it; what else there is in it, only its files say.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    assert section.path is not None
+    try:
+        commit = _commit_in_cache(section.path, section.revision)
+    except HFValidationError:  # no name that the Hub could have
+        return None
+    found = _cached(section.path, commit) if commit else None
+    return found.folder if found else None
+
+
 class _UnreachableError(Exception):
     """The Hub gave no answer; the reason is its text."""
 
@@ -203,7 +220,7 @@ def _commit_in_cache(path: str, revision: str | None) -> str | None:
     if revision is None or not _COMMIT.fullmatch(revision):
         return None
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(cache_folder()).repos
     except CacheNotFound:
         return None
     commits = {r.commit_hash for repo in repos if repo.repo_id == path for r in repo.revisions}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.config.schema import Config
+from sweeper.config.schema import Config, ModelSection
 from sweeper.config.teaching import WrittenSection
 from sweeper.custom import own
 from sweeper.data import held_back
@@ -14,13 +14,12 @@ from sweeper.data import rows as data_rows
 from sweeper.data.files import NOT_LOADED
 from sweeper.data.held_back import Validation
 from sweeper.errors import DataError
+from sweeper.models import hub, origin
 from sweeper.paths import Home
 from sweeper.preflight.architecture import model_folder
 from sweeper.preflight.forecast import Lengths
 from sweeper.retention import replay, suite
 from sweeper.search.views import HELD_BACK, StudyView, begun
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,9 @@ class Reading:
 
 
 def read(config: Config, home: Home) -> Reading:
-    """Counts what a study reads; in tokens where data and tokenizer are on this machine, else by the limits.
+    """Counts what a study reads; in tokens where data and tokenizer are on this machine (a folder, or the Hub's cache).
+
+    Elsewhere the limits stand for what is not known.
 
     Raises:
         DataError, PromptError: what a launch would say of the rows or items.
@@ -80,11 +81,19 @@ def read(config: Config, home: Home) -> Reading:
         if any(part.code != NOT_LOADED for part in error.parts or (error,)):
             raise
         return Reading(_limits(config, None), False, None)  # not cached
-    folder = model_folder(config, home)
-    if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    section = _with_tokenizer(config, home)
+    if section is None:
         limits = _limits(config, data)
         return Reading(limits, False, _by_limits(config, data, limits, before))
-    return _measured(config, home, data, before)
+    return _measured(config.model_copy(update={"model": section}), home, data, before)
+
+
+def _with_tokenizer(config: Config, home: Home) -> ModelSection | None:
+    """The model as it can be read from this machine alone; None where its tokenizer is not here."""
+    folder, section = model_folder(config, home), config.model
+    if origin.find(section).kind == "hub" and (folder := hub.cached_folder(section)) is not None:
+        section = section.model_copy(update={"path": str(folder), "revision": None})  # the Hub is not asked
+    return section if folder and any((folder / name).is_file() for name in origin.TOKENIZERS) else None
 
 
 def _limits(config: Config, data: data_rows.TaskData | None) -> Lengths:

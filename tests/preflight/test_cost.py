@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import constants
 from optuna.trial import TrialState, create_trial
 
 from sweeper.cli.main import main
@@ -316,6 +319,29 @@ def counted(home: Home, composed_once: Compose, few_tickets: Path) -> Callable[.
         return found
 
     return make
+
+
+def test_a_model_that_is_cached_is_measured(
+    composed_once: Compose, home: Home, few_tickets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, commit = Path(str(resources.files("sweeper.models") / "tiny" / "weights")), "a1" * 20
+    model = tmp_path / "models--acme--tiny"
+    shutil.copytree(tiny, model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit)
+    data = ["data=files", f"data.path={few_tickets}"]
+
+    def of(*overrides: str) -> Reading:
+        return read(composed_once("study=demo", "model=hub", "model.path=acme/tiny", *data, *overrides), home)
+
+    assert not of().are_measured
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert of() == read(composed_once("study=demo", *data), home)  # of the same model, in a folder
+    assert of(f"model.revision={commit[:7]}").are_measured
+    assert not of("model.revision=other").are_measured
+    assert not of("model.path=a/b/c").are_measured
+    (model / "snapshots" / commit / "tokenizer.json").unlink()
+    assert not of().are_measured
 
 
 def test_only_a_dataset_that_is_not_here_is_not_counted(composed_once: Compose, home: Home, few_tickets: Path) -> None:
