@@ -229,12 +229,12 @@ def _read_hub(path: str, split: str) -> list[Raw]:
 
 
 def _named(dataset: Any, first: int = 1) -> Iterator[Numbered]:
-    """Rows of a `datasets.Dataset`, class numbers turned into their names."""
+    """Rows of a `datasets.Dataset`, class numbers turned into their names; -1, which is no class, into None."""
     from datasets import ClassLabel
 
     classes = {key: feature for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
     for number, row in enumerate(dataset, start=first):
         for key, feature in classes.items():
-            if row[key] is not None and row[key] >= 0:
-                row[key] = feature.int2str(row[key])
+            if row[key] is not None:
+                row[key] = feature.int2str(row[key]) if row[key] >= 0 else None
         yield number, row

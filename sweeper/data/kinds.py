@@ -129,7 +129,7 @@ def _label(raw: Mapping[str, Any], column: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"`{column}` must be text or a whole number, but got {kind_of(raw[column])}")
-    return value
+    return _whole(value, f"`{column}`")
 
 
 def read_answers(value: Any, column: str) -> tuple[str, ...]:

@@ -47,6 +47,14 @@ def test_jsonl_csv_and_parquet_give_the_same_rows(
     assert numbers == [f"t:{number}" for number in range(1, len(plain) + 1)]
 
 
+def test_a_class_that_is_not_known_is_none(ticket_files: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["cancel", "return"])})
+    plain = [{"text": str(number), "label": number % 3 - 1} for number in range(6)]  # -1: without a gold label
+    Dataset.from_list(plain, features=features).to_parquet(str(ticket_files / "own.parquet"))
+    with pytest.raises(DataError, match=r"own\.parquet:1: `label` must be text or a whole number, but got .* None"):
+        rows.load(section(ticket_files, train="own.parquet"))
+
+
 def test_a_csv_in_another_encoding_is_refused_with_the_line(tmp_path: Path) -> None:
     """Far from its begin, where it is read piece by piece."""
     (tmp_path / "own.csv").write_bytes(b"text\n" + b"abcdefghi\n" * 10_000 + "Stra\xdfe\n".encode("latin-1"))
@@ -114,6 +122,11 @@ BREAKS: list[tuple[str, Callable[[Path], object], str]] = [
     ("new label", append("validation", '{"text": "a", "label": "refund"}\n'), r"validation.jsonl:9: `refund`"),
     ("empty text", append("train", '{"text": " ", "label": "cancel"}\n'), r"train.jsonl:9: `text` must be text"),
     ("no label", append("train", '{"text": "a", "label": null}\n'), r"train.jsonl:9: `label` must be text"),
+    (
+        "half a label",
+        append("train", '{"text": "a", "label": "x\\ud83d"}\n'),
+        r"train.jsonl:9: `label` must be Unicode, but has half of a character at 2",
+    ),
     ("lost column", append("train", '{"text": "a"}\n'), r"train.jsonl:9: data.columns.label: unknown column `label`"),
     ("bytes", lambda folder: (folder / "test.jsonl").write_bytes(b'{"text": "\xff"}\n'), r"line 1: must be UTF-8"),
 ]
