@@ -161,7 +161,8 @@ def _delimiter(text: TextIO) -> str:
     for delimiter in _DELIMITERS:
         text.seek(0)
         try:
-            counts = [len(row) for row in islice(csv.reader(text, delimiter=delimiter, strict=True), 2)]
+            rows = filter(None, csv.reader(text, delimiter=delimiter, strict=True))  # a blank line is none
+            counts = [len(row) for row in islice(rows, 2)]
         except csv.Error:  # said when it is read
             continue
         if counts:
@@ -172,23 +173,30 @@ def _delimiter(text: TextIO) -> str:
 
 def _of_csv(file: Path, text: TextIO) -> Iterator[Numbered]:
     delimiter = _delimiter(text)
-    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
-    begin = 1  # of the row that is read next; a quoted field may go over several lines
-    try:
-        names = list(reader.fieldnames or [])
-        begin += len(names) > 0
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+    rows = _fields(file, text, delimiter)
+    line, names = next(rows, (1, []))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(
+            f"{file}, line {line}: each column must have a name of its own, but there is more than one "
+            f"{', '.join(map(name_of, twice))}"
+        )
+    for line, fields in rows:
+        if len(fields) != len(names):
             raise DataError(
-                f"{file}, line 1: each column must have a name of its own, but there is more than one "
-                f"{', '.join(map(name_of, twice))}"
+                f"{file}, line {line}: must have {len(names)} fields as the header does, "
+                f"but has more or fewer; is a {_DELIMITERS[delimiter]} unquoted?"
             )
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{file}, line {begin}: must have {len(reader.fieldnames or [])} fields as the header does, "
-                    f"but has more or fewer; is a {_DELIMITERS[delimiter]} unquoted?"
-                )
-            yield begin, dict(row)
+        yield line, dict(zip(names, fields, strict=True))
+
+
+def _fields(file: Path, text: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV that are not blank, each with the line that it begins at; a quoted field may go over several."""
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    begin = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield begin, fields
             begin = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{file}, in the row that begins at line {begin}: must be CSV, but {error}") from None

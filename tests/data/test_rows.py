@@ -178,6 +178,17 @@ def test_fields_may_be_separated_as_spreadsheets_do(tmp_path: Path, content: str
     assert list(files.each_of_file(tmp_path / "own.csv", "own.csv")) == [("own.csv:2", expected)]
 
 
+def test_blank_lines_are_no_rows_and_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_bytes(b'\n\ntext;label\r\n\n"two\n\nlines, here";a\n\n\nb;c\n\n')
+    assert list(files.each_of_file(tmp_path / "own.csv", "own.csv")) == [
+        ("own.csv:5", {"text": "two\n\nlines, here", "label": "a"}),
+        ("own.csv:10", {"text": "b", "label": "c"}),
+    ]
+    (tmp_path / "own.csv").write_text("\ntext,text\n")
+    with pytest.raises(DataError, match=r"own\.csv, line 2: each column must have a name of its own"):
+        list(files.each_of_file(tmp_path / "own.csv", "own.csv"))
+
+
 def test_a_row_with_a_semicolon_too_many(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("text;label\nhello;cancel\nhello; you;cancel\n")
     with pytest.raises(DataError, match=r"line 3: must have 2 fields .*; is a semicolon unquoted\?"):
@@ -189,6 +200,7 @@ def test_a_row_with_a_semicolon_too_many(tmp_path: Path) -> None:
     [
         (b'text,label\nok,cancel\n"open,cancel\nok,cancel\n', "in the row that begins at line 3: must be CSV"),
         (b'text,label\n"two\nlines",cancel\nx\n', "line 4: must have 2 fields"),
+        (b"text,label\n\nok,cancel\n\nx\n", "line 5: must have 2 fields"),
         (b"text,label\nok,cancel\n\xff,cancel\n", "line 3: must be UTF-8"),
     ],
 )
