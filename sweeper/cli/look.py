@@ -98,6 +98,7 @@ def best(study: str, as_json: bool, force: bool) -> int:
     paths = home.study(study)
     problem = shortfall(seen, config)
     steps, used = advice(seen, config, paths), looks(seen.attributes, paths)
+    cost = cost_of(home, seen, config)
     if as_json:
         extra = {
             "baseline": seen.attributes.get("baseline"),
@@ -110,12 +111,11 @@ def best(study: str, as_json: bool, force: bool) -> int:
             "shortfall": problem,
             "next": steps,
         }
-        cost = cost_of(home, seen, config)
         found = trial_json(seen.best, cost) if seen.best is not None else {"number": None, "cost": None}
         click.echo(json.dumps({"study": study, **found, **extra}, indent=2))
     else:
         console = terminal()
-        console.print(answer(seen, config, used))
+        console.print(answer(seen, config, used, cost))
         say_next(console, steps)
     return 1 if problem is not None and not force else 0
 

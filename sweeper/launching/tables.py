@@ -124,7 +124,7 @@ def study_table(
     parts: list[RenderableType] = [table]
     if len(rows) < len(ranked):
         parts.append(Text(f"… {len(ranked) - len(rows)} trials more: sweeper status {study.name} --all\n"))
-    parts.append(answer(study, config, looks))
+    parts.append(answer(study, config, looks, cost))
     if line := cost_line(cost):
         parts.append(Text(line))
     return Group(*parts)
@@ -145,9 +145,11 @@ def trial_costs(cost: Statement | None) -> tuple[dict[int, str], str]:
     return found, "$" if total is not None else "device s"
 
 
-def answer(study: StudyView, config: Config, looks: Looks | None = None) -> RenderableType:
+def answer(
+    study: StudyView, config: Config, looks: Looks | None = None, cost: Statement | None = None
+) -> RenderableType:
     """The result in sentences: the winner, the base and the majority on the same rows."""
-    return Text("\n".join(sentences(study, config, looks)))
+    return Text("\n".join(sentences(study, config, looks, cost)))
 
 
 def _counts(study: StudyView, config: Config) -> str:

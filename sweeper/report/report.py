@@ -44,7 +44,7 @@ def content(facts: Facts, figures: Sequence[Figure | Paragraph] = ()) -> Content
 
 def _won(facts: Facts) -> tuple[Block, ...]:
     seen = facts.seen
-    blocks: tuple[Block, ...] = bullets(sentences(seen, facts.config, facts.looks))
+    blocks: tuple[Block, ...] = bullets(sentences(seen, facts.config, facts.looks, facts.cost))
     if (table := _test_table(facts)) is not None:
         blocks += (table,)
     if ranked := seen.ranked:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.money.price import Price
 from sweeper.money.statement import Statement
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
@@ -13,15 +12,17 @@ from sweeper.search.ended import ENDED, holds
 from sweeper.search.looks import Looks
 from sweeper.search.pareto import cheaper_tie
 from sweeper.search.views import StudyView, TrialView
+from sweeper.units import time_text, usd_text
 
 MAX_TIES = 8  # that are named
 
 
-def sentences(study: StudyView, config: Config, looks: Looks | None = None) -> list[str]:
+def sentences(study: StudyView, config: Config, looks: Looks | None = None, cost: Statement | None = None) -> list[str]:
     """The result in sentences: the winner, the base and the majority on the same rows.
 
     Args:
         looks: how often the test split was used, where that is known.
+        cost: of the study, where that is known.
     """
     best = study.best
     metric = config.objective.metric_name
@@ -41,7 +42,7 @@ def sentences(study: StudyView, config: Config, looks: Looks | None = None) -> l
             f"Within noise of it (one standard error of the difference): trial{'s' if len(ties) > 1 else ''} {named}. "
             "These rows cannot tell which is best."
         )
-    if line := cheaper_line(study, config):
+    if line := cheaper_line(study, config.objective.metric_name, cost):
         lines.append(line)
     ended = study.attributes.get(ENDED)
     if ended is not None and holds(ended, config):
@@ -59,16 +60,21 @@ def sentences(study: StudyView, config: Config, looks: Looks | None = None) -> l
     return lines
 
 
-def cheaper_line(study: StudyView, config: Config) -> str | None:
-    """That something cheaper than the winner may be as good; None where nothing is."""
-    trial, best, price = cheaper_tie(study, config.objective.metric_name), study.best, Price.of(config.gpu)
+def cheaper_line(study: StudyView, metric: str, cost: Statement | None = None) -> str | None:
+    """That something cheaper than the winner may be as good; None where nothing is.
+
+    Args:
+        cost: of the study; None: nothing is said of dollars.
+    """
+    trial, best = cheaper_tie(study, metric), study.best
     if trial is None or best is None or not trial.solo_s or not best.solo_s:
         return None
-    cost = f"{trial.solo_s:.3g} s alone instead of {best.solo_s:.3g}"
-    if price is not None and price.usd_per_hour:
-        cost += f", ${price.usd(trial.solo_s):.2g} instead of ${price.usd(best.solo_s):.2g}"
+    words = f"{time_text(trial.solo_s)} alone instead of {time_text(best.solo_s)}"
+    usd = {one.number: one.solo_usd for one in cost.trials} if cost is not None else {}
+    if (less := usd.get(trial.number)) and (more := usd.get(best.number)):
+        words += f", {usd_text(less)} instead of {usd_text(more)}"
     saved = 1 - trial.solo_s / best.solo_s
-    return f"Trial {trial.number} takes {saved:.0%} less and is within noise on the search's own rows ({cost})."
+    return f"Trial {trial.number} takes {saved:.0%} less and is within noise on the search's own rows ({words})."
 
 
 def cost_line(cost: Statement | None) -> str | None:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.config.schema import Config
 from sweeper.launching.tables import answer, study_json
+from sweeper.money.bill import Bill, Label
+from sweeper.money.statement import Statement, TrialCost
 from sweeper.report.sentences import cheaper_line
 from sweeper.search.views import StudyView, TrialView
 from tests.launch.test_tables import text, trial
@@ -48,20 +51,36 @@ def test_each_trial_is_on_the_front_or_beaten_by_one_that_is(points: list[tuple[
 def test_a_cheaper_trial_within_noise_is_said(composed: Callable[..., Config]) -> None:
     config = composed("study=demo")
     seen = study((0.80, 20.0), (0.79, 12.0), (0.785, 10.0), (0.60, 1.0))
-    expected = "Trial 2 takes 50% less and is within noise on the search's own rows (10 s alone instead of 20)."
-    assert cheaper_line(seen, config) == expected
+    expected = "Trial 2 takes 50% less and is within noise on the search's own rows (10 s alone instead of 20 s)."
+    assert cheaper_line(seen, "accuracy") == expected
     assert expected in text(answer(seen, config))
     assert study_json(seen, config)["pareto"] == [0, 1, 2, 3]
     assert study_json(seen, config)["trials"][1]["solo_s"] == 12.0
-    priced = composed("study=demo", "gpu=rtx-4090", "gpu.price_usd_per_hour=3.6")
-    assert "(10 s alone instead of 20, $0.01 instead of $0.02)" in (cheaper_line(seen, priced) or "")
     for nothing in (study((0.80, 20.0), (0.79, 19.9)), study((0.80, 20.0), (0.79, None)), study((0.80, None))):
-        assert cheaper_line(nothing, config) is None
+        assert cheaper_line(nothing, "accuracy") is None
 
 
-def test_what_confirmation_told_from_the_winner_is_not_within_noise(composed: Callable[..., Config]) -> None:
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [((0.0212, 0.0108), ", $0.0108 instead of $0.0212)."), ((0.0, 0.0), "03 s)."), ((None, None), "03 s).")],
+)
+def test_what_is_cheaper_has_the_dollars_of_its_bill(
+    composed: Callable[..., Config], usd: tuple[float | None, float | None], said: str
+) -> None:
+    """Which count electricity, where that is paid for."""
+    seen = study((0.80, 2403.0), (0.79, 1245.0))
+    trials = [TrialCost(one.number, one.state, Label.COMPLETED, one.params, Bill(()), one.solo_s, its)
+              for one, its in zip(seen.trials, usd, strict=True)]  # fmt: skip
+    cost = Statement("demo", Bill(()), (), tuple(trials), None, {}, None)
+    line = cheaper_line(seen, "accuracy", cost) or ""
+    assert "(20 min 45 s alone instead of 40 min 03 s" in line
+    assert line.endswith(said)
+    assert line in " ".join(text(answer(seen, composed("study=demo"), None, cost)).split())
+
+
+def test_what_confirmation_told_from_the_winner_is_not_within_noise() -> None:
     found = {"top": 3, "finalists": [0, 1, 2], "chosen": 0, "tied": [2], "versus": [], "candidates": [],
              "seeds": [1], "rows": 9, "metric": "accuracy"}  # fmt: skip
     seen = study((0.80, 20.0), (0.79, 12.0), (0.785, 30.0), confirmation=found)
     assert seen.confirmation is not None
-    assert cheaper_line(seen, composed("study=demo")) is None
+    assert cheaper_line(seen, "accuracy") is None
