@@ -22,7 +22,7 @@ from sweeper.report import searched, spent
 from sweeper.report.content import Block, Bullets, Code, Content, Paragraph, Section, Table, bullets, paragraphs
 from sweeper.report.facts import Facts
 from sweeper.report.markdown import markdown
-from sweeper.report.sentences import number_text, plus_minus, retention_line, score
+from sweeper.report.sentences import number_text, of_base, plus_minus, retention_line, score
 from sweeper.search.looks import looks
 from sweeper.search.views import TrialView
 
@@ -89,7 +89,7 @@ def _head(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licen
 
 def _content(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licence) -> Content:
     params = ", ".join(f"{name} {number_text(value)}" for name, value in trial.params.items())
-    form = _of_base(FORMATS[manifest["format"]], facts)
+    form = of_base(FORMATS[manifest["format"]], facts.config)
     sections = (
         Section("scores", "Scores", tuple(_scores(facts, trial, manifest))),
         Section("parity", "Scored as it is handed over", tuple(_parity(manifest))),
@@ -109,11 +109,6 @@ def _content(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Li
     )
 
 
-def _of_base(words: str, facts: Facts) -> str:
-    """Words about the 4-bit base, of a study whose base may not be one."""
-    return words if facts.config.model.quant == "nf4" else words.replace("4-bit base", "base")
-
-
 def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterator[Block]:
     """The trial beside its runner-up and the base, with intervals."""
     test, metric, scores = facts.seen.attributes.get("test") or {}, facts.metric, manifest["scores"]
@@ -124,14 +119,14 @@ def _scores(facts: Facts, trial: TrialView, manifest: dict[str, Any]) -> Iterato
         elif second := test.get("runner_up"):
             scored[f"runner-up, trial {second['trial']}"] = second["scores"]
         scored |= {
-            _of_base("untuned 4-bit base", facts): test["base"],
+            of_base("untuned 4-bit base", facts.config): test["base"],
             "always the most common answer": test["majority"],
         }
         rows, split, words = test["rows"], "test", "which chose nothing"
     else:
         scored, rows, split = {f"this one, trial {trial.number}": trial.metrics}, None, "validation"
         if (base := facts.seen.attributes.get("baseline")) is not None:
-            scored[_of_base("untuned 4-bit base", facts)] = base
+            scored[of_base("untuned 4-bit base", facts.config)] = base
         words = "by which the search chose, so that they flatter it"
     names = [name for name in next(iter(scored.values())) if not name.endswith("_se") and "/" not in name]
     names.sort(key=lambda name: name != metric)

@@ -9,7 +9,7 @@ from sweeper.report import again, dropped, history, searched, spent
 from sweeper.report.answer import answer, trial_table
 from sweeper.report.content import Block, Content, Figure, Folded, Paragraph, Section, Table, bullets, paragraphs
 from sweeper.report.facts import Facts
-from sweeper.report.sentences import plus_minus, score, sentences
+from sweeper.report.sentences import of_base, plus_minus, score, sentences
 
 BEST = 10  # trials that a report shows at once
 MOST_TRIALS = 1000  # that it has at all
@@ -66,7 +66,7 @@ def _test_table(facts: Facts) -> Table | None:
     scored = {f"winner, trial {test['trial']}": test["winner"]}
     if second := test.get("runner_up"):
         scored[f"runner-up, trial {second['trial']}"] = second["scores"]
-    scored |= {"untuned 4-bit base": test["base"], trivial: test["majority"]}
+    scored |= {of_base("untuned 4-bit base", facts.config): test["base"], trivial: test["majority"]}
     names = [name for name in test["winner"] if not name.endswith("_se")]
     names.sort(key=lambda name: name != metric)
     rows = tuple((who, *(plus_minus(scores, name) for name in names)) for who, scores in scored.items())

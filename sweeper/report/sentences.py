@@ -179,6 +179,11 @@ def memory_line(study: StudyView) -> str | None:
     )
 
 
+def of_base(words: str, config: Config) -> str:
+    """Words about the 4-bit base, of a study whose base may not be one."""
+    return words if config.model.quant == "nf4" else words.replace("4-bit base", "base")
+
+
 def plus_minus(scores: dict[str, float], metric: str) -> str:
     """A score with its standard error, where it has one."""
     error = scores.get(f"{metric}_se")

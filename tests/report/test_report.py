@@ -89,6 +89,13 @@ def test_a_finished_study_answers_first(facts: MakeFacts) -> None:
     assert order == ["searched", "won", "cost", "stopped", "data", "changes", "next", "export", "reproduce"]
 
 
+@pytest.mark.parametrize(("quant", "words"), [("nf4", "untuned 4-bit base 0."), ("none", "untuned base 0.")])
+def test_the_base_is_said_as_it_is(facts: MakeFacts, quant: str, words: str) -> None:
+    text = page_of(facts(f"model.quant={quant}", retention=None)).text
+    assert words in text
+    assert ("4-bit" in text) == (quant == "nf4")
+
+
 def test_a_tie_and_a_winner_are_not_the_same_words(facts: MakeFacts) -> None:
     found: dict[str, Any] = {
         "top": 2,
