@@ -47,7 +47,7 @@ def load_tokenizer(section: ModelSection, home: Home) -> Any:
 
 def _converted(file: Path, folder: Path) -> Path:
     """`file` as a folder of safetensors, converted once: GGUF weights would stay packed and slow."""
-    if (folder / "config.json").is_file():
+    if (folder / origin.CONFIG).is_file():
         return folder
     origin.require_gguf(file)
     import torch  # as here alone, where weights are read
@@ -65,7 +65,11 @@ def _converted(file: Path, folder: Path) -> Path:
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        os.replace(temporary, folder)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if not (folder / origin.CONFIG).is_file():  # else another process was first; it appears whole
+                raise
     finally:  # half of one would only fill the disk
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
