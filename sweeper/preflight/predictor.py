@@ -22,7 +22,7 @@ MOST_CHARACTERS = 300  # transformers lists every model type that it knows
 # What the traced code belongs to.
 _MODEL_ERROR = "sweeper.errors.ModelError: "
 _TRACED = ("torch", "transformers", "bitsandbytes", "peft")
-_OWN = ("engine", "preflight", "memory")
+_OWN = ("engine", "preflight", "memory", "models")
 
 
 def fitted(shape: ModelShape, extent: Extent, folder: Path | None = None) -> Formula:

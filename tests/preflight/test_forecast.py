@@ -18,6 +18,7 @@ from sweeper.errors import ModelError
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import CHECKPOINTED, Dimensions, Formula, Targeted
 from sweeper.memory.planner import Load, Work
+from sweeper.preflight import predictor
 from sweeper.preflight.case import Extent, ModelShape
 from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, has_dropout, ranks, target_choices
 from sweeper.preflight.predictor import fitted
@@ -55,6 +56,20 @@ def forecast(composed: Compose) -> Callable[..., MemoryForecast]:
         return replace(made, **changes)
 
     return make
+
+
+@pytest.mark.parametrize("module", ["engine/pack.py", "memory/planner.py", "models/base.py", "models/targets.py"])
+def test_a_formula_is_kept_for_the_code_that_was_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    sources = Path(predictor.__file__).parents[1]
+    for package in ("engine", "memory", "models", "preflight"):
+        shutil.copytree(sources / package, tmp_path / package, ignore=shutil.ignore_patterns("weights", "*.pyc"))
+    monkeypatch.setattr(predictor.resources, "files", lambda _: tmp_path)
+    before = predictor._key({})
+    assert predictor._key({}) == before
+    (tmp_path / module).write_text("changed")
+    assert predictor._key({}) != before
 
 
 # What a study may ask for.
