@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.config.space import bounds, condition_of
 from sweeper.errors import StoreError
 from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths
+from sweeper.preflight.choices import ranks
 from sweeper.units import GIB, size_text
 
 NEARLY_BYTES = GIB  # less than this left over is said
@@ -128,12 +128,4 @@ def adapter_values(config: Config, model: Mapping[str, Any]) -> int:
     """The values of the largest adapter that a study may train, by Llama's shapes."""
     widths = Widths.of(model)
     chosen = config.lora.target_modules if "target_modules" not in config.search.space else "all-linear"
-    return _highest_rank(config) * widths.adapter_values(chosen)
-
-
-def _highest_rank(config: Config) -> int:
-    searched = config.search.space.get("rank")
-    if searched is None:
-        return config.lora.rank
-    highest = int(bounds(searched)[1])
-    return max(highest, config.lora.rank) if condition_of(searched) else highest
+    return ranks(config)[1] * widths.adapter_values(chosen)

@@ -8,12 +8,12 @@ from itertools import product
 from typing import Any
 
 from sweeper.config.schema import Config
-from sweeper.config.space import Range, bounds, condition_of, values_of
 from sweeper.data.example import Example
 from sweeper.memory.calibration import Calibration
 from sweeper.memory.formula import BEST_COPY_BYTES, COPY_BYTES, MOMENT_BYTES, WEIGHT_AND_GRADIENT_BYTES, Formula, padded
 from sweeper.memory.planner import ATTENTION_SHARE, Load, Profile, Work
 from sweeper.preflight.case import Extent
+from sweeper.preflight.choices import has_dropout, possible_ranks, ranks, target_choices
 from sweeper.trial import TrialParams
 
 VRAM = "vram"
@@ -63,43 +63,6 @@ class Lengths:
         longest = max(*rows, max(map(len, prompts)) + (room_tokens or answer))
         most = max([answer, *(passage.supervised_tokens for passage in replay)])
         return cls(longest=longest, shortest=min(rows), answer=most, retention=retention)
-
-
-def target_choices(config: Config) -> tuple[str | tuple[str, ...], ...]:
-    """All choices of target modules that a study has."""
-    searched = config.search.space.get("target_modules")
-    chosen: list[Any] = list((values_of(searched) if searched is not None else None) or [])
-    if searched is None or condition_of(searched):
-        chosen.append(config.lora.target_modules)
-    meant = [config.lora.modules(choice) for choice in chosen]
-    return tuple(dict.fromkeys(choice if isinstance(choice, tuple) else str(choice) for choice in meant))
-
-
-def ranks(config: Config) -> tuple[int, int]:
-    """The lowest and the highest rank that a study may try."""
-    searched = config.search.space.get("rank")
-    known = [] if searched is not None and not condition_of(searched) else [config.lora.rank]
-    if searched is not None:
-        known += map(int, bounds(searched))
-    return min(known), max(known)
-
-
-def possible_ranks(config: Config) -> list[int]:
-    """Every rank that a study may try."""
-    searched = config.search.space.get("rank")
-    if searched is None:
-        return [config.lora.rank]
-    if isinstance(searched, Range):
-        found = set(range(int(searched.low), int(searched.high) + 1, int(searched.step or 1)))
-    else:
-        found = {int(value) for value in values_of(searched) or []}
-    return sorted(found | ({config.lora.rank} if condition_of(searched) else set()))
-
-
-def has_dropout(config: Config) -> bool:
-    """Whether any trial of a study may have dropout."""
-    searched = config.search.space.get("dropout")
-    return config.lora.dropout > 0 or (searched is not None and bounds(searched)[1] > 0)
 
 
 def extent(config: Config, lengths: Lengths) -> Extent:

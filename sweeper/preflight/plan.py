@@ -16,9 +16,10 @@ from sweeper.paths import Home
 from sweeper.preflight.architecture import Widths, model_config
 from sweeper.preflight.card import Card, dtype_of, pick_card
 from sweeper.preflight.case import ModelShape
+from sweeper.preflight.choices import ranks, target_choices
 from sweeper.preflight.cost import CostEstimate, estimate
 from sweeper.preflight.disk import Room
-from sweeper.preflight.forecast import MemoryForecast, extent, ranks, target_choices
+from sweeper.preflight.forecast import MemoryForecast, extent
 from sweeper.preflight.full_fine_tune import FullFineTune, full_fine_tune
 from sweeper.preflight.model import foresee
 from sweeper.preflight.predictor import fitted

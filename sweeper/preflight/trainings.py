@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from sweeper.config.sampling import GridSection
 from sweeper.config.schema import Config
-from sweeper.config.space import Range, condition_of, grid_size, grid_values
+from sweeper.config.space import Range, grid_size
 from sweeper.money.budget import tokens_of
+from sweeper.preflight import choices
 from sweeper.preflight.architecture import Widths
-from sweeper.preflight.forecast import target_choices
 from sweeper.preflight.volume import Volume
 from sweeper.search.views import StudyView
 from sweeper.span import Span
@@ -71,14 +70,9 @@ def _size(config: Config) -> int | None:
 def trainings(config: Config, volume: Volume) -> list[Training]:
     """One of each length that the space allows."""
     names = [name for name in LONGER if name in config.search.space]
-    values: list[list[Any]] = []
-    for name in names:
-        searched = config.search.space[name]
-        points = config.sampler.points if isinstance(config.sampler, GridSection) else POINTS
-        fixed = [getattr(config.train, name)] if condition_of(searched) else []
-        values.append(list(dict.fromkeys([*grid_values(name, searched, points), *fixed])))
+    points = config.sampler.points if isinstance(config.sampler, GridSection) else POINTS
     found = []
-    for chosen in product(*values):
+    for chosen in product(*(choices.values(config, name, points) for name in names)):
         params = config.trial_params(dict(zip(names, chosen, strict=True)))
         rhythm = config.rhythm(params, volume.train_rows)
         tokens = tokens_of(params, rhythm, volume.train_tokens, volume.passage_tokens)
@@ -88,7 +82,6 @@ def trainings(config: Config, volume: Volume) -> list[Training]:
 
 def adapter_values(config: Config, widths: Widths) -> float:
     """The values of a trial's adapter, in the mean over ranks; of the choice of targets that has the most."""
-    searched = config.search.space.get("rank")
-    ranks = [config.lora.rank] if searched is None else grid_values("rank", searched, POINTS)
-    mean = sum(int(str(rank)) for rank in ranks) / len(ranks)
-    return mean * max(widths.adapter_values(choice) for choice in target_choices(config))
+    ranks = choices.values(config, "rank", POINTS)
+    mean = sum(int(rank) for rank in ranks) / len(ranks)
+    return mean * max(widths.adapter_values(choice) for choice in choices.target_choices(config))

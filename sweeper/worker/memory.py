@@ -26,8 +26,9 @@ from sweeper.memory.readings import ByteBudget, MemoryBackend, backend_for
 from sweeper.memory.runtime import note_runtime
 from sweeper.models import base
 from sweeper.preflight.case import ModelShape
+from sweeper.preflight.choices import has_dropout, ranks, target_choices
 from sweeper.preflight.dimensions import dimensions_of, quantised_tensors
-from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, has_dropout, ranks, target_choices
+from sweeper.preflight.forecast import Lengths, MemoryForecast, extent
 from sweeper.preflight.predictor import fitted
 from sweeper.search.study import Search
 from sweeper.trial import Rhythm, TrialParams

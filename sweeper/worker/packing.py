@@ -18,7 +18,8 @@ from sweeper.memory.formula import padded
 from sweeper.memory.oom import Failure, attempted
 from sweeper.money.pace import Pace
 from sweeper.money.packing import Packing
-from sweeper.preflight.forecast import MemoryForecast, possible_ranks
+from sweeper.preflight.choices import possible_ranks
+from sweeper.preflight.forecast import MemoryForecast
 from sweeper.search.study import Search
 from sweeper.search.views import examples_of
 from sweeper.tracking.tracker import STUDY, Tracker

@@ -36,7 +36,7 @@ from sweeper.models.source import load_tokenizer, source_of
 from sweeper.models.targets import linear_names, resolve
 from sweeper.paths import Home, StudyPaths
 from sweeper.preflight import disk
-from sweeper.preflight.forecast import target_choices
+from sweeper.preflight.choices import target_choices
 from sweeper.retention.replay import Replay, has_replay
 from sweeper.retention.watch import Watch
 from sweeper.search.views import HELD_BACK, begun

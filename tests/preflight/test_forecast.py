@@ -20,7 +20,7 @@ from sweeper.memory.formula import CHECKPOINTED, Dimensions, Formula, Targeted
 from sweeper.memory.planner import Load, Work
 from sweeper.preflight import predictor
 from sweeper.preflight.case import Extent, ModelShape
-from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, has_dropout, ranks, target_choices
+from sweeper.preflight.forecast import Lengths, MemoryForecast, extent
 from sweeper.preflight.predictor import fitted
 from sweeper.units import GIB, MIB
 from tests.conftest import trial_params
@@ -44,7 +44,6 @@ TINY = Dimensions(
     },
 )
 LENGTHS = Lengths(longest=90, shortest=40, answer=8)
-CONDITION = "when:{alpha_ratio:1.0}"
 
 
 @pytest.fixture
@@ -73,55 +72,6 @@ def test_a_formula_is_kept_for_the_code_that_was_traced(
 
 
 # What a study may ask for.
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ([], ("all-linear",)),
-        (["lora.target_modules=mlp"], ("mlp",)),
-        (["lora.target_modules=[q_proj,v_proj]"], (("q_proj", "v_proj"),)),
-        (["+search.space.target_modules=[attention,mlp]"], ("attention", "mlp")),
-        ([f"+search.space.target_modules={{choices:[attention,mlp],{CONDITION}}}"], ("attention", "mlp", "all-linear")),
-        ([f"+search.space.target_modules={{choices:[mlp,all-linear],{CONDITION}}}"], ("mlp", "all-linear")),
-        (["+lora.module_sets.qv=[q_proj,v_proj]", "lora.target_modules=qv"], (("q_proj", "v_proj"),)),
-        (
-            ["+lora.module_sets={qv:[q_proj,v_proj],late:'.*[.]1[.].*'}", "+search.space.target_modules=[qv,mlp,late]"],
-            (("q_proj", "v_proj"), "mlp", ".*[.]1[.].*"),
-        ),
-    ],
-)
-def test_the_choices_of_target_modules(composed: Compose, overrides: list[str], expected: tuple[Any, ...]) -> None:
-    assert target_choices(composed("study=demo", *overrides)) == expected
-
-
-@pytest.mark.parametrize(
-    ("rank", "expected"),
-    [
-        (["lora.rank=512"], (4, 64)),
-        (["~search.space.rank", "lora.rank=12"], (12, 12)),
-        (["~search.space.rank", "+search.space.rank={low:6,high:100}"], (6, 100)),
-        (["~search.space.rank", f"+search.space.rank={{choices:[8,4],{CONDITION}}}", "lora.rank=64"], (4, 64)),
-        (["~search.space.rank", f"+search.space.rank={{low:6,high:100,{CONDITION}}}", "lora.rank=2"], (2, 100)),
-    ],
-)
-def test_the_lowest_and_the_highest_rank(composed: Compose, rank: list[str], expected: tuple[int, int]) -> None:
-    assert ranks(composed("study=demo", *rank)) == expected
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ([], False),
-        (["lora.dropout=0.1"], True),
-        (["+search.space.dropout=[0.0]"], False),
-        (["+search.space.dropout=[0.0,0.1]"], True),
-        (["+search.space.dropout={low:0.0,high:0.1}"], True),
-        ([f"+search.space.dropout={{choices:[0.1],{CONDITION}}}"], True),
-    ],
-)
-def test_whether_any_trial_has_dropout(composed: Compose, overrides: list[str], expected: bool) -> None:
-    assert has_dropout(composed("study=demo", *overrides)) is expected
 
 
 def test_lengths_are_of_rows_and_of_prompts_with_an_answer_behind() -> None:

@@ -26,7 +26,8 @@ from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.preflight.architecture import model_config
 from sweeper.preflight.case import ModelShape
-from sweeper.preflight.forecast import Lengths, MemoryForecast, extent, target_choices
+from sweeper.preflight.choices import target_choices
+from sweeper.preflight.forecast import Lengths, MemoryForecast, extent
 from sweeper.preflight.plan import ROWS, Cell, Plan, plan
 from sweeper.preflight.predictor import fitted
 from sweeper.retention.watch import Watch
