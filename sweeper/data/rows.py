@@ -44,7 +44,12 @@ class TaskData:
     @property
     def labels(self) -> list[str]:
         """The labels of the training split, sorted; none where rows have answers."""
-        return sorted({row.label for row in self.train if not row.answers})
+        return sorted(self.label_counts)
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """The training rows of each label, the commonest first; none where rows have answers."""
+        return dict(Counter(row.label for row in self.train if not row.answers).most_common())
 
     @property
     def most_common(self) -> str:

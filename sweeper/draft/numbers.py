@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,13 +14,13 @@ from sweeper.errors import SweeperError
 from sweeper.models.source import load_tokenizer
 from sweeper.paths import Home
 from sweeper.preflight.architecture import model_config
+from sweeper.preflight.data.labels import is_uneven
 
 MOST_TOKENS = 2048  # of a row, before its text is cut
 ANY_TOKENS = 1_000_000  # until they are measured
 GUESSED_TOKENS, GUESSED_ANSWER_TOKENS = 512, 64  # where they cannot be
 _STEP_TOKENS = 32
 _MEASURED = 300  # the longest rows of a split, by characters
-_UNEVEN = 3.0  # the commonest label, as a multiple of an even share
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Numbers:
     @property
     def is_uneven(self) -> bool:
         """Whether accuracy alone would say little."""
-        return bool(self.labels) and max(self.labels.values()) * len(self.labels) > _UNEVEN * sum(self.labels.values())
+        return is_uneven(self.labels)
 
     @property
     def epochs(self) -> int:
@@ -84,7 +83,7 @@ def counted(config: Config) -> Numbers:
     data = rows.of(config)
     return Numbers(
         counts={split: len(getattr(data, split)) for split in rows.SPLITS},
-        labels=dict(Counter(row.label for row in data.train if not row.answers).most_common()),
+        labels=data.label_counts,
         longest_tokens=None,
         max_tokens=ANY_TOKENS,
         answer_tokens=GUESSED_ANSWER_TOKENS,

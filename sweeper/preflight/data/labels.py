@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sweeper.config.schema import Config
 from sweeper.data.row import Row
@@ -20,10 +19,10 @@ _SHOWN = 3
 
 def findings(config: Config, data: TaskData) -> list[Finding]:
     """What is to be known of the labels; nothing where answers are written."""
-    labelled = [row for row in data.train if not row.answers]
-    counts = Counter(row.label for row in labelled)
+    counts = data.label_counts
     if not counts:
         return []
+    labelled = [row for row in data.train if not row.answers]
     found = []
     rare = sorted(label for label, count in counts.items() if count < _FEW)
     if rare:
@@ -37,13 +36,19 @@ def findings(config: Config, data: TaskData) -> list[Finding]:
     return [*found, *_imbalance(config, counts), *_doubtful(labelled)]
 
 
-def _imbalance(config: Config, counts: Counter[str]) -> list[Finding]:
-    [(label, most)] = counts.most_common(1)
+def is_uneven(counts: Mapping[str, int]) -> bool:
+    """Whether one label has so many of the rows that accuracy alone would say little."""
+    return max(counts.values(), default=0) * len(counts) > _UNEVEN * sum(counts.values())
+
+
+def _imbalance(config: Config, counts: Mapping[str, int]) -> list[Finding]:
     is_met = config.data.class_weight == "balanced" or config.objective.metric_name == "macro_f1"
-    if most * len(counts) <= _UNEVEN * counts.total() or is_met:
+    if is_met or not is_uneven(counts):
         return []
+    label = max(counts, key=counts.__getitem__)
+    share = counts[label] / sum(counts.values())
     message = (
-        f"{most / counts.total():.0%} of the training rows are {name_of(label)}, which alone gets that accuracy; "
+        f"{share:.0%} of the training rows are {name_of(label)}, which alone gets that accuracy; "
         "objective.metric=macro_f1 or data.class_weight=balanced lets rare labels count"
     )
     return [Finding.warning("imbalance", message)]

@@ -160,7 +160,7 @@ def examine(config: Config, data: TaskData, tokenizer: Any, retention: Sequence[
         study=config.study.name,
         sha256=data.sha256,
         splits=splits,
-        labels=dict(Counter(row.label for row in data.train if not row.answers).most_common()),
+        labels=data.label_counts,
         findings=sorted(found, key=lambda finding: list(Severity).index(finding.severity)),
         shown=shown,
     )
