@@ -141,13 +141,13 @@ def _vllm_command(
 ) -> tuple[list[str], int | None]:
     """Its command, and the token that ends an answer where vLLM would take another for it."""
     from sweeper.exporting.formats import ADAPTER
-    from sweeper.exporting.serving_commands import format_of, needs_template, vllm_command
+    from sweeper.exporting.serving_commands import needs_template, vllm_command
     from sweeper.models.source import source_of
     from sweeper.serving.base import pinned_base
     from sweeper.serving.loaded import load_tokenizer
 
     base, revision = str(folder), None
-    if format_of(manifest) == ADAPTER:
+    if manifest["format"] == ADAPTER:
         section = pinned_base(manifest)
         base, revision = source_of(section, Home.from_environment()), section.revision
         revision = None if Path(base).is_dir() else revision

@@ -122,7 +122,7 @@ def compare(home: Home, asked: Asked) -> Comparison:
         notes.append(_FLATTERED)
     if a.trial is not None and b.trial is not None and (a.study, a.owner) != (b.study, b.owner):
         notes.append(_OTHER_SEEDS)
-    uses, uncounted = _used(home, a, b) if asked.split == TEST else ({}, [])
+    uses, uncounted = _used(a, b) if asked.split == TEST else ({}, [])
     found = rows if asked.with_text else {}
     both = costs(home, a), costs(home, b)
     return Comparison(
@@ -235,7 +235,7 @@ def _rows(a: Side, b: Side, split: str) -> tuple[dict[str, Row], list[str]]:
     return {}, list(dict.fromkeys(problems)) or ["neither study is in the store, and so its rows are not known"]
 
 
-def _used(home: Home, a: Side, b: Side) -> tuple[dict[str, Looks], list[str]]:
+def _used(a: Side, b: Side) -> tuple[dict[str, Looks], list[str]]:
     """Counts the comparison in the studies that are here; how often their test splits were used, and what was not."""
     uses: dict[str, Looks] = {}
     notes: list[str] = []

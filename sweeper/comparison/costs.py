@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.comparison.sides import Side
+from sweeper.exporting.manifest import CONFIG, INFERENCE
 from sweeper.paths import Home
 from sweeper.report.reading import cost_of
 from sweeper.serving import record
@@ -89,7 +90,7 @@ def parameters(file: Path) -> int | None:
 
 def _rank(folder: Path) -> int | None:
     try:
-        return int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+        return int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -98,7 +99,7 @@ def _serving(side: Side) -> Serving | None:
     """What was measured of the export itself, or else of its trial."""
     if side.folder is not None:
         try:
-            found = json.loads((side.folder / record.FILE).read_text(encoding="utf-8"))
+            found = json.loads((side.folder / INFERENCE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             found = None
         if found is not None:

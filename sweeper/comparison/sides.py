@@ -15,7 +15,7 @@ from sweeper.config.teaching import METRICS
 from sweeper.errors import ExportError, StoreError
 from sweeper.exporting.manifest import PREDICTIONS, read_manifest
 from sweeper.mistakes import kept
-from sweeper.mistakes.joined import chosen, owner_of, why_missing
+from sweeper.mistakes.joined import owner_of, why_missing
 from sweeper.mistakes.kept import Kept
 from sweeper.paths import TEST, VALIDATION, Home, StudyPaths, is_valid_name
 from sweeper.search.views import StudyView, TrialView, study_names, view
@@ -165,7 +165,7 @@ def _winner(seen: StudyView) -> int:
             f"study {seen.name!r} has no winner yet ({seen.summary()}); name a trial, as {seen.name}:0, or the untuned "
             f"base, as {seen.name}:{BASE}"
         )
-    return chosen(seen, None)
+    return seen.best.number
 
 
 def _of_trial(studied: Studied, number: int | None, split: str) -> Side:

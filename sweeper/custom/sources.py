@@ -83,7 +83,7 @@ class Sources:
         files = {file.relative_to(copy).as_posix(): file.read_bytes() for file in sorted(copy.rglob("*.py"))}
         installed: dict[str, bytes] = {}
         for module in {target.rpartition(".")[0] for target in targets.values()}:
-            if not _paths_of(module) & set(files):
+            if files.keys().isdisjoint(module_paths(module)):
                 file = _installed_file(module)
                 if file is None:
                     raise StoreError(f"the study's own code is kept in {copy}, but {module} is not there")
@@ -126,10 +126,6 @@ def is_installed(name: str, folder: Path) -> bool:
         return True
     elsewhere = [entry for entry in sys.path if Path(entry).resolve() != folder.resolve()]
     return PathFinder.find_spec(name, elsewhere) is not None
-
-
-def _paths_of(module: str) -> set[str]:
-    return set(module_paths(module))
 
 
 def _file_of(folder: Path, module: str) -> Path | None:

@@ -39,7 +39,7 @@ def text(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licenc
         terms: of the base.
     """
     facts = replace(facts, leaves_home=True)
-    head = yaml.safe_dump(_head(facts, trial, manifest, terms), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_head(facts, manifest, terms), sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n{markdown(_content(facts, trial, manifest, terms))}"
 
 
@@ -56,7 +56,7 @@ def base_name(manifest: dict[str, Any]) -> str:
     return str(manifest["model"]["name"]) if is_here else path
 
 
-def _head(facts: Facts, trial: TrialView, manifest: dict[str, Any], terms: Licence) -> dict[str, Any]:
+def _head(facts: Facts, manifest: dict[str, Any], terms: Licence) -> dict[str, Any]:
     """What the Hub reads: its own names."""
     is_adapter, base = manifest["format"] == ADAPTER, base_name(manifest)
     head: dict[str, Any] = {"library_name": "peft" if is_adapter else "transformers"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config import check
-from sweeper.exporting.manifest import PREDICTIONS
+from sweeper.exporting.manifest import INFERENCE, PREDICTIONS
 from sweeper.paths import Home
 from sweeper.tracking.afterwards import run_of
 from sweeper.tracking.tracker import RunKey
@@ -111,7 +111,7 @@ def _save(model: Path, folder: Path, manifest: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         code, exported = Path(temporary) / ANSWERS, Path(temporary) / "export"
         shutil.copyfile(FRESH, code)
-        shutil.copytree(folder, exported, ignore=shutil.ignore_patterns(PREDICTIONS, "inference.json"))
+        shutil.copytree(folder, exported, ignore=shutil.ignore_patterns(PREDICTIONS, INFERENCE))
         mlflow.pyfunc.save_model(
             path=str(model),
             python_model=str(CODE),

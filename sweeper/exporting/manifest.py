@@ -13,6 +13,7 @@ from sweeper.paths import write_atomically
 
 MANIFEST = "sweeper.json"
 CONFIG = "adapter_config.json"  # PEFT's name
+INFERENCE = "inference.json"  # how fast it answers, and what that costs, where that was measured
 CODE = "code"  # of a task of the study's own
 _NEEDED = ("study", "trial", "model", "prompt", "task", "columns", "labels", "data_sha256", "sha256")
 PREDICTIONS = "predictions.jsonl"  # of the exported folder itself, row by row

@@ -26,11 +26,6 @@ _GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}
 _ROOM = 8  # tokens beyond a label's bytes, of which a tokenizer makes no more than one each
 
 
-def format_of(manifest: Mapping[str, Any]) -> str:
-    """What an export is: `adapter`, or a whole model."""
-    return str(manifest.get("format", ADAPTER))
-
-
 def needs_template(manifest: Mapping[str, Any]) -> bool:
     """Whether the export has no chat template, so that its study used the instruction format."""
     return TEMPLATE_FILE not in manifest["sha256"]
@@ -78,7 +73,7 @@ def vllm_command(
         ExportError: if the adapter's rank is above what vLLM serves.
     """
     name, folder, model = name or str(manifest["study"]), str(folder), manifest["model"]
-    if format_of(manifest) == ADAPTER:
+    if manifest["format"] == ADAPTER:
         rank = lora_rank(int(manifest["lora"]["rank"]))
         command = [*program, "serve", base]
         if revision is not None:

@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from sweeper.exporting import serving_commands
+from sweeper.exporting import gguf, serving_commands
 from sweeper.exporting.formats import ADAPTER, GGUF
 
 
@@ -39,9 +39,8 @@ def transformers(manifest: dict[str, Any]) -> str:
             "model = PeftModel.from_pretrained(base, folder).eval()",
         ]
     elif manifest["format"] == GGUF:
-        load.append(
-            f'model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="{manifest["study"]}.gguf").eval()'
-        )
+        file = gguf.file_name(manifest["study"])
+        load.append(f'model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="{file}").eval()')
     else:
         load.append(f'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{remote}).eval()')
     return "\n".join([*load, *_answering(manifest)])
@@ -74,7 +73,8 @@ def try_it(manifest: dict[str, Any], folder: str) -> str:
     """The command that answers something with it."""
     columns, place = manifest["columns"], shlex.quote(folder)
     if manifest["format"] == GGUF:
-        return f"ollama create {manifest['study']} -f Modelfile    # with FROM {place}/{manifest['study']}.gguf in it"
+        file = gguf.file_name(manifest["study"])
+        return f"ollama create {manifest['study']} -f Modelfile    # with FROM {place}/{file} in it"
     trust = " --trust-code" if manifest["task"]["name"] == "custom" or manifest["model"]["trust_remote_code"] else ""
     if manifest["task"]["name"] == "custom" or columns["context"] is not None:
         return f"sweeper predict {place}{trust} < ROWS.jsonl"
@@ -91,7 +91,7 @@ def ollama(manifest: dict[str, Any], base: str) -> str:
             "ADAPTER ./DIR",
         ]
     elif manifest["format"] == GGUF:
-        lines.append(f"FROM ./DIR/{manifest['study']}.gguf")
+        lines.append(f"FROM ./DIR/{gguf.file_name(manifest['study'])}")
     else:
         lines.append("FROM ./DIR")
     if manifest["prompt"]["system"]:

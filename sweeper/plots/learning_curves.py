@@ -41,7 +41,7 @@ def learning_curves(seen: StudyView, config: Config) -> Picture | LeftOut:
     courses = [(trial, course) for trial, course in courses if len(course)]
     if not courses:
         return LeftOut(NAME, "no trial has been evaluated yet")
-    sentence = _sentence(seen, metric, courses)
+    sentence = _sentence(seen, courses)
     return picture(NAME, "Learning curves of all trials", sentence, partial(_fill, seen, config, courses))
 
 
@@ -56,7 +56,7 @@ def _of(best: TrialView | None, courses: list[tuple[TrialView, Course]]) -> Cour
     return next((course for trial, course in courses if best is not None and trial.number == best.number), None)
 
 
-def _sentence(seen: StudyView, metric: str, courses: list[tuple[TrialView, Course]]) -> str:
+def _sentence(seen: StudyView, courses: list[tuple[TrialView, Course]]) -> str:
     best = seen.best
     ended = sum(trial.state == "COMPLETE" for trial, _ in courses)
     stopped = sum(trial.is_told for trial, _ in courses) - ended

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sweeper import versions
-from sweeper.report.content import Block, Bullets, Section, Table, bullets, paragraphs
+from sweeper.report.content import Block, Section, Table, bullets, paragraphs
 from sweeper.report.facts import Facts
 
 
@@ -42,9 +42,7 @@ def changes_section(facts: Facts) -> Section:
     devices = dict.fromkeys(session.device for session in facts.cost.sessions)
     if devices:
         lines.append(f"Ran on {', then '.join(devices)}.")
-    return Section(
-        "changes", "What changed, and on what it ran", (*blocks, *((Bullets(tuple(lines)),) if lines else ()))
-    )
+    return Section("changes", "What changed, and on what it ran", (*blocks, *bullets(lines)))
 
 
 def _changes(facts: Facts) -> Iterator[tuple[str, ...]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from sweeper.config.schema import ModelSection
 from sweeper.exporting.formats import ADAPTER
-from sweeper.exporting.serving_commands import format_of
 from sweeper.models import origin
 
 
@@ -18,7 +17,7 @@ def pinned_base(manifest: Mapping[str, Any]) -> ModelSection:
         ModelError: if an adapter's base must be on this machine and is not there, or is another one.
     """
     section = ModelSection.model_validate(manifest["model"])
-    if format_of(manifest) != ADAPTER:
+    if manifest["format"] != ADAPTER:
         return section  # a whole model needs no base
     section = origin.pinned(section, origin.Origin(**manifest["base"]) if manifest.get("base") else None)
     origin.find(section)

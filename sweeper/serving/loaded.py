@@ -13,7 +13,6 @@ from sweeper.config.teaching import PromptSection
 from sweeper.data.chat import Chat
 from sweeper.errors import ExportError
 from sweeper.exporting.formats import ADAPTER
-from sweeper.exporting.serving_commands import format_of
 from sweeper.models import base
 from sweeper.paths import Home
 from sweeper.serving.base import pinned_base
@@ -45,7 +44,7 @@ def load(folder: Path, manifest: dict[str, Any], home: Home) -> Loaded:
 
     tokenizer, chat = load_tokenizer(folder, manifest)
     device = base.pick_device("auto")
-    if format_of(manifest) == ADAPTER:
+    if manifest["format"] == ADAPTER:
         model: Any = base.load_base(pinned_base(manifest), home, device)
         own = model
         model = _with_adapter(model, folder)

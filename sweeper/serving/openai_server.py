@@ -11,7 +11,6 @@ by which a request has the answer chosen among labels, token by token, as the st
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from sweeper.tasks.classification import LabelTrie
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/health")
 CHOICES = "structured_outputs"
 _END_S = 2  # for requests that are being answered when the server is ended
-Allowed = Callable[[int, torch.Tensor], list[int]]
 
 
 class Pinned(ModelManager):  # type: ignore[misc]

@@ -9,11 +9,9 @@ from typing import Any
 
 from sweeper.config.schema import Config
 from sweeper.errors import ExportError
-from sweeper.exporting.manifest import MANIFEST
+from sweeper.exporting.manifest import INFERENCE, MANIFEST
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.tracking.afterwards import run_of
-
-FILE = "inference.json"  # beside an exported adapter
 
 
 def keep(paths: StudyPaths, number: int, found: dict[str, Any]) -> Path:
@@ -62,7 +60,7 @@ def save(folder: Path, found: dict[str, Any]) -> Path:
     Raises:
         ExportError: if the folder cannot be written.
     """
-    file = folder / FILE
+    file = folder / INFERENCE
     try:
         write_atomically(file, json.dumps(found, indent=1))
     except OSError as error:

@@ -23,6 +23,7 @@ def manifest() -> dict[str, Any]:
     """Of an export, what serving reads of it."""
     return {
         "study": "demo",
+        "format": "adapter",
         "model": {"quant": "nf4", "dtype": "auto", "trust_remote_code": False},
         "lora": {"rank": 8},
         "prompt": {"system": None, "template": "{{ text }}"},

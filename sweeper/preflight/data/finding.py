@@ -5,7 +5,7 @@ Nothing of it quotes a row: findings go to terminals, to the study's folder and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -54,9 +54,9 @@ class Finding:
         return cls(code, severity, message, len(places), tuple(places[:_SHOWN]))
 
     @classmethod
-    def raised(cls, error: DataError | PromptError, rows: Sequence[Row] = ()) -> Finding:
+    def raised(cls, error: DataError | PromptError) -> Finding:
         """What reading or rendering refuses; nothing allows it."""
-        return cls.error(error.code, str(error), rows)
+        return cls.error(error.code, str(error))
 
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.places) > 0 else ""
