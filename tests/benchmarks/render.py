@@ -8,7 +8,7 @@ A floor that is missed is shown so, and a part that was not measured has a row t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,24 +143,24 @@ def _head(results: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
         f"{machine['memory_gib']} GiB; {results['threads']} thread each. {versions}. "
-        f"Commit {str(results['commit'])[:8]}{' with changes' if results['has_uncommitted_changes'] else ''}, "
-        f"{results['date'][:10]}, `{results['command']}`. In brackets: 95 % bootstrap interval over the rounds."
+        "In brackets: 95 % bootstrap interval over the rounds."
     )
 
 
 def _of_model(model: Mapping[str, Any]) -> Iterator[str]:
     if "skipped" in model:
         yield from ("Not measured: the base is not here.", "")
-    if "trials" in model:
-        yield from _trials(model["trials"])
-    if "factors" in model:
-        yield from _factors(model["factors"], model.get("trials", {}).get("arms", {}))
-    if "steps" in model:
-        yield from _steps(model["steps"])
-    if "scoring" in model:
-        yield from _scoring(model["scoring"])
-    if "starts" in model:
-        yield from _starts(model["starts"])
+    arms = model.get("trials", {}).get("arms", {})
+    parts: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+        "trials": _trials,
+        "factors": lambda part: _factors(part, arms),
+        "steps": _steps,
+        "scoring": _scoring,
+        "starts": _starts,
+    }
+    for name, lines in parts.items():
+        if (part := model.get(name)) is not None:
+            yield from (f"Measured at {part['commit'][:8]}, {part['date'][:10]}.", "", *lines(part))
 
 
 def _trials(part: Mapping[str, Any]) -> Iterator[str]:

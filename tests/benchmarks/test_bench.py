@@ -86,7 +86,7 @@ def a_model() -> dict[str, Any]:
     trainer = {"batch_size": 4, "tokens_per_step": 170.0, "ours_s": 0.05, "trainer_s": 0.06, **a_ratio(1.2)}
     cells = [cell(1, 32, 1.0, 1.0), cell(8, 32, 2.0, 1.9), cell(1, 512, 1.0, 1.0), cell(8, 512, 1.1, 1.05)]
     arms_found = {"a": of_peer, "b": of_peer, "bg": of_peer, "k1": of_launch, "k8": of_launch}
-    return {
+    parts: dict[str, dict[str, Any]] = {
         "trials": {"task": {**task, "prompt": "as it is"}, "arms": arms_found},
         "factors": {
             "pruning": {"factor": 1.3, "pruned_share": 0.25},
@@ -108,6 +108,8 @@ def a_model() -> dict[str, Any]:
             **dict.fromkeys(("load_base_s", "setup_s", "first_trial_s"), times),
         },
     }
+    at = {"date": "2026-01-02T00:00:00+00:00"}
+    return {name: {**part, "commit": f"{name:0<9}", **at} for name, part in parts.items()}
 
 
 def test_every_part_is_in_the_table() -> None:
@@ -124,6 +126,15 @@ def test_every_part_is_in_the_table() -> None:
         "First and second start in a store: base loaded in 4.00 s, then 2.00 s; ",
     ):
         assert f"\n{line}" in text
+
+
+def test_each_part_says_where_it_is_from() -> None:
+    text = render.rendered({**HEAD, "models": {"tiny": a_model()}})
+    assert HEAD["commit"] not in text  # of the last part that was run
+    assert HEAD["command"] not in text
+    for name, behind in (("trials00", "A trial: "), ("factors0", "| factor | |"), ("steps000", "What packing gains"),
+                         ("scoring0", "8 adapters over"), ("starts00", "First and second start")):  # fmt: skip
+        assert f"\nMeasured at {name}, 2026-01-02.\n\n{behind}" in text
 
 
 def test_a_base_that_is_not_here_is_said() -> None:

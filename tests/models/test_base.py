@@ -123,7 +123,7 @@ def test_targets_by_a_regular_expression_as_peft_reads_it() -> None:
     adapted = {name.removeprefix("base_model.model.") for name, m in peft.named_modules() if hasattr(m, "lora_A")}
     assert adapted == set(resolve(r".*\.1\..*\.(q_proj|v_proj)", names))
     with pytest.raises(
-        ModelError, match=r"must match a whole name, such as model.layers.0.self_attn.q_proj, but 'q_p|v"
+        ModelError, match=r"must match a whole name, such as model\.layers\.0\.self_attn\.q_proj, but 'q_proj\|v_proj'"
     ):
         resolve("q_proj|v_proj", names)
 
