@@ -31,7 +31,8 @@ class Numbers:
         counts: rows of each split.
         labels: of the training rows, the commonest first.
         longest_tokens: of a row, with its answer; None where it could not be measured.
-        answer_tokens: of the longest written answer, rounded up.
+        answer_tokens: of the longest written answer, rounded up, as far as a draft has room for it.
+        longest_answer_tokens: of that answer; None where it could not be measured.
         problem: why not.
     """
 
@@ -41,6 +42,7 @@ class Numbers:
     max_tokens: int
     answer_tokens: int
     problem: str | None
+    longest_answer_tokens: int | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -96,32 +98,38 @@ def measured(numbers: Numbers, config: Config, home: Home) -> Numbers:
     data = rows.of(config)
     try:
         rendered = renderer(config, load_tokenizer(config.model, home), data.labels)
-        longest, answer = _longest(rendered, {split: getattr(data, split) for split in rows.SPLITS})
+        longest, answer, longest_answer = _longest(rendered, {split: getattr(data, split) for split in rows.SPLITS})
         positions = model_config(config, home).get("max_position_embeddings") or MOST_TOKENS
     except SweeperError as error:  # the draft is written all the same, and the check of the rows says this again
         return replace(numbers, max_tokens=GUESSED_TOKENS, problem=str(error))
     most = min(int(positions), MOST_TOKENS)
-    return replace(numbers, longest_tokens=longest, max_tokens=min(_rounded(longest), most), answer_tokens=answer)
+    return replace(
+        numbers,
+        longest_tokens=longest,
+        max_tokens=min(_rounded(longest), most),
+        answer_tokens=answer,
+        longest_answer_tokens=longest_answer,
+    )
 
 
-def _longest(rendered: Renderer | Conversations, splits: Mapping[str, Sequence[Row]]) -> tuple[int, int]:
-    """The tokens of the longest row with room for its answer, and of the longest answer, rounded up."""
+def _longest(rendered: Renderer | Conversations, splits: Mapping[str, Sequence[Row]]) -> tuple[int, int, int]:
+    """The tokens of the longest row with room for its answer, of that room, and of the longest answer."""
     longest = {
         split: heapq.nlargest(_MEASURED, found, key=lambda row: sum(map(len, (row.text, *row.answers))))
         for split, found in splits.items()
     }
     if isinstance(rendered, Renderer):
-        return max(rendered.length(row, split != "train") for split in longest for row in longest[split]), 0
+        return max(rendered.length(row, split != "train") for split in longest for row in longest[split]), 0, 0
     every = [row for found in splits.values() for row in found]
     written = heapq.nlargest(_MEASURED, every, key=lambda row: len(row.answers[0]))
-    answer = _rounded(max(rendered.length(row, False) - len(rendered.prompt_tokens(row)) for row in written))
-    answer = min(answer, MOST_TOKENS // 4)
+    longest_answer = max(rendered.length(row, False) - len(rendered.prompt_tokens(row)) for row in written)
+    answer = min(_rounded(longest_answer), MOST_TOKENS // 4)
     taken = [
         max(rendered.length(row, False), len(rendered.prompt_tokens(row)) + answer)
         for found in longest.values()
         for row in found
     ]
-    return max(taken), answer
+    return max(taken), answer, longest_answer
 
 
 def _rounded(tokens: int) -> int:

@@ -113,6 +113,7 @@ class Draft:
             "length_words": self._length_words(),
             "max_tokens": numbers.max_tokens,
             "answer_tokens": numbers.answer_tokens,
+            "answer_words": self._answer_words(),
             "metric": "macro_f1" if numbers.is_uneven else metric,
             "metric_words": metric_words,
             "counts": numbers.counts,
@@ -146,6 +147,14 @@ class Draft:
         if numbers.longest_tokens is None:
             return "prompt and answer; the rows could not be measured"
         return f"prompt and answer; the longest row takes {numbers.longest_tokens:,}"
+
+    def _answer_words(self) -> str:
+        longest = self.numbers.longest_answer_tokens
+        if longest is None:
+            return "a guess: the rows could not be measured"
+        if longest > self.numbers.answer_tokens:
+            return f"the longest reference answer takes {longest:,}"
+        return "the longest reference answer fits"
 
 
 def draft(

@@ -94,7 +94,7 @@ FORMS: dict[str, Callable[[], Form]] = {".jsonl": Lines, ".csv": Table}
 
 
 def form_of(file: Path, is_replacing: bool) -> Callable[[], Form]:
-    """Begins a file in the form that its ending says.
+    """What begins a file, in the form that its ending says.
 
     Raises:
         ExportError: if it is none, or the file cannot be written, or is there and not to be replaced.

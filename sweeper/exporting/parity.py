@@ -8,7 +8,8 @@ what the study recorded, row by row:
 - the metric must not be worse by more than two standard errors of the paired difference;
 - the probabilities of the answers must not have moved by more than `MOVED` in the mean. Other kernels move them by a
   thousandth in float32, and by ten times that in 16 bits; other weights, or a base that is not the one of the
-  training, move them before they move the metric. Formats that round the weights again are held to the metric alone;
+  training, move them before they move the metric. Formats that round the weights again move them by more, and are not
+  held to this;
 - the drop in the retention suite must not be higher by more than two standard errors.
 
 What other ways of serving change is said, and refuses nothing: the base in 16 bits, and decoding without the labels.

@@ -18,6 +18,8 @@ from click.testing import CliRunner, Result
 from sweeper.cli.main import main
 from sweeper.config import check
 from sweeper.config.schema import Config
+from sweeper.draft import numbers
+from sweeper.errors import ModelError
 from sweeper.paths import Home
 from sweeper.search.views import view
 from sweeper.worker.session import Session
@@ -194,3 +196,28 @@ def test_a_file_can_be_checked_before_there_is_a_study(brought: Brought, sweeper
     found = json.loads(said(sweeper("data", "check", brought("folder"), "--json")))
     assert found["splits"]["train"]["rows"] == 96
     assert found["shown"][1][1]
+
+
+def refused(*_: object) -> None:
+    raise ModelError("its tokenizer is not here")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_measured", "expected"),
+    [
+        (20, True, "the longest reference answer fits"),
+        (600, True, "the longest reference answer takes 1,2"),
+        (20, False, "a guess: the rows could not be measured"),
+    ],
+)
+def test_whether_written_answers_have_room_is_said(
+    words: int, is_measured: bool, expected: str, sweeper: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_measured:
+        monkeypatch.setattr(numbers, "load_tokenizer", refused)
+    rows = [{"question": f"what of {n}?", "answer": " ".join(["word"] * words)} for n in range(12)]
+    Path("faq.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    said(sweeper("init", "faq.jsonl", "--column", "prompt=question", "--column", "answer=answer"))
+    text = Path("studies/faq/config.yaml").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith("  max_new_tokens:")]
+    assert f"  # a written answer ends here; {expected}" in line
