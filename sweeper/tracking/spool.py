@@ -113,7 +113,7 @@ class Spool(Waiting):
         for other in sorted(folder.glob("*/")):
             if other != self._folder:
                 self._adopt(other)
-        self._files = [(file, _lines(file)) for file in sorted(self._folder.glob("*.jsonl"))]
+        self._files = [(file, _count(file)) for file in sorted(self._folder.glob("*.jsonl"))]
         self.found = self.count
         self._open: Lines | None = None  # the last file, while it is added to
         self._size = 0
@@ -156,14 +156,12 @@ class Spool(Waiting):
 
     def first(self) -> list[Operation]:
         while self._files:
-            file, lines = self._files[0]
+            file, _ = self._files[0]
             if len(self._files) == 1:
                 self._end()
             found = _read(file)
             if found:
                 return found
-            if lines:
-                logger.warning("%s has no operation that can be read, and is left out", file)
             self.drop_first()
         return []
 
@@ -195,7 +193,7 @@ class Spool(Waiting):
 
 def waiting(folder: Path) -> int:
     """How many operations wait in the spools of a study."""
-    return sum(_lines(file) for file in folder.glob("*/*.jsonl"))
+    return sum(_count(file) for file in folder.glob("*/*.jsonl"))
 
 
 def unsent(count: int, paths: StudyPaths) -> str:
@@ -204,17 +202,23 @@ def unsent(count: int, paths: StudyPaths) -> str:
     return f"{waits} in {paths.spool} for their store; `sweeper sync {paths.name}`, or the next launch, sends them"
 
 
-def _lines(file: Path) -> int:
-    with file.open("rb") as opened:
-        return sum(line.endswith(b"\n") and len(line) > 1 for line in opened)
+def _count(file: Path) -> int:
+    """How many operations `_read` finds: whoever waits for them all would wait for ever for one more."""
+    return sum(_operation(line) is not None for line in file.read_bytes().splitlines())
 
 
 def _read(file: Path) -> list[Operation]:
     found: list[Operation] = []
     for line in file.read_bytes().splitlines():
-        try:
-            found.append(Operation.from_line(line))
-        except (ValueError, KeyError, TypeError):
-            if line:  # a kill or a full disk cut it off
-                logger.warning("a line of %s is no operation, and is left out", file)
+        if (operation := _operation(line)) is not None:
+            found.append(operation)
+        elif line:  # a kill or a full disk cut it off
+            logger.warning("a line of %s is no operation, and is left out", file)
     return found
+
+
+def _operation(line: bytes) -> Operation | None:
+    try:
+        return Operation.from_line(line)
+    except (ValueError, KeyError, TypeError, AttributeError):  # the last one: JSON, but no mapping
+        return None

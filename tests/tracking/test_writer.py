@@ -237,3 +237,20 @@ def test_an_error_that_has_no_words_is_heard_of(monkeypatch: pytest.MonkeyPatch)
     made.give(point(TRIAL, 0))
     with pytest.raises(TrackingError, match="ConnectionError, and ValueError in saying so"):
         made.flush()
+
+
+def test_a_line_that_is_no_operation_is_not_waited_for(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "worker-0")
+    spool.add(point(TRIAL, 1))
+    spool.close()
+    [file] = tmp_path.rglob("*.jsonl")
+    file.write_bytes(b'{"do": "points", "ru\n' + file.read_bytes())
+    store = Store()
+    made = writer(store, waits=Spool(tmp_path, "worker-0"))
+    assert made.count == 1
+    waiter = threading.Thread(target=made.flush, daemon=True)
+    waiter.start()
+    waiter.join(20)
+    assert not waiter.is_alive()
+    assert (store.calls, made.count) == ([(TRIAL, [1])], 0)
+    made.close()
