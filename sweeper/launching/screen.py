@@ -182,9 +182,13 @@ class _Plain:
 
 
 class _Json:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
     def update(self, events: Iterable[Event]) -> None:
         for event in events:
             print(json.dumps(_finite(event)), flush=True)
+            self._progress.apply(event)  # a supervisor goes by it, whatever is shown
 
 
 def _finite(value: Any) -> Any:
@@ -213,7 +217,7 @@ def show(progress: Progress, output: Output = Output.PERSON) -> Iterator[Screen]
     """A live view where the output is a terminal that can move its cursor, plain lines where it is not."""
     console = terminal(is_stderr=output is Output.BESIDE)
     if output is Output.JSON:
-        yield _Json()
+        yield _Json(progress)
     elif not console.is_terminal or console.is_dumb_terminal:
         yield _Plain(progress, console.file)
     else:  # refreshed by its updates alone: a thread would read what is being changed

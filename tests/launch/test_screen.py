@@ -161,11 +161,11 @@ def test_beside_what_a_script_reads_progress_is_on_standard_error(capsys: pytest
 
 def test_scripts_get_the_events(capsys: pytest.CaptureFixture[str]) -> None:
     with show(Progress("demo", "accuracy", 16), Output.JSON) as screen:
-        screen.update([*STORY, {"event": "tick", "slots": [{"number": 3, "loss": float("nan")}]}])
+        screen.update([*STORY, {"event": "of_later", "slots": [{"number": 3, "loss": float("nan")}]}])
     lines = capsys.readouterr().out.splitlines()
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     found = [json.loads(line, parse_constant=refuse) for line in lines]
-    assert found == [*STORY, {"event": "tick", "slots": [{"number": 3, "loss": None}]}]
+    assert found == [*STORY, {"event": "of_later", "slots": [{"number": 3, "loss": None}]}]

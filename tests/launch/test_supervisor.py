@@ -18,6 +18,7 @@ from sweeper.config.schema import Config
 from sweeper.errors import DataError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launching.question import INTERRUPTED
+from sweeper.launching.screen import Output
 from sweeper.launching.supervisor import Supervisor
 from sweeper.paths import Home, StudyPaths
 from tests.launch import stand_in
@@ -50,10 +51,12 @@ Run = Callable[..., tuple[int, StandIns]]
 
 @pytest.fixture
 def run(paths: StudyPaths, composed_once: Callable[..., Config]) -> Run:
-    def run_to_the_end(*scripts: list[str], overrides: tuple[str, ...] = ()) -> tuple[int, StandIns]:
-        cluster = StandIns(paths, scripts)
+    def run_to_the_end(
+        *scripts: list[str], overrides: tuple[str, ...] = (), output: Output = Output.PERSON
+    ) -> tuple[int, StandIns]:
+        cluster, config = StandIns(paths, scripts), composed_once("study=demo", *overrides)
         try:
-            return Supervisor(paths, composed_once("study=demo", *overrides), cluster=cluster).run(), cluster
+            return Supervisor(paths, config, output=output, cluster=cluster).run(), cluster
         finally:
             assert cluster.is_closed
 
@@ -86,9 +89,10 @@ def test_one_that_dies_again_and_again_is_not(run: Run) -> None:
         run([HAS_A_DEFECT], overrides=("cluster.restarts=0",))
 
 
-def test_a_trial_that_ended_in_between_forgives(run: Run, paths: StudyPaths) -> None:
+@pytest.mark.parametrize("output", Output)
+def test_a_trial_that_ended_in_between_forgives(run: Run, paths: StudyPaths, output: Output) -> None:
     again = TELLS.replace("number=0", "number={}") + DIES
-    code, cluster = run([again.format(0), again.format(1), ENDS], overrides=("cluster.restarts=1",))
+    code, cluster = run([again.format(0), again.format(1), ENDS], overrides=("cluster.restarts=1",), output=output)
     assert (code, cluster.started) == (0, [3])
     assert "2 of" not in notes(paths)
 
