@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.errors import ERRORS
 from sweeper.paths import StudyPaths
+from sweeper.redaction import redacted
 
 FINISHED = "finished"  # the study, or what was asked of the worker
 LEFT = "left"  # its part was done, and another worker ends the study
@@ -32,6 +34,12 @@ class Outcome:
     message: str | None
     trace: str | None
     log: Path
+
+    def why(self) -> str:
+        """What ended it, in a line without secrets; the message of a defect, which may quote a row, is in the log."""
+        if self.kind not in ERRORS:
+            return f"a defect stopped the worker: {self.kind}; message and trace are in {self.log}"
+        return redacted(" ".join(str(self.message).split()))
 
 
 def read(paths: StudyPaths, index: int) -> Outcome | None:

@@ -10,13 +10,11 @@ import click
 
 from sweeper import outcome
 from sweeper.config import check
-from sweeper.errors import ERRORS
 from sweeper.events import EventReader
 from sweeper.launching.progress import Progress
 from sweeper.launching.question import INTERRUPTED
 from sweeper.launching.screen import Output, show
 from sweeper.paths import Home, StudyPaths
-from sweeper.redaction import redacted
 from sweeper.search.running import Running, running, working
 from sweeper.search.views import begun, is_finished, view
 
@@ -85,8 +83,5 @@ def ending(paths: StudyPaths, since_s: float) -> tuple[bool, str]:
             return False, f"{name} was stopped; {again}"
         case outcome.ERROR:
             assert found is not None
-            # The message of a defect may quote a row.
-            is_ours = found.kind in ERRORS
-            why = redacted(str(found.message)) if is_ours else f"{found.kind}, whose trace is in {found.log}"
-            return False, f"{name} ended with an error: {why}; {again}"
+            return False, f"{name} ended with an error: {found.why()}; {again}"
     return False, f"{name} runs no more, and its workers said nothing of their end (see {paths.logs}); {again}"

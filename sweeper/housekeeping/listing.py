@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper import outcome
 from sweeper.config import check
-from sweeper.errors import ERRORS, StoreError, SweeperError
+from sweeper.errors import StoreError, SweeperError
 from sweeper.money.account import sums
 from sweeper.money.bill import Bill
 from sweeper.paths import Home, StudyPaths, is_valid_name
@@ -151,11 +151,7 @@ def _reason(error: BaseException) -> str:
 def _ended_with(paths: StudyPaths) -> str | None:
     """The error that ended the last worker, if one did."""
     found = outcome.last(paths)
-    if found is None or found.status != outcome.ERROR:
-        return None
-    if found.kind not in ERRORS:  # its message may quote a row
-        return f"a defect stopped the worker: {found.kind}; message and trace are in {found.log}"
-    return " ".join(str(found.message).split())
+    return found.why() if found is not None and found.status == outcome.ERROR else None
 
 
 def _files(folder: Path) -> Iterator[os.stat_result]:

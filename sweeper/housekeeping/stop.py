@@ -160,7 +160,7 @@ def _end(paths: StudyPaths, asked_s: float) -> str:
             return f"{paths.name} finished before it could stop"
         case outcome.ERROR:
             assert found is not None
-            return f"{paths.name} ended with an error: {found.message}; {again}"
+            return f"{paths.name} ended with an error: {found.why()}; {again}"
     return f"{paths.name} has stopped, and its workers said nothing more; {again} from the last checkpoints"
 
 

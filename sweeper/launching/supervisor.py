@@ -143,7 +143,7 @@ class Supervisor:
             if self._may_go_on(found) and not self._restart(index, watched, code, found):
                 self._note(f"worker {index} is not started again: it died {watched.restarts + 1} times in a row")
             elif found is not None and found.status == outcome.ERROR and self._running:
-                self._note(f"worker {index} has ended, and the others go on: {self._error(found)}")
+                self._note(f"worker {index} has ended, and the others go on: {found.why()}")
         if self._kill_at_s is not None and time.monotonic() > self._kill_at_s:
             for index, watched in self._running.items():
                 self._note(f"worker {index} is killed: it has not ended within cluster.grace_s")
@@ -238,16 +238,9 @@ class Supervisor:
             )
         return 0  # their part is done, and another worker ends the study
 
-    def _error(self, found: Outcome) -> str:
-        """What ended a worker, in words."""
-        if found.kind in ERRORS:
-            return str(found.message)
-        # Its message may quote a row, and a terminal may be the log of a cluster.
-        return f"a defect stopped the worker: {found.kind}; message and trace are in {found.log}"
-
     def _raised(self, found: Outcome) -> SweeperError:
         if found.kind not in ERRORS:
-            return WorkerError(f"{self._error(found)}. Its trials resume when the same command is run again")
+            return WorkerError(f"{found.why()}. Its trials resume when the same command is run again")
         kind = ERRORS[found.kind]
         error = kind.__new__(kind)  # the message is whole already
         Exception.__init__(error, found.message)

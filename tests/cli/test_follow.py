@@ -143,7 +143,10 @@ def test_a_script_gets_events_alone_and_a_kill_is_said(make: Make) -> None:  # n
         ({"status": "finished"}, "demo has come to its end"),
         ({"status": "stopped"}, "demo was stopped; the same launch command goes on"),
         ({"status": "error", "kind": "OutOfRoomError", "message": "no room"}, "demo ended with an error: no room; the"),
-        ({"status": "error", "kind": "KeyError", "message": "'a row'"}, "KeyError, whose trace is in {log}; the same"),
+        (
+            {"status": "error", "kind": "KeyError", "message": "'a row'"},
+            "KeyError; message and trace are in {log}; the same",
+        ),
     ],
 )
 def test_how_it_ended_is_said(home: Home, outcome: dict[str, str], words: str) -> None:

@@ -16,7 +16,7 @@ from sweeper.search.running import note
 
 
 def main(role: str, name: str, how: str) -> None:
-    """Runs until SIGTERM; `how` is stopped, finished, error, silent (no outcome) or deaf (never ends)."""
+    """Runs until SIGTERM; `how` is stopped, finished, error, defect, silent (no outcome) or deaf (never ends)."""
     paths = Home.from_environment().study(name)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
@@ -30,7 +30,8 @@ def main(role: str, name: str, how: str) -> None:
         while not asked or how == "deaf":
             time.sleep(0.02)
         if how != "silent":
-            paths.write_outcome(0, {"pid": 1, "status": how, "message": "no space left", "kind": "OSError"})
+            how, kind = ("error", "KeyError") if how == "defect" else (how, "StoreError")
+            paths.write_outcome(0, {"pid": 1, "status": how, "message": "no space left", "kind": kind})
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def test_nothing_that_runs_is_said(make: Make, home: Home) -> None:
         ("stopped", "demo has stopped; the same launch command goes on (3 complete, 1 waiting)"),
         ("finished", "demo finished before it could stop"),
         ("error", "demo ended with an error: no space left; the same launch command goes on"),
+        ("defect", "demo ended with an error: a defect stopped the worker: KeyError; message and trace are in"),
         ("silent", "demo has stopped, and its workers said nothing more"),
     ],
 )
@@ -83,6 +84,7 @@ def test_what_became_of_it_is_said(make: Make, tmp_path: Path, how: str, words: 
     assert result.exit_code == 0, result.output
     assert f"asked the launcher of demo (process {process.pid} on " in result.stdout
     assert words in result.stdout
+    assert ("no space left" in result.stdout) == (how == "error")  # a defect's may quote a row
 
 
 def test_one_that_does_not_end_is_not_killed(make: Make, tmp_path: Path) -> None:
