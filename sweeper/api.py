@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sweeper.errors import ERRORS, WorkerError
+from sweeper.errors import WorkerError, remade
 from sweeper.paths import Home
 
 if TYPE_CHECKING:
@@ -54,9 +54,12 @@ def launch(
         ConfigError: if the settings are wrong, at once.
         SweeperError: with `block`, whatever ended the launch.
     """
+    from sweeper.config.compose import composed
+    from sweeper.config.reproduce import spoken
+
     if home is not None:
-        overrides = (*overrides, f"store.home={json.dumps(str(_home(home).root))}")
-    config = _composed(overrides)
+        overrides = (*overrides, f"store.home={spoken(str(_home(home).root))}")
+    config = composed(list(overrides))
     place = Home.named(config.store.home, config.store.optuna)
     begun = Launch(config.study.name, overrides, place, on_event or (_say if block else None))
     if block:
@@ -164,10 +167,7 @@ class Launch:
     def _raise(self) -> None:
         code, result = self._process.returncode, self.result or {}
         if (message := result.get("error")) is not None:
-            known = ERRORS.get(result["kind"], WorkerError)
-            error = known.__new__(known)  # the message is whole already
-            Exception.__init__(error, message)
-            raise error
+            raise remade(result["kind"], message)
         if code not in (0, 128 + signal.SIGINT):
             said = self._words.read_bytes()[self._said_before :].decode(errors="replace").splitlines()
             raise WorkerError(f"the launch of {self.name!r} ended with {code}:\n" + "\n".join(said[-_LAST_LINES:]))
@@ -334,14 +334,6 @@ class Adapter:
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The label of each row, or the answer to it; rows have the columns that the study's had."""
         return self._predictor.predict(rows)
-
-
-def _composed(overrides: Sequence[str]) -> Config:
-    from sweeper.config import compose
-
-    found: list[Config] = []
-    compose.main(list(overrides), found.append)
-    return found[0]
 
 
 def _home(folder: str | os.PathLike[str] | None) -> Home:

@@ -158,6 +158,16 @@ ERRORS = {
 }
 
 
+def remade(kind: str, message: str) -> SweeperError:
+    """An error that another process has raised, with the message that it has there; a WorkerError if it is not ours."""
+    known = ERRORS.get(kind, WorkerError)
+    error = known.__new__(known)
+    Exception.__init__(error, message)  # which is whole already
+    if isinstance(error, ConfigError):
+        error.problems = [message]
+    return error
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Words for a name that is not known: lists the known ones and the nearest of them."""
     names = sorted(known)

@@ -26,8 +26,8 @@ def options(few_tickets: Path, *others: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, few_tickets: Path) -> Path:
-    """A store whose name needs quotes, with the finished study `demo`."""
-    folder = tmp_path_factory.mktemp("api") / "a store, mine"
+    """A store whose name needs quotes and is not ASCII, with the finished study `demo`."""
+    folder = tmp_path_factory.mktemp("api") / "a störe, mine"
     events: list[dict[str, Any]] = []
     launched = sweeper.launch(*options(few_tickets), home=folder, on_event=events.append)
     assert not launched.is_running
@@ -127,6 +127,9 @@ def test_a_launch_goes_on_where_its_script_has_ended(home: Home, few_tickets: Pa
 def test_what_is_wrong_is_raised_as_what_it_is(home: Home, few_tickets: Path, tmp_path: Path) -> None:
     with pytest.raises(sweeper.ConfigError, match=r"search\.trials"):
         sweeper.launch("study=demo", "search.trials=-1", block=False)
+    for wrong, words in ((["study=demo", "--cfg", "job"], "--cfg"), (["study=nowhere"], "not find"), ([], "study")):
+        with pytest.raises(sweeper.ConfigError, match=words):  # and the caller's process goes on
+            sweeper.launch(*wrong, block=False)
     with pytest.raises(sweeper.DataError, match="is not a folder"):
         sweeper.launch(*SHORT, f"data.path={tmp_path / 'nowhere'}")
 

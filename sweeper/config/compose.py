@@ -24,7 +24,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.check import SECRETS, check
@@ -88,16 +88,22 @@ class StudySearchPath(SearchPathPlugin):
             search_path.append(provider="study folder", path=f"file://{folder}")
 
 
+def composed(arguments: list[str]) -> Config:
+    """The configuration of arguments of `sweeper launch`, without Hydra's own flags; for Python code.
+
+    Raises:
+        ConfigError: if they cannot be composed, or what they compose is not valid.
+    """
+    return _config(values_of(arguments))
+
+
 def values_of(arguments: list[str]) -> dict[str, Any]:
     """What arguments of `sweeper launch` compose, unchecked.
 
     Raises:
         ConfigError: if they cannot be composed.
     """
-    _own_folders.clear()
-    for plugin in (StudySource, StudySearchPath):
-        Plugins.instance().register(plugin)
-    arguments = [_own_study(argument) for argument in arguments]
+    arguments = _ready(arguments)
     try:
         with hydra.initialize_config_module("sweeper.conf", version_base="1.3"):
             plain: Any = OmegaConf.to_container(hydra.compose("config", arguments), resolve=True)
@@ -105,6 +111,26 @@ def values_of(arguments: list[str]) -> dict[str, Any]:
         raise ConfigError(f"arguments of a launch must compose, but {error}") from None
     _name_folder(plain)
     return dict(plain)
+
+
+def _ready(arguments: list[str]) -> list[str]:
+    """Shows Hydra the groups and the user's own study; returns the arguments as it takes them.
+
+    Raises:
+        ConfigError: for those that it would not refuse in good words.
+    """
+    _own_folders.clear()
+    for plugin in (StudySource, StudySearchPath):
+        Plugins.instance().register(plugin)
+    arguments = [_own_study(argument) for argument in arguments]
+    _refuse(arguments)
+    return arguments
+
+
+def _config(plain: dict[str, Any]) -> Config:
+    if plain["study"]["name"] == MISSING:
+        raise ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
+    return check(plain)
 
 
 def _name_folder(plain: dict[str, Any]) -> None:
@@ -122,11 +148,7 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
     Raises:
         ConfigError: for values that compose but are not valid.
     """
-    _own_folders.clear()
-    for plugin in (StudySource, StudySearchPath):
-        Plugins.instance().register(plugin)
-    arguments = [_own_study(argument) for argument in arguments]
-    _refuse(arguments)
+    arguments = _ready(arguments)
     if {"-h", "--help"} & set(arguments) and not any(argument.startswith("study=") for argument in arguments):
         arguments.append("study=demo")  # Hydra's help shows a whole configuration
 
@@ -134,10 +156,8 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
     def application(values: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(values, resolve=True)
         try:
-            if OmegaConf.is_missing(values.study, "name"):
-                raise ConfigError("study.name: is required; name the study in its config.yaml, or with study.name=NAME")
             _name_folder(plain)
-            task(check(plain))
+            task(_config(plain))
         except SweeperError as error:  # Hydra would print it with a traceback
             refused.append(error)
 

@@ -21,7 +21,7 @@ from sweeper.cluster.clusters import cluster_of
 from sweeper.config.schema import Config
 from sweeper.disk import EXIT_CODE as DISK_FULL
 from sweeper.disk import no_room
-from sweeper.errors import ERRORS, DiskFullError, SweeperError, WorkerError
+from sweeper.errors import ERRORS, DiskFullError, SweeperError, WorkerError, remade
 from sweeper.events import EventLog, EventReader
 from sweeper.launching.progress import Progress
 from sweeper.launching.question import INTERRUPTED
@@ -241,10 +241,7 @@ class Supervisor:
     def _raised(self, found: Outcome) -> SweeperError:
         if found.kind not in ERRORS:
             return WorkerError(f"{found.why()}. Its trials resume when the same command is run again")
-        kind = ERRORS[found.kind]
-        error = kind.__new__(kind)  # the message is whole already
-        Exception.__init__(error, found.message)
-        return error
+        return remade(found.kind, str(found.message))
 
     def _log_tail(self, index: int) -> str:
         lines = self._paths.worker_log(index).read_text(encoding="utf-8", errors="replace").splitlines()

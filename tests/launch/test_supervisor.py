@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.config.schema import Config
-from sweeper.errors import DataError, WorkerError
+from sweeper.errors import ConfigError, DataError, WorkerError
 from sweeper.events import EventReader
 from sweeper.launching.question import INTERRUPTED
 from sweeper.launching.screen import Output
@@ -103,6 +103,9 @@ def test_what_is_wrong_with_one_is_not_tried_again(run: Run, paths: StudyPaths) 
     assert "worker 0 has ended, and the others go on: row 7 has no label" in notes(paths)
     with pytest.raises(DataError, match="row 7 has no label"):
         run([IS_WRONG], [LEAVES])
+    with pytest.raises(ConfigError, match="must be 4") as refused:
+        run(['end("error", kind="ConfigError", message="must be 4", trace=None)'])
+    assert refused.value.problems == ["must be 4"]
 
 
 def test_a_worker_that_is_deaf_is_killed_after_its_grace(run: Run, paths: StudyPaths) -> None:
