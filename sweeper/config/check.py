@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeper.config import combinations, defaults, outside
+from sweeper.config.edits import sections
 from sweeper.config.marks import key_of
 from sweeper.config.schema import BUNDLED, Config, ModelSection, RetentionSection, StudySection, TrainSection
 from sweeper.config.space import Choice, Range, Scalar, Space, space_problems, values_of
@@ -216,13 +217,13 @@ def _readable(path: list[str]) -> list[str]:
 def _keys_at(path: list[str]) -> list[str]:
     if path[:2] == ["search", "space"] and len(path) == 4:  # and how the parameter is written
         return list((Choice if path[3] == "choice" else Range).model_fields)
-    model: type[BaseModel] = Config
+    kinds: list[type[BaseModel]] = [Config]
     for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return [key_of(name, field) for name, field in model.model_fields.items()]
+        if len(kinds) > 1:  # pydantic names the option of a section that has several
+            kinds = [kind for kind in kinds if part in get_args(kind.model_fields["name"].annotation)]
+        else:
+            kinds = [kind for model in kinds if (field := model.model_fields.get(part)) for kind in sections(field)]
+    return [key_of(name, field) for model in kinds for name, field in model.model_fields.items()]
 
 
 def save(config: Config, paths: StudyPaths) -> None:

@@ -155,7 +155,9 @@ WRITTEN = ["task=generation", "data.columns.prompt=text", "data.columns.answer=l
         (["data.loss=first"], "data.loss: .*'all' or 'last', but got 'first'"),
         ([*WRITTEN, "task.max_new_tokens=0"], "task.max_new_tokens: .*greater than or equal to 1, but got 0"),
         ([*WRITTEN, "task.max_new_tokens=512"], "task.max_new_tokens: must leave room for a prompt"),
-        (["+task.max_new_tokens=8"], "task.max_new_tokens: unknown key"),
+        (["+task.max_new_tokens=8"], "task.max_new_tokens: unknown key `max_new_tokens`. Known: name$"),
+        (["+sampler.startup=8"], "sampler.startup: unknown key `startup`.* Known: .*startup_trials"),
+        (["+data.columns.txt=8"], "data.columns.txt: unknown key `txt`; did you mean `text`"),
         (["task.name=chat"], "task: .*'classification', 'generation'"),
         (
             ["task=generation", "data.columns.messages=m", "prompt.template='Say: {{ text }}'"],
