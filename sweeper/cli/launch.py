@@ -73,11 +73,15 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
         else:
             error, code, kind = type(problem).__name__, 1, type(problem).__name__
             click.echo(redacted(traceback.format_exc()), err=True, nl=False)
-    if as_json:
-        print_json_result(name, code, outcome, error, kind, home)
-    if config.on_finish is not None and outcome is not None:
-        sys.stdout.flush()
-        on_finish(config.on_finish, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
+    command = config.on_finish if outcome is not None else None
+    try:
+        if as_json:
+            print_json_result(name, code, outcome, error, kind, home)
+        if command is not None:
+            sys.stdout.flush()
+    finally:  # a machine that is rented is stopped where nobody reads the result, too
+        if command is not None and outcome is not None:
+            on_finish(command, home.study(name), outcome, lambda line: click.echo(redacted(line), err=True))
     return code
 
 

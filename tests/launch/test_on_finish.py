@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -182,3 +183,19 @@ def test_it_does_not_run_while_a_worker_that_has_joined_ends_the_study(
     out, _ = capfd.readouterr()
     assert "finished: False" in out
     assert "a worker that has joined demo brings it to its end" in out
+
+
+def test_it_runs_where_the_result_cannot_be_printed(
+    composed: Callable[..., Config], paths: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_: object) -> int:
+        raise DataError("no rows")
+
+    def print_result(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "launch", launch)
+    monkeypatch.setattr(cli, "print_json_result", print_result)
+    with pytest.raises(BrokenPipeError):
+        cli.launch_to_the_end(composed("study=demo", "on_finish='echo ran'"), as_json=True)
+    assert paths.on_finish_log.read_text().splitlines()[-1] == "ran"
