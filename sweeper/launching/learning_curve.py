@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from sweeper.config import check
+from sweeper.config.schema import Config
 from sweeper.errors import StoreError
 from sweeper.launching.launcher import held, prepare_tracking
 from sweeper.launching.resume import resume
@@ -63,7 +64,7 @@ def learning_curve(
         if (tracked := prepare_tracking(place, paths, announce)) is not None:
             keep(paths, tracked)
         with mirror.running(announce) if mirror is not None else nullcontext():
-            code = Supervisor(paths, config, study, ("--learning-curve", request.to_json()), output=output).run()
+            code = Supervisor(paths, _for_one(config), study, ("--learning-curve", request.to_json()), output=output).run()
     now = view(home, name)
     measured = _kept(now)
     if code:
@@ -74,6 +75,11 @@ def learning_curve(
             "budget.usd or budget.hours with `sweeper launch`, and measure again"
         )
     return measured
+
+
+def _for_one(config: Config) -> Config:
+    """The settings with one worker, for more there is no work; it has the whole machine."""
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 1})})
 
 
 def _kept(study: StudyView) -> LearningCurve | None:

@@ -75,9 +75,7 @@ class Supervisor:
         launched_s = time.time() if since_s is None else since_s
         self._cluster = cluster if cluster is not None else cluster_of(paths, config, launched_s)
         self._progress = Progress.of(config, before, launched_s)
-        # In a fixed order of asks, and for a learning curve, there is work for one.
-        count = 1 if config.search.deterministic or options else self._cluster.count
-        self._indices = range(first, first + count)
+        self._indices = range(first, first + self._cluster.count)
         self._running: dict[int, _Watched] = {}
         self._outcomes: dict[int, Outcome | None] = {}  # of the workers that have ended
         self._interruptions = 0

@@ -11,8 +11,11 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from sweeper.cli.main import main
+from sweeper.cluster.local import LocalCluster
 from sweeper.config import check
 from sweeper.errors import ConfigError
+from sweeper.launching.question import INTERRUPTED
+from sweeper.launching.supervisor import Supervisor
 from sweeper.learning.request import Request
 from sweeper.paths import Home
 from sweeper.search.study import Search
@@ -76,3 +79,27 @@ def test_a_metric_without_a_standard_error_takes_seeds() -> None:
 def test_a_request_reaches_the_worker_whole(tmp_path: Path) -> None:
     asked = Request((0.25, 1.0), seeds=2)
     assert Request.from_json(asked.to_json()) == asked
+
+
+def test_it_takes_one_worker_which_has_the_whole_machine(
+    make: Make,  # noqa: F811
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = make(0.5, 0.75)
+    config = check.load(paths)
+    cluster = config.cluster.model_copy(update={"workers": 4})
+    check.save(config.model_copy(update={"cluster": cluster}), paths)
+    own: list[dict[str, str]] = []
+
+    def run(self: Supervisor) -> int:
+        assert isinstance(self._cluster, LocalCluster)
+        assert (list(self._indices), self._cluster.count) == ([0], 1)
+        own.append(self._cluster._own(None))
+        return INTERRUPTED
+
+    monkeypatch.setattr(Supervisor, "run", run)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    command("learning-curve", "demo", code=INTERRUPTED)
+    assert own == [{}]  # no share of the cores
