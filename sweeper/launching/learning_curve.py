@@ -64,7 +64,8 @@ def learning_curve(
         if (tracked := prepare_tracking(place, paths, announce)) is not None:
             keep(paths, tracked)
         with mirror.running(announce) if mirror is not None else nullcontext():
-            code = Supervisor(paths, _for_one(config), study, ("--learning-curve", request.to_json()), output=output).run()
+            asked = ("--learning-curve", request.to_json())
+            code = Supervisor(paths, _for_one(config), study, asked, output=output).run()
     now = view(home, name)
     measured = _kept(now)
     if code:
