@@ -153,7 +153,10 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 
 # A metric's value stands beside these in a point of a curve, an event or a run.
-RESERVED = frozenset({"examples", "event", "time", "number", "index", "duration_s", "best_value"})
+RESERVED = frozenset(
+    ("examples", "event", "time", "worker", "number", "index", "kind", "name", "failure")
+    + ("duration_s", "evaluations", "best_value")
+)
 
 
 def metric_name_problem(name: Any) -> str | None:
