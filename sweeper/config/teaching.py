@@ -153,10 +153,8 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 
 # A metric's value stands beside these in a point of a curve, an event or a run.
-RESERVED = frozenset(
-    ("examples", "event", "time", "worker", "number", "index", "kind", "name", "failure")
-    + ("duration_s", "evaluations", "best_value")
-)
+_IN_EVENTS = ("event", "time", "worker", "number", "index", "kind", "name", "failure")
+RESERVED = frozenset({"examples", "duration_s", "evaluations", "best_value", *_IN_EVENTS})
 
 
 def metric_name_problem(name: Any) -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -219,3 +222,13 @@ def test_what_is_long_is_cut_and_no_secret_leaves(
     logged = home.artifacts / "study" / run.info.run_id / "artifacts" / "config.yaml"
     assert logged.read_text() == "description: [redacted], and more"
     assert config.read_text() == "description: kept-to-ourselves, and more"
+
+
+def test_nobody_is_told_of_mlflows_use() -> None:
+    code = "import sweeper.tracking.mlflow_database; from mlflow.telemetry import get_telemetry_client as client; "
+    quiet = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI", "PYTEST_CURRENT_TEST")
+    environment = {name: value for name, value in os.environ.items() if name not in quiet}
+    ran = subprocess.run(
+        [sys.executable, "-c", code + "print(client())"], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == "None\n", ran.stdout + ran.stderr
