@@ -10,8 +10,11 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import closing
 
+from sweeper.events import EventLog
 from sweeper.paths import HOME_VARIABLE, LAUNCHED_S, StudyPaths
+from sweeper.redaction import redacted
 
 DETACHED = "--detached"  # a worker that goes on when its launcher is gone
 EARLY = "--early"  # one that imports what it needs, then waits for a line with when its launch began, and its work
@@ -52,6 +55,15 @@ class Cluster(ABC):
     """
 
     count: int
+    _paths: StudyPaths
+
+    def say(self, message: str) -> None:
+        """Tells whoever follows the study; where the disk is full, whoever sees standard error."""
+        try:
+            with closing(EventLog(self._paths.events, worker=None)) as events:
+                events.write("note", message=message)
+        except OSError:
+            print(f"note: {redacted(message)}", file=sys.stderr)
 
     @abstractmethod
     def start(self, index: int, options: Sequence[str] = ()) -> Worker:

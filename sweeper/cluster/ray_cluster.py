@@ -32,7 +32,6 @@ from sweeper.cluster.ray_host import Host, News, Seat
 from sweeper.config.cluster import RayClusterSection
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, WorkerError, unknown
-from sweeper.events import EventLog
 from sweeper.paths import StudyPaths, write_atomically
 from sweeper.tracking.place import VARIABLE, Place
 
@@ -272,12 +271,6 @@ class RayCluster(Cluster):
                     opened.write(text)
         if news.outcome is not None:
             write_atomically(paths.outcome(index), news.outcome)
-
-    def say(self, message: str) -> None:
-        """Tells whoever follows the study."""
-        events = EventLog(self._paths.events, worker=None)
-        events.write("note", message=message)
-        events.close()
 
     @contextmanager
     def reached(self) -> Iterator[None]:

@@ -29,7 +29,6 @@ from sweeper.config import check
 from sweeper.config.cluster import SlurmClusterSection
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError
-from sweeper.events import EventLog
 from sweeper.paths import StudyPaths
 
 LOST = -signal.SIGKILL  # what is said of a worker whose job is gone without a word: it was killed
@@ -199,12 +198,6 @@ class SlurmCluster(Cluster):
         else:
             _scancel("--signal=KILL", job.job_id)
             _scancel(job.job_id)
-
-    def say(self, message: str) -> None:
-        """Tells whoever follows the study."""
-        events = EventLog(self._paths.events, worker=None)
-        events.write("note", message=message)
-        events.close()
 
     def close(self) -> None:
         """The jobs have their own ends."""

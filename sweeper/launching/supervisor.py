@@ -20,15 +20,14 @@ from sweeper.cluster.cluster import Cluster, Worker
 from sweeper.cluster.clusters import cluster_of
 from sweeper.config.schema import Config
 from sweeper.disk import EXIT_CODE as DISK_FULL
-from sweeper.disk import no_room
-from sweeper.errors import ERRORS, DiskFullError, SweeperError, WorkerError, remade
+from sweeper.disk import full, is_full, no_room
+from sweeper.errors import ERRORS, DiskFullError, StoreError, SweeperError, WorkerError, remade
 from sweeper.events import EventLog, EventReader
 from sweeper.launching.progress import Progress
 from sweeper.launching.question import INTERRUPTED
 from sweeper.launching.screen import Output, show
 from sweeper.outcome import Outcome
 from sweeper.paths import StudyPaths
-from sweeper.redaction import redacted
 from sweeper.search.views import StudyView
 
 _POLL_S = 0.2
@@ -130,7 +129,7 @@ class Supervisor:
     def _look(self) -> None:
         """Deals with the workers that have ended since."""
         for index, watched in list(self._running.items()):
-            code = watched.worker.poll()
+            code = self._poll(watched.worker)
             if code is None:
                 continue
             del self._running[index]
@@ -139,14 +138,25 @@ class Supervisor:
                 for other in self._running.values():  # some may still wait for a node, or in a queue
                     other.worker.stop()
             if self._may_go_on(found) and not self._restart(index, watched, code, found):
-                self._note(f"worker {index} is not started again: it died {watched.restarts + 1} times in a row")
+                self._cluster.say(f"worker {index} is not started again: it died {watched.restarts + 1} times in a row")
             elif found is not None and found.status == outcome.ERROR and self._running:
-                self._note(f"worker {index} has ended, and the others go on: {found.why()}")
+                self._cluster.say(f"worker {index} has ended, and the others go on: {found.why()}")
         if self._kill_at_s is not None and time.monotonic() > self._kill_at_s:
             for index, watched in self._running.items():
-                self._note(f"worker {index} is killed: it has not ended within cluster.grace_s")
+                self._cluster.say(f"worker {index} is killed: it has not ended within cluster.grace_s")
                 watched.worker.kill()
             self._kill_at_s = None
+
+    def _poll(self, worker: Worker) -> int | None:
+        """As the worker's; a file that cannot be written is no terminal that is gone."""
+        try:
+            return worker.poll()
+        except OSError as error:
+            if is_full(error):
+                raise full(error, self._paths.root) from error
+            raise StoreError(
+                f"what a worker writes must reach {self._paths.root}, but that of {worker.where} does not: {error}"
+            ) from error
 
     def _outcome(self, index: int, code: int) -> Outcome | None:
         """How a worker ended; None where it died."""
@@ -171,7 +181,7 @@ class Supervisor:
         if restarts >= self._config.cluster.restarts:
             return False
         how = f"code {code}" if found is None else str(found.kind)
-        self._note(
+        self._cluster.say(
             f"worker {index} ({before.worker.where}) ended with {how}, and is started again "
             f"({restarts + 1} of {self._config.cluster.restarts}); its trials go on from their checkpoints"
         )
@@ -179,19 +189,13 @@ class Supervisor:
         try:
             again = self._cluster.start(index, self._options)
         except (SweeperError, OSError) as error:
-            self._note(f"worker {index} cannot be started again: {error}")
+            self._cluster.say(f"worker {index} cannot be started again: {error}")
             return True
         self._running[index] = _Watched(again, restarts + 1, ended)
         del self._outcomes[index]
         if self._interruptions:  # while it was starting
             again.stop()
         return True
-
-    def _note(self, message: str) -> None:
-        try:
-            self._events.write("note", message=message)
-        except OSError:  # the disk is full, perhaps: it is said all the same
-            print(f"note: {redacted(message)}", file=sys.stderr)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGTERM and self._interruptions:

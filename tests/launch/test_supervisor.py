@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import signal
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.cluster.local import LocalWorker
 from sweeper.config.schema import Config
-from sweeper.errors import ConfigError, DataError, WorkerError
-from sweeper.events import EventReader
+from sweeper.errors import ConfigError, DataError, DiskFullError, StoreError, WorkerError
+from sweeper.events import EventLog, EventReader
 from sweeper.launching.question import INTERRUPTED
 from sweeper.launching.screen import Output
 from sweeper.launching.supervisor import Supervisor
@@ -149,6 +151,33 @@ def test_a_terminal_that_goes_ends_nothing(home: Home, is_signalled: bool, tmp_p
     said = home.study("demo").launcher_log.read_text()
     assert "code 0" in said
     assert "note: and on" in said
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, DiskFullError), (errno.EIO, StoreError)])
+def test_what_cannot_be_written_is_no_terminal_that_is_gone(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StoreError]
+) -> None:
+    """Where a cluster passes on what workers write elsewhere."""
+
+    def poll(worker: LocalWorker) -> None:
+        if poll_it(worker) is not None:
+            raise OSError(number, os.strerror(number))
+
+    poll_it = LocalWorker.poll
+    monkeypatch.setattr(LocalWorker, "poll", poll)
+    with pytest.raises(kind, match=os.strerror(number)):
+        run([ENDS])
+
+
+def test_a_note_that_finds_no_room_is_said(
+    paths: StudyPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventLog, "write", write)
+    StandIns(paths, []).say("worker 0 waits")
+    assert capsys.readouterr().err == "note: worker 0 waits\n"
 
 
 def test_a_neighbour_that_ends_trials_forgives_nothing(run: Run, paths: StudyPaths) -> None:
