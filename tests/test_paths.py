@@ -33,7 +33,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
 def test_a_half_written_file_is_known_for_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, memory = Home(tmp_path).study("demo"), Home(tmp_path).memory
     study = [paths.config, paths.changes, paths.model, paths.splits, paths.data, paths.tracking, paths.holder]
-    study += [paths.worker_holder(0), paths.outcome(0), paths.learning_curve, paths.learning_curve_picture]
+    study += [paths.worker_holder(1), paths.outcome(12), paths.learning_curve, paths.learning_curve_picture]
     base = [paths.predictions(None), paths.predictions(None, TEST), paths.retention, paths.wrong_rows(None, TEST)]
     trial = [paths.trial_config(3), paths.readings(3), paths.predictions(3), paths.wrong_rows(3)]
     side = [paths.side_result("confirmation", 701), paths.side_predictions("confirmation", 701)]

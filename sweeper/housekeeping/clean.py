@@ -45,8 +45,10 @@ class Kind(StrEnum):
 USUAL = (Kind.ADAPTERS, Kind.CHECKPOINTS, Kind.TEMPORARY, Kind.DELETED)  # caches would be made again
 _WRITTEN = "|".join(map(re.escape, sorted(StudyPaths(Home(Path()), "any").written)))
 HALF_WRITTEN = re.compile(  # by `paths.write_atomically`, and by `custom.sources`
-    rf"\.code\.tmp|\.({_WRITTEN}|(runtime|formula-\w+|calibration-\w+)\.json|\w+\.png)\.[a-z0-9_]{{8}}"
+    rf"\.code\.tmp|\.({_WRITTEN}|\d+(\.outcome)?\.json|(runtime|formula-\w+|calibration-\w+)\.json|\w+\.png)"
+    r"\.[a-z0-9_]{8}"
 )
+_HALF_PACE = re.compile(r"\.[\w.-]+\.json\.[a-z0-9_]{8}")  # `money.pace`: whatever a model and a device are called
 _HALF_FOLDERS = {".checkpoint.safetensors.tmp", ".adapter.tmp", ".mirror"}
 _CONVERTING = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]*\.(\d+)")  # `models`: a model, and who converts or copies it
 _ADAPTER = "adapter"
@@ -145,7 +147,7 @@ class Cleaner:
 
     def _of_study(self, paths: StudyPaths, kinds: Sequence[Kind]) -> Iterator[Item]:
         if Kind.TEMPORARY in kinds:
-            own = paths.root, paths.base, paths.pictures
+            own = paths.root, paths.workers, paths.base, paths.pictures
             for folder in (*own, *_trial_folders(paths).values(), *children(paths.side)):
                 yield from self._half_written(folder)
         seen = read(self._storage, paths.name) if self._storage is not None and paths.name in self._asked else None
@@ -267,9 +269,10 @@ class Cleaner:
             for path in children(folder):
                 if is_aside(path) and is_valid_name(whole_name(path)):
                     yield Item(Kind.TEMPORARY, path, "half deleted")
-        for path in children(self._home.memory):
-            if HALF_WRITTEN.fullmatch(path.name) and _is_stale(path):
-                yield Item(Kind.TEMPORARY, path, "half written")
+        for folder, pattern in ((self._home.memory, HALF_WRITTEN), (self._home.pace, _HALF_PACE)):
+            for path in children(folder):
+                if pattern.fullmatch(path.name) and _is_stale(path):
+                    yield Item(Kind.TEMPORARY, path, "half written")
         for path in children(self._home.models):
             writer = _CONVERTING.fullmatch(path.name)
             if writer and not psutil.pid_exists(int(writer[1])) and _is_stale(path):

@@ -121,7 +121,11 @@ def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make
         paths.trial(1) / ".adapter.deleting" / "adapter_model.safetensors",
         home.studies / ".gone.deleting" / "events.jsonl",
         home.artifacts / ".gone.deleting" / "x",
+        paths.workers / ".0.json.ab12_x9z",
+        paths.workers / ".12.outcome.json.ab12_x9z",
+        paths.workers / ".jobs.json.ab12_x9z",
         home.memory / ".formula-0a1b.json.ab12_x9z",
+        home.pace / ".tiny_nf4_float32_cpu_classification_2_threads.json.ab12_x9z",
         home.models / ".smollm2.99999999" / "model.safetensors",
         home.models / ".smollm2-135m-nf4-0a1b2c3d4e5f.99999999" / "model.safetensors",
     ]
@@ -136,6 +140,9 @@ def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make
         home.models / ".new.99999998" / "model.safetensors",
         home.models / "writing.lock",
         home.memory / ".formula-0a1c.json.ab12_x9z",
+        home.pace / "tiny_nf4_float32_cpu_classification_2_threads.json",
+        home.pace / ".tiny_nf4_float32_cuda_classification.json.ab12_x9z",
+        paths.workers / ".mine.json.ab12_x9z",
         home.root / ".config.yaml.ab12_x9z",
     ]
     old = time.time() - 7200
@@ -143,7 +150,7 @@ def test_half_written_files_go_and_what_is_not_ours_stays(home: Home, make: Make
         write(file)
     for file in [*ours, stay[6]]:  # the one that another process is at is old too
         for path in (file, file.parent):
-            if path not in (home.root, home.memory):
+            if path not in (home.root, home.memory, home.pace):
                 os.utime(path, (old, old))
     expected = {str(file.relative_to(home.root)) for file in ours}
     assert went(home, "--temporary") == expected
