@@ -18,7 +18,9 @@ from pathlib import Path
 
 from sweeper import __version__
 from sweeper.cluster.cluster import command, environment
-from sweeper.paths import Home, write_atomically
+from sweeper.config.outside import without_credentials
+from sweeper.paths import Home, StudyPaths, write_atomically
+from sweeper.tracking.place import VARIABLE
 
 WAIT_S = 1.0  # that news are waited for before there are said to be none
 _LOOK_S = 0.1
@@ -93,6 +95,13 @@ class Tail:
             self._descriptor = None
 
 
+def _environment(paths: StudyPaths, added: Mapping[str, str]) -> dict[str, str]:
+    """The node's own, but for the tracking server: that is the launcher's, for which a node may have a password."""
+    found = environment(paths, time.time())  # the device costs from now on
+    own, uri = found.pop(VARIABLE, None), added.get(VARIABLE)
+    return {**found, **added, **({VARIABLE: own} if own and uri and without_credentials(own) == uri else {})}
+
+
 class Host:
     """Holds one worker.
 
@@ -123,7 +132,7 @@ class Host:
 
         Args:
             options: go to its command.
-            added: to its environment.
+            added: to its environment: the tracking server, if there is one.
             files: the study's, by their paths in its folder, where the store is not shared; else None.
 
         Returns:
@@ -151,7 +160,7 @@ class Host:
                 stdout=opened,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**added, **environment(paths, time.time())},  # the device costs from now on
+                env=_environment(paths, added),
             )
         return self._process.pid
 

@@ -24,6 +24,7 @@ from sweeper.errors import ConfigError, WorkerError
 from sweeper.paths import Home
 from sweeper.search.running import noted
 from sweeper.search.views import view
+from sweeper.tracking.place import VARIABLE
 from tests.cluster.conftest import OBJECTS_BYTES
 from tests.cluster.test_contract import end_of
 from tests.conftest import SHORT
@@ -200,6 +201,35 @@ def test_what_is_written_on_a_node_comes_to_the_launcher(
     found = outcome.read(paths, 0)
     assert found is not None
     assert found.kind == "HeldError"
+
+
+@pytest.mark.parametrize(
+    ("launchers", "nodes", "used"),
+    [
+        ("http://runs:1", "http://other:2", "http://runs:1"),
+        ("http://runs:1", "http://me:word@runs:1", "http://me:word@runs:1"),
+        ("http://runs:1", None, "http://runs:1"),
+        (None, "http://other:2", None),
+    ],
+)
+def test_the_tracking_server_is_the_launchers(
+    home: Home, monkeypatch: pytest.MonkeyPatch, launchers: str | None, nodes: str | None, used: str | None
+) -> None:
+    seen: list[str | None] = []
+
+    class Process:
+        pid = 1
+
+        def __init__(self, *_: Any, env: dict[str, str], **__: Any) -> None:
+            seen.append(env.get(VARIABLE))
+
+    home.study("demo").create()
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if nodes is not None:
+        monkeypatch.setenv(VARIABLE, nodes)
+    monkeypatch.setattr(ray_host.subprocess, "Popen", Process)
+    ray_host.Host(str(home.root), "demo", 0).begin((), {VARIABLE: launchers} if launchers else {}, None)
+    assert seen == [used]
 
 
 def test_a_node_with_another_sweeper_is_refused(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
