@@ -148,8 +148,9 @@ def _sampler_notes(config: Config) -> list[str]:
     section, trials = config.sampler, config.search.trials
     found = []
     others = config.most_slots - 1  # in flight at an ask, so not known to the sampler
+    begins = TPESection | GPSection | CmaEsSection
     startup = {
-        "sampler.startup_trials": section.startup_trials if isinstance(section, TPESection | GPSection) else 0,
+        "sampler.startup_trials": section.startup_trials if isinstance(section, begins) else 0,
         "sampler.population_size": section.population_size if isinstance(section, NSGAIISection) else 0,
     }
     for key, count in startup.items():

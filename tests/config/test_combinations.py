@@ -95,6 +95,10 @@ def test_longer_trials_leave_more_to_prune(composed: Compose) -> None:
             ["sampler=cmaes", "+search.space.dropout={low:0.0,high:0.1}"],
             ["cmaes draws rank, alpha_ratio at random", "cmaes does not avoid infeasible configurations"],
         ),
+        (
+            ["sampler=cmaes", "+search.space.dropout={low:0.0,high:0.1}", "sampler.startup_trials=16"],
+            ["cmaes begins to learn when sampler.startup_trials=16", "cmaes draws", "cmaes does not avoid"],
+        ),
         (["sampler=random"], ["random does not avoid infeasible"]),
         (["pruner.startup_trials=16"], ["median prunes nothing before 16 trials are complete, but there are 16"]),
         (["pruner=hyperband"], ["hyperband keeps 3 brackets apart, and tpe learns in each by itself"]),
