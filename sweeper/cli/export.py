@@ -45,11 +45,8 @@ def run(home: Home, study: str, folder: Path, as_json: bool, asked: dict[str, An
     manifest = export_trial(home, study, folder, wanted, announce)
     version = _record(home, folder, manifest, asked, announce)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"study": study, "folder": str(folder.absolute()), "model_version": version, **manifest}, indent=2
-            )
-        )
+        place = str(folder.expanduser().absolute())
+        click.echo(json.dumps({"study": study, "folder": place, "model_version": version, **manifest}, indent=2))
     else:
         _say(study, folder, manifest)
 

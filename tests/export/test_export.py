@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from sweeper.cli import export as cli_export
 from sweeper.cli.main import main
 from sweeper.config import check, compose
 from sweeper.config.schema import Config
@@ -388,3 +389,14 @@ def test_an_export_that_is_stopped_leaves_the_old_one(
     command("export", "demo", "--to", str(folder), "--no-parity")
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert (folder / MANIFEST).read_bytes() != before
+
+
+def test_the_folder_is_named_as_it_was_written(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cli_export, "export_trial", lambda *_: {})
+    monkeypatch.setattr(cli_export, "_record", lambda *_: None)
+    asked = dict.fromkeys(("number", "metric", "form", "force", "skips_parity", "allows_drop"))
+    cli_export.run(home, "demo", Path("~/out"), as_json=True, asked={**asked, "device": "cpu"})
+    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "out")
