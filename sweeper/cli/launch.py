@@ -17,7 +17,7 @@ from sweeper.config.schema import Config
 from sweeper.disk import full, is_full
 from sweeper.errors import HeldError, SweeperError
 from sweeper.launching.launcher import launch
-from sweeper.launching.on_finish import Outcome, ended_by, on_finish
+from sweeper.launching.on_finish import End, ended_by, on_finish
 from sweeper.launching.question import Answer
 from sweeper.launching.screen import say_next, terminal
 from sweeper.launching.tables import SHOWN, study_json, study_table
@@ -49,14 +49,14 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
     """
     home = Home.named(config.store.home, config.store.optuna)
     name = config.study.name
-    outcome: Outcome | None = None
+    outcome: End | None = None
     error: str | None = None
     kind: str | None = None
     try:
         announce = partial(click.echo, err=as_json)
         code = launch(config, announce, psutil.Process().create_time(), as_json)
         if isinstance(code, Answer):  # given before anything began
-            outcome = Outcome.UNANSWERED if code is Answer.NONE else None
+            outcome = End.UNANSWERED if code is Answer.NONE else None
         else:
             if code == 0:
                 _send_what_waits(home.study(name), announce)
@@ -65,7 +65,7 @@ def launch_to_the_end(config: Config, as_json: bool = False) -> int:
                 _print_result(home, name, is_finished)
             outcome = _end(view(home, name), config) if is_finished else None
     except Exception as problem:  # a defect leaves the machine as idle as anything else does
-        outcome = None if isinstance(problem, HeldError) else Outcome.ERROR
+        outcome = None if isinstance(problem, HeldError) else End.ERROR
         known = full(problem, home.study(name).root) if is_full(problem) else problem
         if isinstance(known, SweeperError):
             error, code, kind = redacted(str(known)), USAGE_ERROR, type(known).__name__
@@ -110,7 +110,7 @@ def _send_what_waits(paths: StudyPaths, announce: Callable[[str], None]) -> None
 def print_json_result(
     name: str | None,
     code: int,
-    outcome: Outcome | None,
+    outcome: End | None,
     error: str | None,
     kind: str | None,
     home: Home | None = None,
@@ -148,7 +148,7 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
         console.print(f"{purpose}: {variable if command.startswith('sweeper') else ''}{command}", highlight=False)
 
 
-def _end(study: StudyView, config: Config) -> Outcome:
+def _end(study: StudyView, config: Config) -> End:
     """How a study came to its end: a limit that has been raised since did not bring it."""
     ended = study.attributes.get(ENDED)
     return ended_by(ended if holds(ended, config) else None)

@@ -16,7 +16,7 @@ from sweeper.redaction import redacted
 LIMIT_S = 600.0  # that it may take; copying results away takes longer than stopping a machine
 
 
-class Outcome(StrEnum):
+class End(StrEnum):
     """How a launch ended, as `SWEEPER_OUTCOME` says it."""
 
     FINISHED = "finished"
@@ -26,14 +26,14 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
-def ended_by(ended: dict[str, object] | None) -> Outcome:
+def ended_by(ended: dict[str, object] | None) -> End:
     """How a study ended whose attribute `ended` is this."""
     if ended is None:
-        return Outcome.FINISHED
-    return Outcome.STOP if str(ended["key"]).startswith("stop.") else Outcome.BUDGET
+        return End.FINISHED
+    return End.STOP if str(ended["key"]).startswith("stop.") else End.BUDGET
 
 
-def on_finish(command: str, paths: StudyPaths, outcome: Outcome, announce: Callable[[str], None]) -> None:
+def on_finish(command: str, paths: StudyPaths, outcome: End, announce: Callable[[str], None]) -> None:
     """Runs the command in a shell, its output into the study's folder; says what went wrong, and never raises for it.
 
     Args:
@@ -53,7 +53,7 @@ def on_finish(command: str, paths: StudyPaths, outcome: Outcome, announce: Calla
         announce(f"on_finish: {said}" + (f"; its output is in {paths.on_finish_log}" if log is not None else ""))
 
 
-def _opened(paths: StudyPaths, outcome: Outcome, announce: Callable[[str], None]) -> IO[bytes] | None:
+def _opened(paths: StudyPaths, outcome: End, announce: Callable[[str], None]) -> IO[bytes] | None:
     """The log; None where it cannot be written: the machine is to stop all the same."""
     try:
         log = paths.on_finish_log.open("ab", buffering=0)
@@ -64,7 +64,7 @@ def _opened(paths: StudyPaths, outcome: Outcome, announce: Callable[[str], None]
     return log
 
 
-def _run(command: str, paths: StudyPaths, outcome: Outcome, output: IO[bytes] | int) -> str | None:
+def _run(command: str, paths: StudyPaths, outcome: End, output: IO[bytes] | int) -> str | None:
     """Runs the command; what went wrong with it, or None."""
     process = subprocess.Popen(
         command,

@@ -17,7 +17,7 @@ from sweeper.cli import launch as cli
 from sweeper.config.schema import Config
 from sweeper.errors import ConfigError, DataError, HeldError, SweeperError
 from sweeper.launching import on_finish as module
-from sweeper.launching.on_finish import Outcome, ended_by, on_finish
+from sweeper.launching.on_finish import End, ended_by, on_finish
 from sweeper.launching.question import INTERRUPTED, Answer
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.views import StudyView
@@ -33,7 +33,7 @@ def paths(home: Home) -> StudyPaths:
 def run(command: str, paths: StudyPaths) -> list[str]:
     """What is said of it."""
     said: list[str] = []
-    on_finish(command, paths, Outcome.BUDGET, said.append)
+    on_finish(command, paths, End.BUDGET, said.append)
     assert said.pop(0) == "on_finish: runs now, after budget"
     return said
 
@@ -101,14 +101,14 @@ def test_a_secret_in_the_command_is_refused(composed: Callable[..., Config], mon
 
 
 def test_how_a_study_ended() -> None:
-    assert ended_by(None) is Outcome.FINISHED
-    assert {ended_by({"key": f"budget.{name}"}) for name in ("usd", "hours", "trials")} == {Outcome.BUDGET}
-    assert ended_by({"key": "stop.trials"}) is ended_by({"key": "stop.usd"}) is Outcome.STOP
+    assert ended_by(None) is End.FINISHED
+    assert {ended_by({"key": f"budget.{name}"}) for name in ("usd", "hours", "trials")} == {End.BUDGET}
+    assert ended_by({"key": "stop.trials"}) is ended_by({"key": "stop.usd"}) is End.STOP
 
 
 def test_a_limit_that_was_raised_since_did_not_end_it(composed: Callable[..., Config]) -> None:
     ended = StudyView("demo", [], {"ended": {"key": "budget.trials", "settings": 3}})
-    for limit, outcome in ((3, Outcome.BUDGET), (9, Outcome.FINISHED)):
+    for limit, outcome in ((3, End.BUDGET), (9, End.FINISHED)):
         assert cli._end(ended, composed("study=demo", f"budget.trials={limit}")) is outcome
 
 
