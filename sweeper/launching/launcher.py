@@ -122,7 +122,7 @@ def _opened(config: Config) -> tuple[Config, Home, StudyPaths]:
 
 
 def _prepared(config: Config, paths: StudyPaths, since_s: float, at_end: contextlib.ExitStack) -> LocalCluster | None:
-    """The cluster whose first worker imports what it needs while a new study is looked at; None where that is none."""
+    """The cluster whose workers import what they need while a new study is looked at; None where that is none."""
     if not isinstance(config.cluster, LocalClusterSection):
         return None
     cluster = LocalCluster(paths, config, since_s)

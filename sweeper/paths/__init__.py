@@ -7,6 +7,8 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
 ├── opening.lock              held while a database is made
 ├── artifacts/                what the runs point to: configs, adapters
 ├── models/                   bases converted once, quantised once; writing.lock: held while a quantised one is written
+├── memory/                   what is known of the memory that models take here: formulas, ratios, the runtime's own
+├── pace/                     what is known of the time that work takes here, by model and device
 └── studies/NAME/
     ├── config.yaml           the composed configuration
     ├── changes.yaml          what later launches changed, an entry each
@@ -29,13 +31,16 @@ SWEEPER_HOME/                 default ./sweeps; may be moved as a whole
     ├── learning_curve.json, learning_curve.png   what parts of the training rows give, and its picture
     ├── test_comparisons.json   which pairs `sweeper compare` has compared on the test split
     ├── cost.json, cost.csv, cost.png    where the dollars went: by label, trial and session; every line; its picture
+    ├── report.html, report.md, pictures/   what `sweeper report` wrote last
     ├── deleting              only while the study is being deleted, or where that was interrupted
     ├── base/                 what the untuned base predicts, row by row: predictions.jsonl, predictions-test.jsonl;
-    │                         retention.jsonl: how it does the items of the retention suite
+    │                         retention.jsonl: how it does the items of the retention suite; wrong_rows-test.csv and
+    │                         -validation.csv: the wrong ones with their text, where `tracking.log_text` asks for that
     ├── side/confirmation-0701/   a training that is no trial: checkpoint.safetensors while it runs; then result.json
     │                         and predictions.jsonl
     └── trials/0007/          config.yaml; checkpoint.safetensors while it runs; adapter/ if it is kept;
                               predictions.jsonl of its best evaluation, predictions-test.jsonl of a winner;
+                              wrong_rows-*.csv, as of the base; memory.json: the readings around an end for memory;
                               inference.json: what serving its adapter costs, if that was measured
 """
 

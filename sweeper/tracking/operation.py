@@ -23,7 +23,7 @@ class Kind(StrEnum):
     POINTS = "points"
     MISSING = "missing"  # points of an evaluation, where the run has none of `metric` at their step
     DATASETS = "datasets"
-    FILE = "file"  # path, folder, is_own: a copy that nobody else needs
+    FILE = "file"  # path, folder, is_copy: one that nobody else needs
     DROP = "drop"  # folder
     END = "end"  # state, tags
     DESCRIBE = "describe"  # text

@@ -1,7 +1,7 @@
 """What is tracked, as a contract; MLflow is its store.
 
 The step of every point is the number of training examples seen: by the trial, or on the study's run by all its trials
-that have ended; the untuned base has seen none. METRIC is one of the task's, from 0 to 1 (bleu, chrf to 100) or as its
+that have ended; the untuned base has seen none. METRIC is one of the task's, from 0 to 1 or as its
 own code says; LABEL what came of it (`sweeper.money.bill.Label`); NAME a constraint. Params are what was searched.
 
 | key | what | on |
