@@ -12,6 +12,7 @@ from typing import Any
 import click
 import psutil
 
+from sweeper.cli.plainly import USAGE_ERROR
 from sweeper.config import check
 from sweeper.config.schema import Config
 from sweeper.disk import full, is_full
@@ -31,8 +32,6 @@ from sweeper.search.looks import looks
 from sweeper.search.views import StudyView, begun, view
 from sweeper.search.views import is_finished as is_at_end
 from sweeper.tracking.spool import waiting
-
-USAGE_ERROR = 2
 
 
 def launch_to_the_end(config: Config, as_json: bool = False) -> int:

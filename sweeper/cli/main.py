@@ -93,7 +93,8 @@ def launch(arguments: tuple[str, ...]) -> int:
         compose.main([argument for argument in arguments if argument != "--json"], run)
     except SweeperError as error:
         if as_json:
-            from sweeper.cli.launch import USAGE_ERROR, print_json_result
+            from sweeper.cli.launch import print_json_result
+            from sweeper.cli.plainly import USAGE_ERROR
             from sweeper.redaction import redacted
 
             print_json_result(None, USAGE_ERROR, None, redacted(str(error)), type(error).__name__)

@@ -103,7 +103,7 @@ class SlurmCluster(Cluster):
 
     def __init__(self, paths: StudyPaths, config: Config) -> None:
         assert isinstance(config.cluster, SlurmClusterSection)
-        self._paths, self._config, self._section = paths, config, config.cluster
+        self._paths, self._section = paths, config.cluster
         paths.workers.mkdir(exist_ok=True)
         self.count = 1 if config.search.deterministic else config.cluster.workers or 1
         self._executor = _executor(paths, config.cluster)

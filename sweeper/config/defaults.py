@@ -15,7 +15,7 @@ from sweeper.config.schema import Config
 
 # What a study goes on without that was begun before there was such a thing: its trials were not told with it.
 WITHOUT = frozenset({"retention.choices", "retention.passages"})
-_OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
+OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
 _GENERAL = {"model": "hub"}  # the option whose defaults hold for one that does not come with sweeper
 
 
@@ -42,16 +42,11 @@ def _defaults(values: dict[str, Any]) -> dict[str, Any]:
     for group, standard in ((group, option) for entry in options for group, option in entry.items()):
         if group not in Config.model_fields or standard == MISSING:
             continue
-        named = (values.get(group) or {}).get(_OPTION.get(group, "name"))
+        named = (values.get(group) or {}).get(OPTION.get(group, "name"))
         wanted = [named, _GENERAL.get(group, standard), standard] if isinstance(named, str) else [standard]
         chosen = next(name for name in wanted if _is_option(group, name))
         found[group] = {**found.get(group, {}), **_read(f"{group}/{chosen}")[group]}
     return found
-
-
-def option(group: str, name: str) -> dict[str, Any]:
-    """What conf/ says for an option of a group, over what it says for all of them."""
-    return {**_read("config").get(group, {}), **dict(_read(f"{group}/{name}")[group])}
 
 
 def options(group: str) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,6 @@ from sweeper.config.space import Space
 from sweeper.errors import ConfigError
 
 STORE = ("store.home", "store.optuna")  # where the launch is repeated is up to whoever does
-_OPTION = {"data": "source"}  # the key of a group's section that names its option, where that is not `name`
 _WORD = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
 _WHERE = re.compile(r"[+~]*(on_finish|store\.|mirror\.|cluster|tracking\.)")  # an argument that is for this machine
 _NO_WORD = re.compile(r"(?i)null|true|false|nan|inf")
@@ -80,7 +79,7 @@ def _options(study: str, wanted: dict[str, Any]) -> list[str]:
     own = compose.values_of([study])
     chosen = [study]
     for group in groups.GROUPS[1:]:
-        key = _OPTION.get(group, "name")
+        key = defaults.OPTION.get(group, "name")
         name = wanted[group][key]
         if own[group].get(key) != name and name in defaults.options(group):
             chosen.append(f"{group}={name}")

@@ -53,11 +53,8 @@ def found_whole(home: Home, name: str) -> list[Part]:
     return _parts(paths)
 
 
-def delete_whole(home: Home, name: str, announce: Callable[[Part], None]) -> int:
+def delete_whole(home: Home, name: str, announce: Callable[[Part], None]) -> None:
     """Deletes a study everywhere, and says each part once it has gone.
-
-    Returns:
-        The bytes that its files took.
 
     Raises:
         StoreError: as `found_whole`, and then nothing is changed; or if a part could not be deleted after all.
@@ -65,7 +62,8 @@ def delete_whole(home: Home, name: str, announce: Callable[[Part], None]) -> int
     found_whole(home, name)
     paths = home.study(name)
     if name not in names(home):  # all that is left is a folder that was being deleted
-        return _delete(_parts(paths), announce)
+        _delete(_parts(paths), announce)
+        return
     paths.create()
     with idle(paths):
         parts = _parts(paths)  # again: a launcher may have been there until now
@@ -73,14 +71,13 @@ def delete_whole(home: Home, name: str, announce: Callable[[Part], None]) -> int
             paths.deleting.touch()
         except OSError as error:
             raise StoreError(f"{paths.root} must be a folder that can be written, but: {error.strerror}") from error
-        return _delete(parts, announce)
+        _delete(parts, announce)
 
 
-def _delete(parts: list[Part], announce: Callable[[Part], None]) -> int:
+def _delete(parts: list[Part], announce: Callable[[Part], None]) -> None:
     for part in parts:
         part.delete()
         announce(part)
-    return sum(part.size_bytes for part in parts)
 
 
 def _parts(paths: StudyPaths) -> list[Part]:

@@ -7,11 +7,10 @@ deletes such things through the same methods of the store, but needs a server to
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, ViewType
@@ -21,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeper.errors import StoreError
 from sweeper.paths import Home
 from sweeper.tracking.mlflow_database import refuse_other_tables
-from sweeper.tracking.mlflow_runs import ARTIFACT_ROOT, KIND_TAG, MODEL_KIND, NUMBER_TAG
+from sweeper.tracking.mlflow_runs import ARTIFACT_ROOT, KIND_TAG, MODEL_KIND, NUMBER_TAG, pages
 from sweeper.tracking.mlflow_server import impatient, reached, study_runs
 from sweeper.tracking.place import Place
 from sweeper.trial import RunKind
@@ -123,52 +122,31 @@ class MlflowStore:
     def _experiments(self) -> list[Experiment]:
         """Those whose artifacts lie where sweeper puts them."""
         made = []
-        token: str | None = None
-        while True:
-            page = self._client.search_experiments(view_type=ViewType.ALL, page_token=token)
-            for experiment in page:
-                if experiment.artifact_location == f"{ARTIFACT_ROOT}/{experiment.name}":
-                    is_deleted = experiment.lifecycle_stage == LifecycleStage.DELETED
-                    runs = self._runs(experiment.experiment_id)
-                    made.append(Experiment(experiment.experiment_id, experiment.name, is_deleted, runs))
-            token = page.token
-            if not token:
-                return made
+        for experiment in pages(self._client.search_experiments, view_type=ViewType.ALL):
+            if experiment.artifact_location == f"{ARTIFACT_ROOT}/{experiment.name}":
+                is_deleted = experiment.lifecycle_stage == LifecycleStage.DELETED
+                runs = self._runs(experiment.experiment_id)
+                made.append(Experiment(experiment.experiment_id, experiment.name, is_deleted, runs))
+        return made
 
     def _runs(self, experiment_id: str) -> tuple[Run, ...]:
         runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_runs([experiment_id], run_view_type=ViewType.ALL, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                is_trial = tags.get(KIND_TAG) == RunKind.TRIAL.value and NUMBER_TAG in tags
-                number = int(tags[NUMBER_TAG]) if is_trial else None
-                is_deleted = run.info.lifecycle_stage == LifecycleStage.DELETED
-                runs.append(Run(run.info.run_id, number, is_deleted, KIND_TAG in tags))
-            token = page.token
-            if not token:
-                return tuple(runs)
+        for run in pages(self._client.search_runs, [experiment_id], run_view_type=ViewType.ALL):
+            tags = run.data.tags
+            is_trial = tags.get(KIND_TAG) == RunKind.TRIAL.value and NUMBER_TAG in tags
+            number = int(tags[NUMBER_TAG]) if is_trial else None
+            is_deleted = run.info.lifecycle_stage == LifecycleStage.DELETED
+            runs.append(Run(run.info.run_id, number, is_deleted, KIND_TAG in tags))
+        return tuple(runs)
 
 
 def _forget_champions(client: MlflowClient, run_ids: set[str]) -> None:
     """Deletes the versions of registered models that exports of these runs made, and models that have no other."""
     ours = f"tags.`{KIND_TAG}` = '{MODEL_KIND}'"
-    versions = [one for one in _pages(client.search_model_versions, ours) if one.run_id in run_ids]
+    versions = [one for one in pages(client.search_model_versions, ours) if one.run_id in run_ids]
     for version in versions:
         client.delete_model_version(version.name, version.version)
     for name in {version.name for version in versions}:
         is_made_here = client.get_registered_model(name).tags.get(KIND_TAG) == MODEL_KIND
         if is_made_here and not client.search_model_versions(f"name = '{name}'", max_results=1):
             client.delete_registered_model(name)
-
-
-def _pages(search: Callable[..., Any], wanted: str) -> Iterator[Any]:
-    """All that a search of MLflow finds, page by page."""
-    token: str | None = None
-    while True:
-        page = search(wanted, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return

@@ -302,24 +302,14 @@ class MlflowRuns(Store):
         if only is not None and only.number is not None:
             parts.append(f"tags.`{_number_tag(only.kind)}` = '{only.number}'")
         stored: dict[RunKey, tuple[str, str]] = {}
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment],
-                filter_string=" and ".join(parts),
-                run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=1000,
-                page_token=token,
-            )
-            for run in page:
-                tags = run.data.tags
-                if KIND_TAG in tags:
-                    kind = RunKind(tags[KIND_TAG])
-                    number = int(tags[tag]) if (tag := _number_tag(kind)) in tags else None
-                    stored[RunKey(kind, number)] = (run.info.run_id, run.info.status)
-            token = page.token
-            if not token:
-                return stored
+        words = " and ".join(parts)
+        for run in pages(self._client.search_runs, [self._experiment], words, ViewType.ACTIVE_ONLY):
+            tags = run.data.tags
+            if KIND_TAG in tags:
+                kind = RunKind(tags[KIND_TAG])
+                number = int(tags[tag]) if (tag := _number_tag(kind)) in tags else None
+                stored[RunKey(kind, number)] = (run.info.run_id, run.info.status)
+        return stored
 
     @property
     def _filter(self) -> str:
@@ -362,3 +352,14 @@ def _without_secrets(file: Path) -> Iterator[Path]:
         copy = Path(folder) / file.name
         copy.write_text(safe, encoding="utf-8")
         yield copy
+
+
+def pages(search: Callable[..., Any], *wanted: Any, **more: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds, page by page."""
+    token: str | None = None
+    while True:
+        page = search(*wanted, **more, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -24,7 +24,7 @@ from sweeper.disk import is_full
 from sweeper.errors import AwayError, SweeperError, TrackingError
 from sweeper.paths import Home
 from sweeper.redaction import redacted
-from sweeper.tracking.mlflow_runs import STUDY_ID_TAG
+from sweeper.tracking.mlflow_runs import STUDY_ID_TAG, pages
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.place import Place
 from sweeper.tracking.spool import Spool
@@ -143,14 +143,8 @@ def drop_artifacts(artifacts: ArtifactRepository, folder: str) -> bool:
 
 def study_runs(client: MlflowClient, experiment_id: str, study_id: str) -> list[str]:
     """The runs of one study in an experiment, those in MLflow's bin left out."""
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], own_runs(study_id), ViewType.ACTIVE_ONLY, page_token=token)
-        found += [run.info.run_id for run in page]
-        token = page.token
-        if not token:
-            return found
+    runs = pages(client.search_runs, [experiment_id], own_runs(study_id), ViewType.ACTIVE_ONLY)
+    return [run.info.run_id for run in runs]
 
 
 @contextmanager
