@@ -135,6 +135,7 @@ def test_what_is_wrong_is_raised_as_what_it_is(home: Home, few_tickets: Path, tm
 
 
 def test_an_import_loads_nothing_heavy() -> None:
-    code = "import sys, sweeper; sweeper.launch; print([m for m in ('torch', 'mlflow', 'optuna') if m in sys.modules])"
+    heavy = ("torch", "mlflow", "optuna", "transformers")
+    code = f"import sys, sweeper; sweeper.launch; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.strip() == "[]", done.stderr

@@ -63,11 +63,6 @@ class Named:
         return cls(home, check.load(home.study(study)) if study is not None else None)
 
 
-def reachable(named: Named) -> list[Finding]:
-    """Asks each of them; what is away is a finding, with what to do."""
-    return [finding for ask in CHECKS.values() if (finding := ask(named)) is not None]
-
-
 def _mirror(named: Named) -> Finding | None:
     """Writes, reads and deletes a file in the study's mirror, where it has one."""
     if named.config is None or (url := named.config.store.mirror) is None:

@@ -21,13 +21,10 @@ from sweeper.units import size_text
 _TRIES = 3  # a writer that is alive may delete a generation while it is read; its next is there then
 
 
-def restore(paths: StudyPaths, url: str, announce: Callable[[str], None]) -> bool:
-    """Brings a study back from its mirror; where the folder has one already, that is replaced.
+def restore(paths: StudyPaths, url: str, announce: Callable[[str], None]) -> None:
+    """Brings a study back from its mirror, if that has one; where the folder has one already, that is replaced.
 
     The files of several machines that shared a study come together, each as of the machine where it is newest.
-
-    Returns:
-        False where the mirror is empty.
 
     Raises:
         MirrorError: if the mirror cannot be read, or is another study's.
@@ -37,7 +34,7 @@ def restore(paths: StudyPaths, url: str, announce: Callable[[str], None]) -> boo
     for tries_left in reversed(range(_TRIES)):
         manifests = latest(remote)
         if not manifests:
-            return False
+            return
         _refuse_company(paths, manifests)
         try:
             _bring(paths, remote, manifests)
@@ -47,7 +44,6 @@ def restore(paths: StudyPaths, url: str, announce: Callable[[str], None]) -> boo
             continue
         break
     announce(_words(manifests, remote))
-    return True
 
 
 class _GoneError(MirrorError):
