@@ -25,6 +25,7 @@ from sweeper.paths import Home
 if TYPE_CHECKING:
     from sweeper.config.schema import Config
     from sweeper.exporting.predict import Predictor
+    from sweeper.money.statement import TrialCost
     from sweeper.search.views import TrialView as Trial
 
 Event = dict[str, Any]
@@ -188,6 +189,7 @@ class Study:
         device_s: the seconds of devices that it took.
         is_finished: whether a launch would have nothing more to do.
         config: its settings.
+        costs: what each trial has cost, by its number.
     """
 
     name: str
@@ -200,9 +202,15 @@ class Study:
     device_s: float
     is_finished: bool
     config: Config
+    costs: Mapping[int, TrialCost]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each trial, for a table: `pandas.DataFrame(study.rows())`."""
+        """A row for each trial, for a table: `pandas.DataFrame(study.rows())`.
+
+        Its keys are `number`; `state`; `value` of the objective; `params.` and `metrics.` with each name; `reason` why
+        it ended early; `usd` that it cost itself, None without a price; and `device_s` that it took itself, of what
+        several train together its part. What is nobody's, such as loading, is in the study's sums alone.
+        """
         return [
             {
                 "number": trial.number,
@@ -211,10 +219,11 @@ class Study:
                 **{f"params.{name}": value for name, value in trial.params.items()},
                 **{f"metrics.{name}": value for name, value in trial.metrics.items()},
                 "reason": trial.reason,
-                "usd": trial.spent_usd,
-                "device_s": trial.spent_s,
+                "usd": bill.usd,
+                "device_s": bill.seconds,
             }
             for trial in self.trials
+            for bill in [self.costs[trial.number].bill]
         ]
 
     def export(self, to: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
@@ -245,7 +254,7 @@ def _study(place: Home, name: str) -> Study:
     from sweeper.search.views import is_finished
 
     seen, config = studied(place, name)
-    bill = cost_of(place, seen, config).bill
+    cost = cost_of(place, seen, config)
     return Study(
         name=name,
         folder=place.study(name).root,
@@ -253,10 +262,11 @@ def _study(place: Home, name: str) -> Study:
         best=seen.best,
         runner_up=seen.runner_up,
         test=seen.attributes.get("test", {}),
-        usd=bill.usd,
-        device_s=bill.seconds,
+        usd=cost.bill.usd,
+        device_s=cost.bill.seconds,
         is_finished=is_finished(seen, config),
         config=config,
+        costs={one.number: one for one in cost.trials},
     )
 
 

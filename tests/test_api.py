@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 import sweeper
+from sweeper.money.price import Price
 from sweeper.paths import Home
+from sweeper.search.storage import open_storage
 from tests.conftest import SHORT
 from tests.launch.test_launch import wait_for
 
@@ -67,6 +73,21 @@ def test_a_study_is_looked_at(store: Path) -> None:
     with pytest.raises(sweeper.StoreError, match="unknown study `nothing`"):
         sweeper.load_study("nothing", home=store)
     assert sweeper.list_studies(home=store.with_name("nowhere")) == []
+
+
+def test_each_trial_has_its_own_cost_and_not_the_study_s_until_then(store: Path, tmp_path: Path) -> None:
+    priced = Path(shutil.copytree(store, tmp_path / "priced"))
+    a_second = json.dumps(asdict(Price(3600.0, False, 0.0, 0.0, None, "a card", "us")))  # is a dollar
+    for home, is_priced in ((store, False), (priced, True)):
+        if is_priced:
+            engine = open_storage(Home(home)).engine
+            with engine.begin() as connection:
+                connection.execute(text("UPDATE sweeper_sessions SET price = :price"), {"price": a_second})
+        study = sweeper.load_study("demo", home=home)
+        rows = study.rows()
+        assert all(row["device_s"] > 0 for row in rows)
+        assert sum(row["device_s"] for row in rows) < study.device_s  # loading and the test are nobody's
+        assert [row["usd"] for row in rows] == pytest.approx([row["device_s"] if is_priced else None for row in rows])
 
 
 def test_the_winner_is_exported_and_answers(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
