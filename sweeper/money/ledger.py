@@ -61,7 +61,8 @@ _SESSIONS = Table(
     Column("started_s", Float(53), nullable=False),  # seconds since 1970, of the worker's clock
     Column("booked_us", BigInteger, nullable=False),
     Column("heartbeat_us", BigInteger, nullable=False),
-    Column("reserved_us", BigInteger, nullable=False),  # what its trials in flight may still take
+    # Up to where its trials in flight may take it, since its start: what has passed of that is spent, not reserved.
+    Column("reserved_us", BigInteger, nullable=False),
     Column("is_ended", Boolean, nullable=False),
     Column("price", Text, nullable=True),
 )
@@ -251,16 +252,20 @@ class Ledger:
                 settled.append(row.id)
         return settled
 
-    def reserve(self, session: int, reserved_us: int) -> None:
-        """Says what the trials of a session may still take."""
+    def reserve(self, session: int, until_us: int) -> None:
+        """Says up to where the trials of a session may take it.
+
+        Args:
+            until_us: since its start, as its heartbeat is: so what it does of them is not counted twice.
+        """
         is_open = and_(_SESSIONS.c.id == session, _SESSIONS.c.is_ended.is_(False))
-        change = update(_SESSIONS).where(is_open).values({"reserved_us": reserved_us})
+        change = update(_SESSIONS).where(is_open).values({"reserved_us": until_us})
         in_transaction(self.engine, lambda connection: connection.execute(change))
 
     def reserved_us(self, study: str) -> dict[int, int]:
-        """What each open session of a study has reserved."""
+        """What each open session of a study may still take beyond its last heartbeat, by what it has reserved."""
         rows = self._rows(and_(_SESSIONS.c.study == study, _SESSIONS.c.is_ended.is_(False)))
-        return {row.id: row.reserved_us for row in rows}
+        return {row.id: max(0, row.reserved_us - row.heartbeat_us) for row in rows}
 
     def sessions(self, study: str) -> list[WorkerSession]:
         """The sessions of a study, and all others on its machines: what is paid for a machine, they share."""

@@ -237,9 +237,12 @@ class Spending:
         """Reads what other sessions have taken, and ends those that are silent; tells whoever watches."""
         self._looked_at = time.monotonic()
         self.ledger.settle(self._config.search.lease_s)
-        self._beside = beside_session(self.ledger, self._config.study.name, self._meter.session, bool(self.price))
+        self._look_beside()
         spent = self.spent()
         self._events.write("spent", usd=spent.usd, device_s=spent.seconds, usd_per_s=self._beside.usd_per_s_ahead)
+
+    def _look_beside(self) -> None:
+        self._beside = beside_session(self.ledger, self._config.study.name, self._meter.session, bool(self.price))
 
     def hold_back(self, seconds: float) -> None:
         """Keeps so much for what must come afterwards."""
@@ -305,10 +308,12 @@ class Spending:
         claims_s += sum(self._waiting_s(trial, together) for trial in seen.trials if trial.number in waiting)
         after_s = self.finishing_s(seen, coming)
         others_s = sum(us for one, us in self.ledger.reserved_us(seen.name).items() if one != self._meter.session) / 1e6
+        self._look_beside()  # as late as that: what they do is either spent, or reserved
         whole_s = (need_s + claims_s) * SAFETY + after_s + others_s
         key = exceeded(budget, self.spent().plus(whole_s, self._beside.usd_per_s_ahead))
+        ahead_s = (claims_s if key is not None else need_s + claims_s) * SAFETY
+        self.ledger.reserve(self._meter.session, self._meter.elapsed_us() + round(ahead_s * 1e6))
         if key is None:
-            self.ledger.reserve(self._meter.session, round((need_s + claims_s) * SAFETY * 1e6))
             return None
         spent = self.spent()
         rest = Spent(0.0, 0.0 if self.price is not None else None)

@@ -136,11 +136,23 @@ def test_only_the_gone_and_the_silent_are_settled(ledger: Ledger) -> None:
     here.flush()
     assert Ledger(ledger.engine).settle(0.3) == []
     assert ledger.settle(0.3) == [there.session]
-    ledger.reserve(here.session, 77)
-    assert ledger.reserved_us("s") == {here.session: 77}
-    here.close()
-    assert ledger.reserved_us("s") == {}
     assert check(ledger)[0][1].is_ended
+
+
+def test_what_has_passed_of_a_reservation_is_not_reserved_any_more(ledger: Ledger) -> None:
+    clock = Clock()
+    one, two = opened(ledger, clock, before_s=3.0), opened(ledger, clock)
+    for meter, ahead_us in ((one, 10_000_000), (two, 4_000_000)):
+        ledger.reserve(meter.session, meter.elapsed_us() + ahead_us)
+    assert ledger.reserved_us("s") == {one.session: 10_000_000, two.session: 4_000_000}
+    for passed_us, left_us in ((1_500_000, (8_500_000, 2_500_000)), (6_000_000, (2_500_000, 0))):
+        clock.us += passed_us
+        for meter in (one, two):
+            meter.book(Activity.TRAIN, {ONE: 1})
+            meter.flush()
+        assert ledger.reserved_us("s") == dict(zip((one.session, two.session), left_us, strict=True))
+    one.close()
+    assert ledger.reserved_us("s") == {two.session: 0}
 
 
 def test_a_worker_that_was_taken_for_dead_goes_on_from_its_last_heartbeat(ledger: Ledger) -> None:
@@ -369,6 +381,7 @@ def test_the_same_holds_on_postgresql(postgresql: str) -> None:
         test_what_has_passed_is_booked_and_split_by_tokens,
         test_the_lost_time_of_the_dead_is_booked_once,
         test_only_the_gone_and_the_silent_are_settled,
+        test_what_has_passed_of_a_reservation_is_not_reserved_any_more,
         test_a_worker_that_was_taken_for_dead_goes_on_from_its_last_heartbeat,
         test_more_than_has_passed_is_refused,
         test_two_threads_book_and_two_write,

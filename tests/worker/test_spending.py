@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +24,11 @@ from sweeper.money.booking import Activity, Booking, Whose
 from sweeper.money.ledger import Ledger
 from sweeper.money.meter import Meter, now_us
 from sweeper.money.pace import known_pace
+from sweeper.money.price import Price
 from sweeper.paths import Home, StudyPaths
 from sweeper.search.asking import Asked
 from sweeper.search.ended import ENDED, Ended
+from sweeper.search.leases import Holder
 from sweeper.search.storage import open_storage
 from sweeper.search.views import StudyView, is_finished, view
 from sweeper.tracking.tracker import STUDY, RunKey, RunState
@@ -136,6 +139,47 @@ def test_a_dollar_budget_ends_a_search_within_the_cap_and_a_higher_one_goes_on(
     assert len(trained(seen)) == 9
     assert seen.attributes[ENDED] is None
     assert_stores_agree(seen, tracker)
+
+
+def test_what_another_worker_has_done_of_its_trials_is_not_reserved_as_well(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Steady().install(monkeypatch)
+    few = ("search.trials=2", "engine.slots=1", A_SECOND, "train.examples=64", "pruner=none")
+    run(prepare("study.name=alone", *few), MemoryTracker())
+    own_usd, ledger, others_s = usd(home, "alone"), ledger_of(home), 1000
+    paths = prepare("study.name=demo", *few, f"budget.usd={others_s + 2 * own_usd}")
+    elsewhere = replace(Holder.this_process(), host="another-machine")
+    other = ledger.open("demo", "d", 0.0, Price.of(check.load(paths).gpu), elsewhere, others_s * 10**6)
+    ledger.reserve(other, others_s * 10**6)
+    run(paths, MemoryTracker())
+    assert trained(view(home, "demo")) == [0, 1]
+
+
+def test_a_trial_that_is_refused_is_not_reserved_for(
+    prepare: Prepare, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Steady().install(monkeypatch)
+    asked: list[tuple[bool, float]] = []
+    reserve, refusal, reserved_us = Ledger.reserve, Spending._refusal, [0]
+
+    def reserved(self: Ledger, session: int, until_us: int) -> None:
+        reserved_us[:] = [until_us]
+        reserve(self, session, until_us)
+
+    def refused(self: Spending, *args: Any) -> Ended | None:
+        found = refusal(self, *args)
+        asked.append((found is not None, reserved_us[0] - self._meter.elapsed_us()))
+        return found
+
+    monkeypatch.setattr(Ledger, "reserve", reserved)
+    monkeypatch.setattr(Spending, "_refusal", refused)
+    few = ("engine.slots=1", A_SECOND, "train.examples=64", "pruner=none")
+    run(prepare("study.name=one", *few, "search.trials=1"), MemoryTracker())
+    run(prepare(*few, "search.trials=9", f"budget.usd={1.5 * usd(home, 'one')}"), MemoryTracker())
+    assert 1 <= len(trained(view(home, "demo"))) < 9
+    assert any(ahead_us > 0 for is_refused, ahead_us in asked if not is_refused)
+    assert {ahead_us for is_refused, ahead_us in asked if is_refused} == {0}  # there is no other in flight
 
 
 def test_a_configuration_that_is_too_dear_once_it_is_known_waits_for_more(
