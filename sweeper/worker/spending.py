@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from sweeper.config.schema import Config
-from sweeper.config.space import Range, values_of
+from sweeper.config.space import bounds
 from sweeper.engine.slot import Slot
 from sweeper.events import EventLog
 from sweeper.models import base
@@ -250,12 +250,11 @@ class Spending:
 
     def over(self) -> str | None:
         """The limit that is reached, with what is held back; None where there is something left."""
-        limit = self._config.budget
-        if limit.usd is None and limit.hours is None:
+        if not self.is_limited:
             return None
         if time.monotonic() - self._looked_at >= LOOK_S:
             self._look()
-        return exceeded(limit, self.spent().plus(self._held_back_s, self._beside.usd_per_s_ahead))
+        return exceeded(self._config.budget, self.spent().plus(self._held_back_s, self._beside.usd_per_s_ahead))
 
     def _check(self) -> None:
         """Before each part of a scoring, which may be long."""
@@ -300,12 +299,13 @@ class Spending:
         if not self.is_limited or not self.can_foretell:
             return None
         together = float(min(self.pack_size.slots, len(others) + 1))
-        need_s = self._trial_s(seen, asked, together)
+        own = next(trial for trial in seen.trials if trial.number == asked.number) if asked is not None else None
+        need_s = self._trial_s(own, together)
         sampled = asked.params if asked is not None else self._shortest()
         coming = [*(trial.params for trial in seen.trials if trial.number in others), sampled]
         claims_s = sum(self._left_s(slot, together) for slot in slots)
         waiting = set(others) - {slot.number for slot in slots}  # for memory, or to be told
-        claims_s += sum(self._waiting_s(trial, together) for trial in seen.trials if trial.number in waiting)
+        claims_s += sum(self._trial_s(trial, together) for trial in seen.trials if trial.number in waiting)
         after_s = self.finishing_s(seen, coming)
         others_s = sum(us for one, us in self.ledger.reserved_us(seen.name).items() if one != self._meter.session) / 1e6
         self._look_beside()  # as late as that: what they do is either spent, or reserved
@@ -329,7 +329,7 @@ class Spending:
     def reached(self) -> Ended:
         """The limit that is reached, in words."""
         budget, spent = self._config.budget, self.spent()
-        key = self.over() or exceeded(budget, spent) or ("budget.usd" if budget.usd is not None else "budget.hours")
+        key = self.over() or ("budget.usd" if budget.usd is not None else "budget.hours")
         held = f", with {self._held_back_s:.0f} s held back for what comes after" if self._held_back_s else ""
         return Ended(
             key,
@@ -356,23 +356,18 @@ class Spending:
         """What the test split takes; 0 before anything is known."""
         return self._work.testing_s() if self._work is not None and self.pace.rows.is_known else 0.0
 
-    def _trial_s(self, seen: StudyView, asked: Asked | None, together: float) -> float:
+    def _trial_s(self, trial: TrialView | None, together: float) -> float:
+        """What is left of a trial that does not train yet; None: the shortest that there may be."""
         assert self._work is not None
-        if asked is None:
-            return self._work.trial_s(*self._shape(self._shortest()), 0, together)
-        return self._waiting_s(next(trial for trial in seen.trials if trial.number == asked.number), together, asked)
-
-    def _waiting_s(self, trial: TrialView, together: float, asked: Asked | None = None) -> float:
-        assert self._work is not None
-        sampled = asked.params if asked is not None else trial.params
-        return self._work.trial_s(*self._shape(sampled), len(trial.curve), together)
+        sampled, done = (trial.params, len(trial.curve)) if trial is not None else (self._shortest(), 0)
+        return self._work.trial_s(*self._shape(sampled), done, together)
 
     def _shortest(self) -> dict[str, Any]:
         """What a trial is sampled as that takes the fewest steps."""
         searched = self._config.search.space.get("epochs")
         if searched is None or self._config.train.examples is not None:
             return {}
-        return {"epochs": searched.low if isinstance(searched, Range) else min(map(float, values_of(searched) or []))}
+        return {"epochs": bounds(searched)[0]}
 
     def _left_s(self, slot: Slot, together: float) -> float:
         assert self._work is not None
