@@ -68,6 +68,6 @@ def _parsed(text: str) -> tuple[float, ...]:
         found = sorted({round(float(part), 3) for part in text.split(",")})
     except ValueError:
         raise ConfigError(f"{rule}, such as 0.1,0.3,1, but got {text!r}") from None
-    if len(found) < FEWEST_POINTS or found[0] <= 0 or found[-1] != 1:
+    if len(found) < FEWEST_POINTS or not all(0 < one <= 1 for one in found) or 1 not in found:
         raise ConfigError(f"{rule} (to three decimals), such as 0.1,0.3,1, but got {text!r}")
     return tuple(found)

@@ -62,7 +62,8 @@ def test_what_has_no_curve(make: Make, home: Home) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "fractions", ["0.5,1", "a,b,1", "0,0.5,1", "0.2,0.5,0.9", "0.2,0.5,1.5", "1,1,1", "", "nan,1,2"]
+    "fractions",
+    ["0.5,1", "a,b,1", "0,0.5,1", "0.2,0.5,0.9", "0.2,0.5,1.5", "1,1,1", "", "nan,1,2", "nan,0.5,1", "0.5,nan,1"],
 )
 def test_fractions_that_give_no_curve(fractions: str) -> None:
     with pytest.raises(ConfigError, match="--fractions: must be at least 3 different numbers above 0 and up to 1"):
