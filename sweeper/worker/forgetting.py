@@ -50,17 +50,18 @@ def measure_base(bench: Workbench, paths: StudyPaths, search: Search, events: Ev
     """Scores the base on the suite, once in a study's life, and says what an adapter may lose.
 
     Returns:
-        False where the base's answers are kept from before.
+        False where the base's answers are kept here from before, so that nothing was scored.
     """
     attributes = search.attributes
     before = attributes.get(RETENTION) if "baseline" in attributes else None  # what measured nothing binds to nothing
+    is_kept = before is not None and paths.retention.is_file()
     if before is None:
         events.write("retention_started")
     now = hold_to_base(bench, paths, before)
     if before is None:
         search.remember(RETENTION, now)
         events.write("retention", message=in_words(now))
-    return now is not before
+    return not is_kept
 
 
 def base_metrics(attributes: dict[str, Any]) -> dict[str, float]:

@@ -113,6 +113,13 @@ def test_every_scoring_of_items_counts_for_their_pace(prepare: Prepare, home: Ho
     items = seen.attributes["pace"]["items"]
     assert items["x"] == whole + sample * len(trial.curve) + whole * in_full
     assert items["count"] == 1 + len(trial.curve) + in_full
+    # Where the base's answers are not, as on another machine, it is scored again.
+    home.study("demo").retention.unlink()
+    run(prepare(*suite, "search.trials=2", "retention.stop_wrecked=false"))
+    seen = view(home, "demo")
+    points = sum(len(trial.curve) for trial in seen.trials)
+    in_full = sum(any(name.startswith("retention/full_") for name in trial.metrics) for trial in seen.trials)
+    assert seen.attributes["pace"]["items"]["count"] == 2 + points + in_full
 
 
 def test_an_interrupted_study_keeps_the_bases_answers(prepare: Prepare, home: Home, suite: list[str]) -> None:
