@@ -147,7 +147,8 @@ def _course(config: Config, best: TrialView) -> list[str]:
     gain, error = merits[-1] - merits[-2], best.standard_error(metric)
     if error is None or gain <= error / 2:  # the same rows twice: their own error is mostly shared
         return []
-    key = "train.examples" if config.train.examples is not None else "train.epochs"
+    epochs = "search.space.epochs" if "epochs" in config.search.space else "train.epochs"
+    key = "train.examples" if config.train.examples is not None else epochs
     return [
         f"The best trial still gained {gain:.3f} {metric} at its last evaluation: train longer ({key}, another "
         "study.name)."

@@ -99,6 +99,15 @@ def test_near_misses_training_that_still_gained_confusions_and_few_rows(composed
     assert next_steps(study(best, trial(1, 0.7, constraints={"retention": 0.01})), config) == []
     rising = replace(best, evaluations=(0.5, 0.7, 0.8))
     assert "still gained 0.100 accuracy at its last evaluation" in next_steps(study(rising), config)[0]
+    for overrides, key in (
+        (["train.examples=600"], "train.examples"),
+        (["train.examples=null"], "train.epochs"),
+        (["train.examples=null", "+search.space.epochs=[1,2]"], "search.space.epochs"),
+    ):
+        assert (
+            f"train longer ({key}, another study.name)"
+            in next_steps(study(rising), composed("study=demo", *overrides))[0]
+        )
     assert next_steps(study(replace(best, evaluations=(0.5, 0.795, 0.8))), config) == []
     assert next_steps(study(replace(best, evaluations=(0.5, 0.9, 0.8))), config) == []
     assert "There are 300 training rows" in next_steps(study(best, train_rows=300), config)[0]
