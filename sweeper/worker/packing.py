@@ -105,7 +105,8 @@ def settled(
     if packing is None and most > 1:
         packing = _measured(config, bench, log, most, must_stop)
         if packing is None and not must_stop():
-            events.write("note", message=f"engine.slots=auto: one trial at a time, for a step of {most} did not fit")
+            tried = min(SEVERAL, most)
+            events.write("note", message=f"engine.slots=auto: one trial at a time, for a step of {tried} did not fit")
     if packing is None:
         return PackSize(1)
     slots = packing.best(most)

@@ -65,6 +65,9 @@ def test_where_several_do_not_fit_it_is_one(prepare: Prepare, home: Home, monkey
     paths = prepare(*AUTO)
     assert run(paths, MemoryTracker())["status"] == "finished"
     assert any("one trial at a time, for a step of 2 did not fit" in line for line in notes(paths))
+    paths = prepare(*AUTO, "search.trials=30", "budget.trials=1", "study.name=more")
+    assert run(paths, MemoryTracker())["status"] == "finished"
+    assert any(f"for a step of {packing.SEVERAL} did not fit" in line for line in notes(paths))
     assert {trial.took["pack_size_max"] for trial in view(home, paths.name).trials} == {1}
 
 
