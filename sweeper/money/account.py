@@ -89,8 +89,8 @@ def beside_session(ledger: Ledger, study: str, own: int, is_priced: bool) -> Bes
             seconds += open_s
             usd = usd + (open_usd or 0.0) if usd is not None else None
     per_s = ahead = rates.get(own)
-    if per_s is not None and found.energy_usd is not None and found.seconds:
-        ahead = per_s + found.energy_usd / found.seconds
+    if per_s is not None and found.energy_usd is not None and found.worked_s:
+        ahead = per_s + found.energy_usd / found.worked_s
     return Beside(Spent(seconds, (usd or 0.0) if is_priced else None), per_s, ahead)
 
 

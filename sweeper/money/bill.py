@@ -85,6 +85,12 @@ class Bill:
         return sum(line.seconds for line in self.lines)
 
     @property
+    def worked_s(self) -> float:
+        """Seconds of workers, without the booting before them: what `budget.hours` limits, and what draws electricity
+        that is measured."""
+        return sum(line.seconds for line in self.lines if line.activity is not None)
+
+    @property
     def usd(self) -> float | None:
         """Dollars of all lines that have a price; None where none has: never a zero for what is not known."""
         return known_sum(line.usd for line in self.lines)

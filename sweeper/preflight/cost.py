@@ -274,7 +274,7 @@ class _Estimate:
             yield Bought("budget.usd", budget.usd, self._pays(budget.usd - (spent.usd or 0), rest, trials.usd))
         if budget.hours is not None:
             rest = sum((part.seconds for part in others if part.name != BOOT), ZERO)  # workers begin after it
-            left = budget.hours * HOUR_S - spent.seconds
+            left = budget.hours * HOUR_S - spent.worked_s
             yield Bought("budget.hours", budget.hours, self._pays(left, rest, trials.seconds))
 
     def _pays(self, left: float, rest: Span, trials: Span) -> Span:

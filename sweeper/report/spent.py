@@ -40,7 +40,7 @@ def _budget(facts: Facts) -> list[str]:
         spent = usd_text(bill.usd) if bill.usd is not None else "nothing that has a price"
         lines.append(f"Budget: {spent} of `budget.usd={budget.usd:g}`")
     if budget.hours is not None:
-        lines.append(f"Budget: {bill.seconds / HOUR_S:.3g} device hours of `budget.hours={budget.hours:g}`")
+        lines.append(f"Budget: {bill.worked_s / HOUR_S:.3g} device hours of `budget.hours={budget.hours:g}`")
     if budget.trials is not None:
         lines.append(
             f"Budget: {sum(trial.is_trained for trial in facts.seen.trials)} of {budget.trials} trained trials"

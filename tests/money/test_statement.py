@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import create_engine
 
-from sweeper.money.account import statement, sums
+from sweeper.money.account import beside_session, statement, sums
 from sweeper.money.bill import Label
-from sweeper.money.booking import STUDY, Activity
+from sweeper.money.booking import STUDY, Activity, Booking
 from sweeper.money.ledger import has_ledger
 from sweeper.money.price import Price
 from sweeper.money.statement import Statement, percent, sum_in_words
@@ -111,6 +111,19 @@ def test_booting_is_in_the_bill_and_in_the_table() -> None:
     assert found.by_activity()["boot"].usd == pytest.approx(0.06)
     assert found.bill.usd == pytest.approx(0.164)
     assert "study,,overhead,boot," in found.csv()
+    assert (found.bill.seconds, found.bill.worked_s) == (164.0, 104.0)
+
+
+def test_electricity_ahead_is_that_of_the_seconds_that_drew_it() -> None:
+    """And none of booting, which nothing measures."""
+    engine, ledger = ledger_of(None)
+    price = replace(PRICE, tariff_usd_per_kwh=0.36, boot_s=900.0)
+    session = ledger.open("demo", "cpu", STARTED_S, price)
+    ledger.book(session, [Booking(session, STUDY, Activity.LOAD, 100_000_000, energy_mj=10**8)], 100_000_000)
+    found = beside_session(ledger, "demo", session, is_priced=True)
+    assert found.usd_per_s == pytest.approx(0.001)
+    assert found.usd_per_s_ahead == pytest.approx(0.001 + 1000 * 0.36 / 3.6e6)  # a kilowatt
+    engine.dispose()
 
 
 def test_reading_makes_no_tables() -> None:

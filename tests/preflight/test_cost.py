@@ -305,6 +305,11 @@ def test_of_a_study_that_has_begun_it_is_what_is_left(
     assert found.bought[0].trials == Span(0, 0, 0)  # $0.10 of it is spent
     assert lines(found)[0].startswith("cost of what is left of it:")
     assert estimated("budget.trials=8").trials.likely == 2
+    [hours] = estimated("budget.hours=1").bought
+    assert hours.trials.likely > 0
+    booting = Price.of(composed_once("study=demo", *PRICED, "gpu.boot_s=100000").gpu)
+    ledger.book(ledger.open("demo", "cpu", 1.0, booting), [], 0, True)
+    assert estimated("budget.hours=1").bought == (hours,)  # no worker has booted
 
 
 # What is read.

@@ -20,6 +20,7 @@ from sweeper.report.markdown import markdown
 from sweeper.report.report import content
 from sweeper.search.ended import Ended
 from tests.launch.test_tables import scored, trial
+from tests.money.booked import PRICE
 from tests.report.conftest import MakeFacts, nothing_of
 
 VOID = {"meta", "link", "img", "source", "br"}
@@ -157,6 +158,8 @@ def test_while_it_runs_and_where_it_ended_early(facts: MakeFacts) -> None:
     ended = Ended("budget.usd", "$0.51 of budget.usd=0.5").kept(stopped.config, is_closed=True)
     stopped = facts("budget.usd=0.5", ended=ended)
     assert "The study ended before its total: $0.51 of budget.usd=0.5." in page_of(stopped).text
+    booted = facts("budget.hours=1", price=replace(PRICE, boot_s=3600.0))  # which is no worker's hour
+    assert "0.0289 device hours of budget.hours=1" in page_of(booted).text
     assert facts("budget.usd=0.5").state.startswith("The study is not finished, and the same launch goes on with it")
 
 
