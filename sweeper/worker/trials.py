@@ -8,6 +8,7 @@ that its place makes room for: what the sampler knows at an ask is then the same
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ from sweeper.worker.lead import POLL_S, Lead
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import Recorder, curve
 from sweeper.worker.room import Room
-from sweeper.worker.spending import BudgetSpent, Spending
+from sweeper.worker.spending import LOOK_S, BudgetSpent, Spending
 from sweeper.worker.steps import Step
 from sweeper.worker.teller import Teller
 from sweeper.worker.workbench import Timing, Workbench
@@ -74,6 +75,7 @@ class Trials:
         self._suspects: set[int] = set()  # trials that were in flight at an exception
         self._verdicts: dict[int, Callable[[], None]] = {}
         self._held: dict[int, tuple[Slot, AdapterState]] = {}  # out of the pack, but not told yet
+        self._held_back_at = -math.inf
         self._refused: Ended | None = None  # why no other trial is asked for, until one has ended
         self.ended: Ended | None = None
 
@@ -90,8 +92,7 @@ class Trials:
         is_waiting = False
         self._advance()
         while not self.is_stopping() and (pack.slots or not self.search.is_complete):
-            if self.spending.is_limited:
-                self.spending.hold_back(self.spending.finishing_s(self.search.seen()))
+            self._hold_back()
             if self.spending.over() is not None:
                 self._end(self.spending.reached())
                 return
@@ -138,6 +139,12 @@ class Trials:
             saved = self.checkpoints.save_due(self.bench.pack)
             self.spending.book(Activity.CHECKPOINT, [Whose(RunKind.TRIAL, number) for number in saved])
             self._advance()
+
+    def _hold_back(self) -> None:
+        """Keeps what confirmation and test will take; the storage is read for it only so often, or after a verdict."""
+        if self.spending.is_limited and time.monotonic() - self._held_back_at >= LOOK_S:
+            self.spending.hold_back(self.spending.finishing_s(self.search.seen()))
+            self._held_back_at = time.monotonic()
 
     def _do_others_train(self) -> bool:
         own = self.search.in_flight
@@ -338,6 +345,7 @@ class Trials:
             self._forget(number, error)
         self._verdicts.pop(number)
         self._refused = None  # what it came to may change whether the search still pays
+        self._held_back_at = -math.inf  # and who is confirmed
         self._held.pop(number, None)
         self.teller.constraints.pop(number)
         return True

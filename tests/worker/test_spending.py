@@ -33,7 +33,7 @@ from sweeper.search.storage import open_storage
 from sweeper.search.views import StudyView, is_finished, view
 from sweeper.tracking.tracker import STUDY, RunKey, RunState
 from sweeper.trial import RunKind
-from sweeper.worker import spending, workbench
+from sweeper.worker import spending, trials, workbench
 from sweeper.worker.session import Session
 from sweeper.worker.spending import Spending
 from sweeper.worker.workbench import Workbench
@@ -180,6 +180,18 @@ def test_a_trial_that_is_refused_is_not_reserved_for(
     assert 1 <= len(trained(view(home, "demo"))) < 9
     assert any(ahead_us > 0 for is_refused, ahead_us in asked if not is_refused)
     assert {ahead_us for is_refused, ahead_us in asked if is_refused} == {0}  # there is no other in flight
+
+
+def test_the_storage_is_not_read_at_each_step_for_what_is_held_back(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "LOOK_S", 1e9)
+    held: list[float] = []
+    hold_back = Spending.hold_back
+    monkeypatch.setattr(Spending, "hold_back", lambda own, seconds: (held.append(seconds), hold_back(own, seconds))[1])
+    run(prepare("search.trials=2", "engine.slots=1", A_SECOND, "budget.usd=1000"), MemoryTracker())
+    assert max(held) > 0
+    assert len(held) <= 6  # around loading, before the first step, after each of two verdicts, and at the end
 
 
 def test_a_configuration_that_is_too_dear_once_it_is_known_waits_for_more(
