@@ -134,10 +134,14 @@ class Encoded:
 
 def score(pack: Pack, slots: Sequence[int], suite: Encoded, with_adapters: bool = True) -> list[Answers]:
     """Scores the adapters of `slots`, all in the same forwards."""
-    items = [Item(slot, read.tokens) for slot in slots for read in suite.reads]
-    starts = [read.start for _ in slots for read in suite.reads]
-    likelihoods, count = pack.likelihoods(items, starts, with_adapters), len(suite.reads)
+    likelihoods, count = read_by(pack, slots, suite.reads, with_adapters), len(suite.reads)
     return [suite.answers(likelihoods[count * index : count * (index + 1)]) for index in range(len(slots))]
+
+
+def read_by(pack: Pack, slots: Sequence[int], reads: Sequence[Read], with_adapters: bool = True) -> list[float]:
+    """The log-likelihood of each sequence with the adapter of each slot, slot after slot."""
+    items = [Item(slot, read.tokens) for slot in slots for read in reads]
+    return pack.likelihoods(items, [read.start for _ in slots for read in reads], with_adapters)
 
 
 def _question(choice: Choice, tokenizer: Any, begin: Tokens) -> Question:

@@ -14,7 +14,7 @@ from sweeper.errors import StoreError
 from sweeper.paths import write_atomically
 from sweeper.retention import suite
 from sweeper.retention.measure import CERTAIN, FULL, PREFIX, Answers, Yardstick, constraining
-from sweeper.retention.scoring import Encoded, score
+from sweeper.retention.scoring import Encoded, read_by, score
 from sweeper.uncertainty import share_error
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ class Watch:
         return [self.sampled.values(answers) for answers in score(pack, slots, self.sample)]
 
     def rehearse(self, pack: Pack, slots: Sequence[int]) -> None:
-        """Scores the longest of what evaluations read, for what that takes."""
-        score(pack, slots, self.sample)
+        """Reads the longest of what evaluations read, for what that takes: as many for each slot as fill a forward."""
+        longest_last = sorted(self.sample.reads, key=lambda read: len(read.tokens))
+        read_by(pack, slots, longest_last[-max(1, pack.chunk_tokens // self.sample.longest) :])
 
     def score_full(self, pack: Pack, slots: Sequence[int]) -> list[dict[str, float]]:
         """The same of the whole suite, under names of its own."""

@@ -11,7 +11,7 @@ import torch
 
 from sweeper.config import compose
 from sweeper.config.schema import Config
-from sweeper.engine.batches import Chunk
+from sweeper.engine.batches import Chunk, Item
 from sweeper.engine.pack import Pack
 from sweeper.errors import DataError, StoreError
 from sweeper.models.source import load_tokenizer
@@ -163,6 +163,25 @@ def test_the_bases_answers_are_kept_without_text(files: tuple[Path, Path], token
         StoreError, match=r"the base's answers to the 10 items .* cannot be read \(ValueError\); delete it"
     ):
         again.kept(kept)
+
+
+def test_a_rehearsal_reads_the_longest_that_fill_a_forward(
+    files: tuple[Path, Path], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(section(*files), tokenizer)
+    lengths = sorted((len(read.tokens) for read in watch.sample.reads), reverse=True)
+    pack = pack_of([8, 4], chunk_tokens=3 * lengths[0])
+    asked: list[tuple[int, int]] = []
+    likelihoods = pack.likelihoods
+
+    def spied(items: list[Item], *others: Any) -> list[float]:
+        asked.extend((item.slot, len(item.tokens)) for item in items)
+        return likelihoods(items, *others)
+
+    monkeypatch.setattr(pack, "likelihoods", spied)
+    watch.rehearse(pack, [0, 1])
+    assert len(lengths) > 3
+    assert sorted(asked) == [(slot, length) for slot in (0, 1) for length in sorted(lengths[:3])]
 
 
 def test_the_sample_is_held_against_the_same_items_of_the_base(files: tuple[Path, Path], tokenizer: Any) -> None:
