@@ -99,9 +99,7 @@ class Teller:
         self.reports.describe()
         self.keep_best_adapters()
         self.spending.book(Activity.OVERHEAD)
-        if bench.retention is not None:
-            is_scored = measure_base(bench, self.paths, self.search, self.events)
-            self.spending.scored_suite(Activity.BASELINE, bench.retention.full.items if is_scored else 0)
+        self._measure_retention(bench)
         if "baseline" not in self.search.attributes:
             self.events.write("baseline_started")
             base = bench.score_base(bench.validation)
@@ -124,6 +122,9 @@ class Teller:
         around = surroundings.tags(bench, self.config, self.search.attributes)
         self.recorder.join(self.search.attributes["versions"], bench.own.sha256, around, bench.datasets)
         self.spending.book(Activity.OVERHEAD)
+        self._measure_retention(bench)
+
+    def _measure_retention(self, bench: Workbench) -> None:
         if bench.retention is not None:
             is_scored = measure_base(bench, self.paths, self.search, self.events)
             self.spending.scored_suite(Activity.BASELINE, bench.retention.full.items if is_scored else 0)
