@@ -143,11 +143,11 @@ class Pack:
 
     def state(self, slot: Slot) -> AdapterState:
         """A copy of a trial's weights and moments, in host memory."""
-        return self.stack.extract(self.slots.index(slot), device="cpu")
+        return self.stack.extract(self.slots.index(slot))
 
     def weights(self, slot: Slot) -> AdapterState:
         """A copy of a trial's weights alone, in host memory."""
-        return self.stack.extract(self.slots.index(slot), kinds=("weight",), device="cpu")
+        return self.stack.extract(self.slots.index(slot), kinds=("weight",))
 
     def tick(self) -> list[Tick]:
         """One optimizer step of every slot, in their order; the weights and moments of one that diverges stay."""

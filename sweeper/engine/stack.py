@@ -138,7 +138,7 @@ class AdapterStack:
 
         Where memory runs out, the stack is as before.
         """
-        removed = self.extract(slot, device="cpu")
+        removed = self.extract(slot)
         self.discard(slot)
         return removed
 
@@ -171,7 +171,9 @@ class AdapterStack:
             made = attempted(partial(self._laid_out, group))
             if isinstance(made, Failure):
                 # Not both the old and the new one: what stays waits in host memory.
-                group.entries = [_on_host(group, entry) for entry in group.entries]
+                group.entries = [
+                    _on_host(group.state(entry)) if isinstance(entry, int) else entry for entry in group.entries
+                ]
                 self._let_go(group)
                 free_caches()
                 made = self._laid_out(group)
@@ -194,16 +196,10 @@ class AdapterStack:
         # Values that share a scale lie as the padded rank has them: neighbours must not change it.
         return bucket_of(rank, is_exact=self.optimizer_state == "8bit")
 
-    def extract(self, slot: int, kinds: Sequence[str] = KINDS, device: str | None = None) -> AdapterState:
-        """Copies one adapter out, at its true rank; to where it is, unless `device` says otherwise."""
+    def extract(self, slot: int, kinds: Sequence[str] = KINDS) -> AdapterState:
+        """Copies one adapter into host memory, at its true rank."""
         group, place = self._find(slot)
-        found = group.state(group.entries[place], kinds)
-        tensors = {
-            kind: {name: tensor.detach().to(device, copy=True) for name, tensor in found.tensors[kind].items()}
-            for kind in KINDS
-            if kind in kinds
-        }
-        return AdapterState(found.rank, found.scale, {kind: tensors.get(kind, {}) for kind in KINDS})
+        return _on_host(group.state(group.entries[place], kinds), kinds)
 
     def _find(self, slot: int) -> tuple[_Group, int]:
         """The group of a slot, and its place there."""
@@ -310,11 +306,11 @@ class AdapterStack:
             return function(*args)
 
 
-def _on_host(group: _Group, entry: int | AdapterState) -> AdapterState:
-    if isinstance(entry, AdapterState):
-        return entry
-    state = group.state(entry)
-    tensors = {kind: {name: t.cpu().clone() for name, t in named.items()} for kind, named in state.tensors.items()}
+def _on_host(state: AdapterState, kinds: Sequence[str] = KINDS) -> AdapterState:
+    """A copy in host memory of these kinds of tensors."""
+    tensors: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in KINDS}
+    for kind in kinds:
+        tensors[kind] = {name: one.detach().to("cpu", copy=True) for name, one in state.tensors[kind].items()}
     return AdapterState(state.rank, state.scale, tensors)
 
 
