@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sweeper.engine import moments
 from sweeper.engine.lora import PackedLoRA, Weights
-from sweeper.engine.moments import MOMENTS, QUANTISED_BLOCK, OptimizerState
-from sweeper.memory.formula import padded
+from sweeper.engine.moments import MOMENTS, OptimizerState
+from sweeper.memory.formula import QUANTISED_BLOCK, padded
 
 KINDS = ("weight", *moments.KINDS)
 BUCKET_FACTOR = 4  # the ranks of a bucket differ by less: fewer buckets, fewer kernels; more, less padding

@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sweeper.engine.batches import Chunk
 from sweeper.errors import ModelError
-
-CHUNK_POSITIONS = 1024
+from sweeper.memory.formula import HEAD_POSITIONS
 
 
 class Head:
@@ -84,7 +83,7 @@ class Head:
             [
                 torch.as_tensor(checkpoint(self._losses, part, target, use_reentrant=False))
                 for part, target in zip(
-                    torch.split(hidden, CHUNK_POSITIONS), torch.split(targets, CHUNK_POSITIONS), strict=True
+                    torch.split(hidden, HEAD_POSITIONS), torch.split(targets, HEAD_POSITIONS), strict=True
                 )
             ]
         )

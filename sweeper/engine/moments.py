@@ -15,9 +15,10 @@ import torch
 from bitsandbytes import functional as quantisation
 from torch import Tensor
 
+from sweeper.memory.formula import QUANTISED_BLOCK
+
 OptimizerState = Literal["device", "host", "8bit"]
 KINDS = ("exp_avg", "exp_avg_sq")  # AdamW's names
-QUANTISED_BLOCK = 256  # values that share a scale, as in bitsandbytes' own 8-bit optimizers
 # exp_avg_sq has no sign: all of its levels are above zero.
 _LEVELS = {kind: quantisation.create_dynamic_map(signed=kind == "exp_avg").tolist() for kind in KINDS}
 # bitsandbytes' lowest level is -0.993: a block whose largest value is negative would shrink each time that it is

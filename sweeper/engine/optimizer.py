@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from sweeper.engine.bucket import Bucket
-from sweeper.engine.moments import QUANTISED_BLOCK
 from sweeper.engine.stack import AdapterStack
+from sweeper.memory.formula import QUANTISED_BLOCK, SCRATCH_BUFFER_BYTES
 from sweeper.trial import TrialParams
 
 EPSILON = 1e-8  # AdamW's default in torch and in transformers' Trainer
-BLOCK_VALUES = 2**21  # of a slot's values that are worked on at a time: 8 MiB of scratch in float32
+BLOCK_VALUES = SCRATCH_BUFFER_BYTES // 4  # of a slot's values that are worked on at a time, in float32
 
 
 @dataclass(frozen=True)

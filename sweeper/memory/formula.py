@@ -16,15 +16,17 @@ from typing import Any
 from sweeper.memory.planner import Load, Profile, Work
 
 RANK_MULTIPLE = 8  # what adapters are padded to: grouped_mm wants strides of 16 bytes; see `ragged_matmul`
+# Sizes of the engine's own work, which takes them from here.
 HEAD_POSITIONS = 1024  # what goes through the output head at once
+SCRATCH_BUFFER_BYTES = 2**23  # of a block of values, in float32, that the optimizer's step works on
+QUANTISED_BLOCK = 256  # values that share a scale, as in bitsandbytes' own 8-bit optimizers
 # Bytes for a value of an adapter: weight and gradient, and both moments where they are kept.
 WEIGHT_AND_GRADIENT_BYTES = 8
 COPY_BYTES = 12  # of an adapter in host memory: weight and both moments
 BEST_COPY_BYTES = 4  # the weight alone, as of a trial's best evaluation
-MOMENT_BYTES = {"device": 8.0, "host": 0.0, "8bit": 2 + 2 * 4 / 256}
+MOMENT_BYTES = {"device": 8.0, "host": 0.0, "8bit": 2 + 2 * 4 / QUANTISED_BLOCK}
 SCRATCH_BUFFERS = {"device": 2, "host": 4, "8bit": 6}  # of the optimizer's step
-SCRATCH_BUFFER_BYTES = 2**23
-STAGED_BYTES = {"device": 0.0, "host": 0.0, "8bit": 2 + 2 * 4 / 256}  # for a value, within the step
+STAGED_BYTES = {"device": 0.0, "host": 0.0, "8bit": 2 + 2 * 4 / QUANTISED_BLOCK}  # for a value, within the step
 # What is done with a layer's activations until the backward; and scoring, which has no backward.
 CHECKPOINTED, KEPT, SCORE = "checkpointed", "kept", "score"
 MODES = (CHECKPOINTED, KEPT)

@@ -40,7 +40,7 @@ def test_losses_in_chunks_equal_cross_entropy(monkeypatch: pytest.MonkeyPatch) -
     targets = torch.randint(0, 96, (11,))
     expected = functional.cross_entropy(model.lm_head(hidden), targets, reduction="none")
     [expected_grad] = torch.autograd.grad(expected.sum(), hidden)
-    monkeypatch.setattr(head_module, "CHUNK_POSITIONS", 4)
+    monkeypatch.setattr(head_module, "HEAD_POSITIONS", 4)
     losses = head.losses(hidden, targets)
     [grad] = torch.autograd.grad(losses.sum(), hidden)
     assert torch.allclose(losses, expected, atol=1e-14)
