@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from sweeper.search.asking import Asked
 from sweeper.worker.checkpoints import Checkpoints
 from sweeper.worker.memory import MemoryLog
 from sweeper.worker.recorder import Records
-from sweeper.worker.workbench import Workbench
+from sweeper.worker.workbench import Timing, Workbench
 
 Result = TypeVar("Result")
 NEIGHBOUR_PAUSE_S = 1.0
@@ -102,6 +102,23 @@ class Room:
         else:
             self._refuse(self._as_it_was(waiting), slot.message)
         return None
+
+    def evaluate(self, due: Sequence[Slot], is_stopping: Callable[[], bool]) -> tuple[list[Slot], Timing | None]:
+        """Scores the slots that are due on the validation split, together.
+
+        Returns:
+            Those that were scored, for one that had to leave for memory is not; and what the last attempt took.
+        """
+        took: Timing | None = None
+
+        def evaluate() -> list[Slot]:
+            nonlocal took
+            here = [slot for slot in due if slot in self._bench.pack.slots]
+            if here:
+                took = self._bench.evaluate(here, self._config)
+            return here
+
+        return self.within(evaluate, is_stopping) or [], took
 
     def _park(self, waiting: Waiting) -> None:
         """A trial waits until others have left; it stays in flight, under its number."""

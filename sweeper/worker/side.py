@@ -33,7 +33,7 @@ from sweeper.worker.room import Room
 from sweeper.worker.side_records import SideRecords, SideRun, read, tracked
 from sweeper.worker.spending import BudgetSpent, Spending
 from sweeper.worker.steps import Step
-from sweeper.worker.workbench import Scored, Split, Timing, Workbench
+from sweeper.worker.workbench import Scored, Split, Workbench
 
 
 @dataclass(frozen=True)
@@ -204,18 +204,8 @@ class SideRuns:
         if not due:
             return
         self._records.events.write("evaluating", numbers=[slot.number for slot in due])
-
-        took: Timing | None = None
-
-        def evaluate() -> list[Slot]:
-            nonlocal took
-            here = [slot for slot in due if slot in self._bench.pack.slots]
-            if here:
-                took = self._bench.evaluate(here, self._config)
-            return here
-
         self._spending.book(Activity.OVERHEAD)
-        scored = self._room.within(evaluate, is_stopping) or []
+        scored, took = self._room.evaluate(due, is_stopping)
         self._spending.evaluated(self._kind, scored, took)
         for slot in scored:
             point = curve(slot)[-1]

@@ -33,7 +33,7 @@ from sweeper.worker.room import Room
 from sweeper.worker.spending import LOOK_S, BudgetSpent, Spending
 from sweeper.worker.steps import Step
 from sweeper.worker.teller import Teller
-from sweeper.worker.workbench import Timing, Workbench
+from sweeper.worker.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 MAX_CRASHES = 3
@@ -250,18 +250,8 @@ class Trials:
         if not due:
             return []
         self.events.write("evaluating", numbers=[slot.number for slot in due])
-
-        took: Timing | None = None
-
-        def evaluate() -> list[Slot]:
-            nonlocal took
-            here = [slot for slot in due if slot in self.bench.pack.slots]
-            if here:
-                took = self.bench.evaluate(here, self.config)
-            return here
-
         self.spending.book(Activity.OVERHEAD)
-        scored = self.room.within(evaluate, self.is_stopping) or []
+        scored, took = self.room.evaluate(due, self.is_stopping)
         self.spending.evaluated(RunKind.TRIAL, scored, took)
         self.recorder.evaluations(scored)
         return scored
