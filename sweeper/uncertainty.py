@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+ERROR_DRAWS = 400  # of a bootstrap: the standard error is then known to 4 %
+
 
 def share_error(share: float, count: int) -> float:
     """The standard error of a share of hits among `count`.

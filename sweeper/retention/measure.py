@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.uncertainty import share_error
+from sweeper.uncertainty import ERROR_DRAWS, share_error
 
 Kind = Literal["accuracy", "perplexity"]
 MEASURES: tuple[Kind, ...] = ("accuracy", "perplexity")
@@ -23,7 +23,6 @@ PREFIX = "retention/"
 FULL = f"{PREFIX}full_"  # of the whole suite
 CONSTRAINT = "retention"
 CERTAIN = 2.0  # standard errors
-_DRAWS = 400  # of a bootstrap: its standard error is then known to 4 %
 _WORST_NLL = 50.0  # nats for a token: what a model that is no model any more has, whose numbers may not be finite
 
 
@@ -88,9 +87,9 @@ def noise_floor(base: Answers, kind: Kind) -> float:
     """
     generator = np.random.default_rng(0)
     if kind == "accuracy":
-        drawn = generator.choice(base.correct, (_DRAWS, len(base.correct)))
+        drawn = generator.choice(base.correct, (ERROR_DRAWS, len(base.correct)))
         return float(drawn.mean(1).std(ddof=1))
-    rows = generator.integers(len(base.nll), size=(_DRAWS, len(base.nll)))
+    rows = generator.integers(len(base.nll), size=(ERROR_DRAWS, len(base.nll)))
     means = base.nll[rows].sum(1) / base.tokens[rows].sum(1)
     return float((1 - np.exp(means.mean() - means)).std(ddof=1))
 

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.data.row import Row
+from sweeper.tasks import draws
 from sweeper.tasks.generation import Generation
-from sweeper.uncertainty import mean_error
+from sweeper.uncertainty import ERROR_DRAWS, mean_error
 
 if TYPE_CHECKING:
     from sweeper.tasks.task import Scores
-
-_DRAWS = 400  # of the bootstrap: the standard error is then known to 4 %
 
 
 def rouge_l(reference: str, prediction: str) -> float:
@@ -84,7 +83,7 @@ class CommentScores:
 def _corpus_score(metric: str, truth: Sequence[Sequence[str]], predictions: Sequence[str]) -> tuple[float, float]:
     """A score over all rows, and its standard error."""
     rows = len(predictions)
-    times = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), _DRAWS)
+    times = draws.times(rows, ERROR_DRAWS, seed=0).astype(int)
     [whole] = corpus_scores(metric, truth, predictions, np.ones((1, rows), dtype=int))
     return whole, float(np.std(corpus_scores(metric, truth, predictions, times), ddof=1))
 

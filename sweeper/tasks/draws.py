@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.uncertainty import ERROR_DRAWS
+
 Array = NDArray[np.float64]
-_DRAWS = 400  # of the bootstrap of an error: it is then known to 4 %
 
 
 def times(rows: int, draws: int, seed: int) -> Array:
@@ -49,7 +50,7 @@ def macro_f1_error(labels: Sequence[str], truth: Sequence[str], predictions: Seq
     rows = confusion.sum(1)
     # (labels, draws, known)
     drawn = np.stack(
-        [generator.multinomial(int(n), cells / n, _DRAWS) for n, cells in zip(rows, confusion, strict=True)]
+        [generator.multinomial(int(n), cells / n, ERROR_DRAWS) for n, cells in zip(rows, confusion, strict=True)]
     )
     hits = np.stack([drawn[index, :, index] for index in range(len(labels))])
     guesses = drawn.sum(0)[:, : len(labels)].T
