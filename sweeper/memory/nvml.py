@@ -74,10 +74,7 @@ class NvmlDevice:
     """
 
     def __init__(self, uuid: str, cuda_total_bytes: int, load: Callable[[], Any] = _import_pynvml) -> None:
-        try:
-            self._api = load()
-        except ImportError as error:
-            raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
+        self._api = _loaded(load)
         with _explained(self._api):
             self._api.nvmlInit()  # never shut down: NVML counts its users, and this one lasts as long as the process
             self._handle = self._find(uuid)
@@ -182,10 +179,7 @@ def cards(load: Callable[[], Any] = _import_pynvml) -> list[Card]:
     Raises:
         NvmlUnavailable: NVML cannot be used.
     """
-    try:
-        api = load()
-    except ImportError as error:
-        raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
+    api = _loaded(load)
     with _explained(api):
         api.nvmlInit()
         handles = [api.nvmlDeviceGetHandleByIndex(index) for index in range(api.nvmlDeviceGetCount())]
@@ -285,16 +279,20 @@ def card_at(index: int, load: Callable[[], Any] = _import_pynvml) -> tuple[str, 
     names = [str(index)] * (index + 1) if visible is None else [name.strip() for name in visible.split(",") if name]
     if index >= len(names):
         raise NvmlUnavailable(f"CUDA_VISIBLE_DEVICES={visible} has no device {index}")
-    try:
-        api = load()
-    except ImportError as error:
-        raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
+    api = _loaded(load)
     with _explained(api):
         api.nvmlInit()
         by_number = names[index].isdecimal()
         find = api.nvmlDeviceGetHandleByIndex if by_number else api.nvmlDeviceGetHandleByUUID
         handle = find(int(names[index]) if by_number else names[index])
         return str(api.nvmlDeviceGetName(handle)), int(api.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+def _loaded(load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except ImportError as error:
+        raise NvmlUnavailable(f"pynvml cannot be imported ({error}); install nvidia-ml-py") from error
 
 
 @contextmanager
