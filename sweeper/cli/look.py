@@ -89,8 +89,8 @@ def best(study: str, as_json: bool, force: bool) -> int:
     from sweeper.report.reading import cost_of, studied
     from sweeper.report.verdict import advice
     from sweeper.search.advice import shortfall
+    from sweeper.search.cheaper import cheaper_tie
     from sweeper.search.looks import looks
-    from sweeper.search.pareto import cheaper_tie
     from sweeper.serving import record
 
     home = Home.from_environment()

@@ -22,8 +22,8 @@ from sweeper.plots.marks import (
     scored,
 )
 from sweeper.plots.picture import LeftOut, Picture, Theme, picture
+from sweeper.search.cheaper import cheaper_tie
 from sweeper.search.choice import LIKE
-from sweeper.search.pareto import cheaper_tie
 from sweeper.search.views import StudyView
 from sweeper.units import time_text, usd_text
 

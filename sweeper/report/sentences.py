@@ -8,9 +8,9 @@ from sweeper.config.schema import Config
 from sweeper.money.statement import Statement
 from sweeper.retention.measure import CONSTRAINT, FULL, MEASURES, PREFIX
 from sweeper.search.advice import shortfall
+from sweeper.search.cheaper import cheaper_tie
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.looks import Looks
-from sweeper.search.pareto import cheaper_tie
 from sweeper.search.views import StudyView, TrialView
 from sweeper.units import time_text, usd_text
 
