@@ -27,8 +27,7 @@ from sweeper.trial import Reason
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _TOLD_NAMES = frozenset(state.name for state in TOLD)
-# Attributes of a study: the rows that it holds back for confirmation, what came of that, and the trials that turned out
-# infeasible after they were told, with why.
+# Attributes of a study: the rows that it holds back for confirmation, and what came of that.
 HELD_BACK, CONFIRMATION = "confirmation_rows", "confirmation"
 
 

@@ -121,10 +121,6 @@ def test_an_architecture_generates_packed_as_peft_does_alone(kind: str) -> None:
     assert len(set(written)) > len(prompts)  # the adapters do not all write the same
 
 
-def test_every_named_architecture_is_here() -> None:
-    assert {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_neox"} <= set(ARCHITECTURES)
-
-
 def test_a_multimodal_model_is_adapted_where_text_passes() -> None:
     torch.manual_seed(0)
     text = {**COMMON, "eos_token_id": 1, "sliding_window": 8}

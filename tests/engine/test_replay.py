@@ -11,7 +11,7 @@ import torch
 
 from sweeper.data.example import Example
 from sweeper.engine import checkpoint
-from sweeper.engine.batches import replayed_rows
+from sweeper.engine.batches import Item, replayed_rows
 from sweeper.engine.pack import Pack
 from sweeper.engine.slot import Slot
 from sweeper.trial import Rhythm
@@ -122,11 +122,18 @@ def test_a_passage_counts_as_much_as_its_weight_says() -> None:
     assert losses[1] == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_rehearsal_reads_passages_too() -> None:
+def test_a_rehearsal_reads_passages_too(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [Example((5,), tuple(range(6, 66)))]
     pack = new_pack(small_model(torch.float32), random_examples(4), dtype=torch.float32, replay=texts)
     slot, state = pack.new_slot(0, TRIALS[0], rhythm_of(TRIALS[0]), SEED)
     pack.admit(slot, state)
+    trained: list[Item] = []
+    step = pack._step
+
+    def spied(items: list[Item], divisors: list[float]) -> tuple[list[float], list[float]]:
+        trained.extend(items)
+        return step(items, divisors)
+
+    monkeypatch.setattr(pack, "_step", spied)
     pack.rehearse([~0, 1])
-    assert pack.example(~0) is texts[0]
-    assert pack.example(1) is pack.examples[1]
+    assert [(item.key, item.tokens) for item in trained] == [(~0, texts[0].tokens), (1, pack.examples[1].tokens)]
