@@ -12,7 +12,7 @@ import yaml
 
 from sweeper import outcome
 from sweeper.config.schema import Config
-from sweeper.errors import StoreError
+from sweeper.errors import ERRORS, StoreError
 from sweeper.money.statement import Statement
 from sweeper.paths import Home, StudyPaths
 from sweeper.redaction import redacted
@@ -105,7 +105,7 @@ class Facts:
         found = outcome.last(self.paths)
         if found is None or found.status != outcome.ERROR or self.is_running:
             return None
-        if found.trace:  # a defect's message may quote a row
+        if found.kind not in ERRORS:  # a defect's message may quote a row
             return f"{found.kind}: message and trace are in the study's {found.log.relative_to(self.paths.root)}"
         return f"{found.kind}: {redacted(str(found.message)).strip().partition(chr(10))[0]}"
 

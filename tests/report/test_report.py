@@ -167,7 +167,14 @@ def test_why_the_last_session_ended(facts: MakeFacts) -> None:
     found = facts()
     found.paths.workers.mkdir(parents=True, exist_ok=True)
     found.paths.write_outcome(
-        0, {"pid": 1, "status": "error", "kind": "DataError", "message": "train.csv:17 is empty\nmore", "trace": None}
+        0,
+        {
+            "pid": 1,
+            "status": "error",
+            "kind": "DataError",
+            "message": "train.csv:17 is empty\nmore",
+            "trace": "File /x.py",
+        },
     )
     assert "ended with an error. DataError: train.csv:17 is empty" in page_of(found).text
     assert "more" not in str(replace(found).last_error)
