@@ -32,7 +32,7 @@ test-all: $(VENV)/installed
 # Which lines the tests run, in every process that they start; fails below what pyproject.toml asks for.
 coverage: $(VENV)/installed
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m coverage run -m pytest -n logical --maxprocesses 8 --dist loadfile --timeout 900
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
