@@ -36,6 +36,7 @@ from sweeper.errors import ConfigError, SweeperError, unknown
 from sweeper.redaction import secret_keys
 
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
+_PARAMETER = re.compile(r"^search\.space\.(\w+)(?:\.([A-Za-z]\w*))?=")
 # What has the keys that a model's architecture, a chat template, a person or the user's own code takes.
 OPEN = ("model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.", "objective.metric.", "task.arguments.")
 _own_folders: dict[str, Path] = {}
@@ -204,8 +205,33 @@ def _refuse(arguments: list[str]) -> None:
         match = _KEY.match(argument)
         if match:
             problems += _unknown_key(match[1])
-    if problems:
+    if problems := problems or _unlike(arguments):
         raise ConfigError(problems)
+
+
+def _unlike(arguments: list[str]) -> list[str]:
+    """What Hydra cannot merge: a range of a parameter, or a part of one, into the study's list, and the reverse."""
+    overrides = [argument for argument in arguments if _is_override(argument)]
+    said = {match: argument for argument in overrides if (match := _PARAMETER.match(argument))}
+    if not said:
+        return []
+    try:
+        with hydra.initialize_config_module("sweeper.conf", version_base="1.3"):
+            others = hydra.compose("config", [one for one in overrides if one not in said.values()])
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        return []  # which is said where all of it is composed
+    space: Any = OmegaConf.to_container(others.search.space)
+    problems = []
+    for match, argument in said.items():
+        name, part = match.groups()
+        value = {part: None} if part else OverridesParser.create().parse_override(argument).value()
+        there = space.get(name)
+        if {type(value), type(there)} == {dict, list}:
+            problems.append(
+                f"{argument.partition('=')[0]}: is {there} so far, and a range cannot be merged with a list; "
+                f"replace it by ~search.space.{name} '+search.space.{name}=…'"
+            )
+    return problems
 
 
 def _is_override(argument: str) -> bool:
