@@ -114,6 +114,7 @@ def test_ranks_are_padded(rank: int, expected: int) -> None:
 def test_the_optimizer_takes_scratch_and_what_is_staged() -> None:
     made = Formula.generic(BASE)
     assert made.optimizer_bytes(PROFILE, "attention", "device") == 2 * 4 * 16 * 50
+    assert made.optimizer_bytes(((8, 4), (16, 1)), "attention", "device") == 2 * 4 * 32 * 50  # four of rank 8
     assert made.optimizer_bytes(PROFILE, "attention", "host") == 4 * 4 * 16 * 50
     assert made.optimizer_bytes(PROFILE, "attention", "8bit") == int(6 * 4 * 16 * 50 + 32 * 90 * (2 + 8 / 256))
     wide = Formula.generic(replace(BASE, targets={"attention": replace(ATTENTION, half=SCRATCH_BUFFER_BYTES)}))

@@ -292,6 +292,8 @@ def test_the_latest_readings_are_kept(tensors: Tensors, device: ByteBudget) -> N
         "cached_gib": 0.0,
         "total_gib": 1000 / 1024,
     }
+    reading = Reading(own_bytes=GIB, peak_bytes=2 * GIB, free_bytes=3 * GIB, total_bytes=8 * GIB, cached_bytes=4 * GIB)
+    assert Moment(1.23456, reading).as_dict()["cached_gib"] == 4.0
 
 
 # Out of memory.

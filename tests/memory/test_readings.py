@@ -248,6 +248,19 @@ def test_what_libraries_keep_of_the_allocators_memory_is_told_from_the_context()
     assert (backend.runtime_bytes(), backend.workspace_bytes) == (550 * MIB, 64 * MIB)
 
 
+def test_what_others_hold_is_no_context() -> None:
+    cuda = FakeCuda(Card("GPU-" + A_UUID, neighbour_bytes=1000 * MIB))
+    cuda.context_bytes, cuda.workspace_bytes = 300 * MIB, 64 * MIB
+    cuda.multiply(CUDA_0)  # tensors that are there already
+    nvml = FakeNvml(*cuda.cards)
+    nvml.compute = [process(11, 600 * MIB), process(12, None)]  # the driver does not say what 12 holds: 400 MiB
+    backend = backend_of(cuda, nvml)
+    assert backend.runtime_bytes() == 700 * MIB
+    assert backend.workspace_bytes == 64 * MIB
+    nvml.compute = [process(11, 5000 * MIB)]  # lists are older than readings
+    assert backend.runtime_bytes() == 0
+
+
 def test_the_allocator_is_told_what_it_may_hold() -> None:
     cuda = FakeCuda(Card("GPU-" + A_UUID))
     backend = backend_of(cuda, FakeNvml(*cuda.cards))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -84,5 +86,25 @@ def test_a_pace_is_kept(home: Home) -> None:
     keep_pace(home.pace, name, pace)
     assert known_pace(home.pace, name) == pace
     assert known_pace(home.pace, "other") is None
+    pace.setup_s = 4.5
+    keep_pace(home.pace, name, pace)
+    assert known_pace(home.pace, name) == pace
     (home.pace / f"{name}.json").write_text("{half")
     assert known_pace(home.pace, name) is None
+
+
+def test_a_pace_is_kept_where_there_is_no_folder_yet(tmp_path: Path) -> None:
+    keep_pace(tmp_path / "new" / "pace", "a", Pace(setup_s=1.0))
+    assert known_pace(tmp_path / "new" / "pace", "a") == Pace(setup_s=1.0)
+
+
+@pytest.mark.parametrize("wrong", [math.inf, math.nan, -1.0])
+def test_a_pace_that_no_clock_has_measured_counts_as_none(home: Home, wrong: float) -> None:
+    for pace in (Pace(step=(0.1, wrong)), Pace(rows=Fit(count=2.0, x=wrong))):
+        keep_pace(home.pace, "a", pace)
+        assert known_pace(home.pace, "a") is None
+
+
+def test_the_name_of_a_pace_says_what_it_belongs_to() -> None:
+    assert key("qwen2.5-7b", "bfloat16", "nf4", "Tesla T4", None, "a/b") == "qwen2.5-7b_nf4_bfloat16_Tesla_T4_a_b"
+    assert key("tiny", "float32", "nf4", "cpu", 2, "classification") == "tiny_nf4_float32_cpu_classification_2_threads"
