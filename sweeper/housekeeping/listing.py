@@ -115,7 +115,10 @@ def _line(paths: StudyPaths, storage: optuna.storages.BaseStorage | None) -> Stu
         config = check.load(paths)
         line.total, line.metric, line.model = config.search.trials, config.objective.metric_name, config.model.name
     except READING as error:
-        problems.append(_reason(error))
+        if storage is None and paths.root.is_dir() and not paths.config.exists():
+            line.detail = "its launch was refused, or ended, before there was anything; launched again, it begins"
+        else:
+            problems.append(_reason(error))
     if storage is not None:
         try:
             seen = read(storage, paths.name)

@@ -335,13 +335,15 @@ def study_names(home: Home) -> list[str]:
     """The studies in the store.
 
     Raises:
-        StoreError: if there is no store.
+        StoreError: if there is no store, or nothing in it.
     """
     return _names(_existing_storage(home))
 
 
 def _existing_storage(home: Home) -> optuna.storages.RDBStorage:
     if not home.has_optuna:
+        if home.root.is_dir():
+            raise StoreError(f"no study in {home.root} has asked for a trial yet; `sweeper list` says what is there")
         raise StoreError(f"there is no store at {home.root}; launch a study there, or set SWEEPER_HOME")
     return open_storage(home)
 

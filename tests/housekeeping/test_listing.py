@@ -79,6 +79,7 @@ def test_what_is_broken_says_why_and_hides_nothing(home: Home, make: Make) -> No
                 "studies ON trials.study_id = studies.study_id WHERE studies.study_name = 'trials')"
             )
         )
+    (home.studies / "refused").mkdir()
     (home.studies / "not a study").mkdir()
     (home.studies / ".gone.deleting").mkdir()
     write(home.studies / "a-file")
@@ -86,7 +87,9 @@ def test_what_is_broken_says_why_and_hides_nothing(home: Home, make: Make) -> No
     lines = listed(home)
     assert lines["whole"].state is State.INTERRUPTED
     damaged = {name: line.detail or "" for name, line in lines.items() if line.state is State.DAMAGED}
-    assert set(damaged) == set(lines) - {"whole"}
+    assert set(damaged) == set(lines) - {"whole", "refused"}
+    assert lines["refused"].state is State.EMPTY
+    assert "its launch was refused, or ended" in (lines["refused"].detail or "")
     assert set(damaged) == {"no-yaml", "no-settings", "other-settings", "bytes", "marked", "folder", "trials"}
     assert "config.yaml cannot be read: " in damaged["no-yaml"]
     assert "that file is gone" in damaged["no-settings"]
@@ -126,6 +129,8 @@ def test_an_empty_store_and_none_are_said(home: Home, monkeypatch: pytest.Monkey
     assert "no studies yet" in CliRunner().invoke(main, ["list"]).stdout
     assert json.loads(CliRunner().invoke(main, ["list", "--json"]).stdout)["studies"] == []
     monkeypatch.setenv("SWEEPER_HOME", str(tmp_path / "nowhere"))
+    said = CliRunner().invoke(main, ["status", "demo"]).stderr
+    assert "there is no store at" in said
     result = CliRunner().invoke(main, ["list"])
     assert (result.exit_code, "there is no store" in result.stderr) == (2, True)
     assert not (tmp_path / "nowhere").exists()
