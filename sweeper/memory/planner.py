@@ -179,14 +179,14 @@ class Planner:
         seq, limit = lengths[0], min(most_tokens, self._limits.get(work, most_tokens))
         whole = list(accumulate(lengths))
         most = max(1, min(len(lengths), limit // seq) if is_padded else bisect_right(whole, limit))
-        answers = [0, *accumulate(supervised or [0] * most)]
+        answers = list(accumulate(supervised or [0] * most))
         self._may_checkpoint = can_checkpoint and self.gradient_checkpointing == "auto"
         is_asked = self.gradient_checkpointing is True or self._must_checkpoint
         is_checkpointed = work is Work.TRAIN and can_checkpoint and is_asked
 
         def load(rows: int) -> Load:
-            unpadded = None if is_padded else whole[rows - 1] if rows else 0
-            return Load(work, rows, seq, answers[rows], is_checkpointed, unpadded)
+            unpadded = None if is_padded else whole[rows - 1]
+            return Load(work, rows, seq, answers[rows - 1], is_checkpointed, unpadded)
 
         rows = self._fitting(load, most, profile)
         if rows == 0 and work is Work.TRAIN and can_checkpoint and self.gradient_checkpointing == "auto":

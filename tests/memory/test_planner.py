@@ -137,6 +137,13 @@ def test_as_many_rows_go_together_as_there_is_room_for(room: int, rows: int) -> 
     assert part(made) == Part(rows, is_checkpointed=False)
 
 
+@pytest.mark.parametrize(("rows", "unpadded"), [(1, 100), (2, 160), (3, 180), (4, 190), (5, 200)])
+def test_without_padding_there_is_room_for_what_rows_have(rows: int, unpadded: int) -> None:
+    needed = Load(Work.TRAIN, rows, 100, unpadded=unpadded).tokens
+    assert part(watching(Room(needed)), is_padded=False).rows == rows
+    assert part(watching(Room(needed - 1)), is_padded=False).rows == max(1, rows - 1)
+
+
 def test_positions_with_a_loss_are_those_of_the_rows() -> None:
     made = watching(Room(320))
     assert part(made, supervised=[7, 7, 6, 5, 5]).rows == 3
@@ -273,6 +280,17 @@ def test_what_was_made_smaller_grows_again(pauses: list[float]) -> None:
     assert part(made, can_checkpoint=True) == Part(2, True)
     made.end()
     assert part(made, can_checkpoint=True) == Part(5, False)
+
+
+def test_what_was_made_smaller_grows_twofold(pauses: list[float]) -> None:
+    made = Planner()
+    for expected in (10, 5, 2):
+        assert part(made, lengths=[100] * 10).rows == expected
+        made.rescue("full")
+    for expected in (1, 2, 4, 8, 10):
+        assert part(made, lengths=[100] * 10).rows == expected
+        for _ in range(RECOVERY_STEPS):
+            made.end()
 
 
 def test_other_work_is_cut_by_what_is_foretold_alone(pauses: list[float]) -> None:

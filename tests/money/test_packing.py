@@ -35,9 +35,21 @@ def test_noise_makes_neither_part_negative() -> None:
 def test_the_knee(fixed_s: float, most: int, best: int) -> None:
     packing = Packing(fixed_s, 0.001, 100)
     assert packing.best(most) == best
+    assert all(packing.speedup(slots) < 0.9 * packing.speedup(most) for slots in range(1, best)) or best == 1
     words = packing.in_words(best)
     assert words.startswith(
         "one trial at a time" if best == 1 else f"{best} trials together train {packing.speedup(best):.2f}"
     )
     assert f"{1000 * fixed_s:.3g} ms" in words
     assert "1,000 tokens/s" in words
+
+
+def test_what_packing_promises_in_words() -> None:
+    assert Packing(0.1, 0.001, 100).in_words(1) == (
+        "one trial at a time: more together would gain less than 5% "
+        "(100 ms for any step, then 1,000 tokens/s; one trial's has 100 tokens)"
+    )
+    assert Packing(0.1, 0.0, 100).in_words(2) == (
+        "2 trials together train 2.00 times as fast as one by one "
+        "(100 ms for any step, then no more for each token; one trial's has 100 tokens)"
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import create_engine
 
-from sweeper.money.account import beside_session, statement, sums
+from sweeper.money.account import beside_session, statement, sums, trial_cost
 from sweeper.money.bill import Label
 from sweeper.money.booking import STUDY, Activity, Booking
 from sweeper.money.ledger import has_ledger
@@ -123,6 +123,53 @@ def test_electricity_ahead_is_that_of_the_seconds_that_drew_it() -> None:
     found = beside_session(ledger, "demo", session, is_priced=True)
     assert found.usd_per_s == pytest.approx(0.001)
     assert found.usd_per_s_ahead == pytest.approx(0.001 + 1000 * 0.36 / 3.6e6)  # a kilowatt
+    engine.dispose()
+
+
+def test_what_a_study_has_taken_beside_a_session() -> None:
+    """What others have booked and what they are at, without the session's own seconds, but with its electricity."""
+    engine, ledger = ledger_of(replace(PRICE, tariff_usd_per_kwh=0.36), "demo", "other")
+    own = ledger.open("demo", "cpu", STARTED_S + 300.0, replace(PRICE, tariff_usd_per_kwh=0.36))
+    ledger.book(own, [Booking(own, STUDY, Activity.LOAD, 10_000_000, energy_mj=10**7)], 11_000_000)
+    electricity = 0.36 * 1e4 / 3.6e6
+    found = beside_session(ledger, "demo", own, is_priced=True)
+    assert found.spent.seconds == pytest.approx(BOOKED_S + OPEN_S)
+    assert found.spent.usd == pytest.approx((BOOKED_S + OPEN_S) * 0.001 + electricity)
+    assert found.usd_per_s == pytest.approx(0.001)
+    assert found.usd_per_s_ahead == pytest.approx(0.001 + electricity / (BOOKED_S + 10))
+    without = beside_session(ledger, "demo", own, is_priced=False)
+    assert without.spent.usd is None
+    assert without.spent.seconds == pytest.approx(BOOKED_S + OPEN_S)
+    engine.dispose()
+
+
+def test_sessions_without_a_price_add_their_seconds_alone() -> None:
+    engine, ledger = ledger_of(None, "demo")
+    own = ledger.open("demo", "cpu", STARTED_S + 300.0, PRICE)
+    found = beside_session(ledger, "demo", own, is_priced=True)
+    assert (found.spent.seconds, found.spent.usd) == (pytest.approx(BOOKED_S + OPEN_S), 0.0)
+    ledger.book(own, [Booking(own, STUDY, Activity.LOAD, 10_000_000)], 10_000_000)
+    found = beside_session(ledger, "demo", own, is_priced=True)
+    assert (found.spent.seconds, found.spent.usd) == (pytest.approx(BOOKED_S + OPEN_S), pytest.approx(0.0))
+    unpriced = ledger.open("demo", "cpu", STARTED_S + 300.0, None)
+    assert beside_session(ledger, "demo", unpriced, is_priced=False).usd_per_s_ahead is None
+    engine.dispose()
+
+
+def test_a_trial_alone_costs_what_it_costs_among_all() -> None:
+    engine, ledger = ledger_of(PRICE, "demo", "other")
+    for trial, among_all in zip(seen().trials, statement(engine, seen(), PRICE).trials, strict=True):
+        alone = trial_cost(ledger, "demo", trial, PRICE)
+        for cost in (alone, among_all):
+            assert cost.number == trial.number
+        assert (alone.train_s, alone.eval_s, alone.bill.usd) == (
+            among_all.train_s,
+            among_all.eval_s,
+            among_all.bill.usd,
+        )
+        assert (alone.solo_s, alone.solo_usd, alone.params) == (among_all.solo_s, among_all.solo_usd, trial.params)
+    labels = [trial_cost(ledger, "demo", trial, None).label.value for trial in seen().trials]
+    assert labels == ["completed", "completed", "pruned", "pruned", "infeasible", "unfinished"]
     engine.dispose()
 
 

@@ -213,7 +213,7 @@ def test_a_warm_start_tries_another_studys_best_first(composed: Compose, home: H
 
 
 def test_an_unknown_study_lists_the_known_ones(composed: Compose, home: Home) -> None:
-    with pytest.raises(StoreError, match="no study in .* has asked for a trial yet"):
+    with pytest.raises(StoreError, match=r"no study in .* has asked for a trial yet"):
         view(home, "demo")
     Search(home, composed("study=demo"))
     with pytest.raises(StoreError, match="unknown study `dmo`; did you mean `demo`"):
