@@ -159,10 +159,12 @@ class FakeNvml:
         return types.SimpleNamespace(**(values | self.memory))
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Card) -> list[Any]:  # noqa: N802
+        assert handle in self.cards
         self._may_fail("nvmlDeviceGetComputeRunningProcesses")
         return self.compute
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: Card) -> list[Any]:  # noqa: N802
+        assert handle in self.cards
         self._may_fail("nvmlDeviceGetGraphicsRunningProcesses")
         return self.graphics
 
@@ -535,7 +537,7 @@ def test_holders_come_from_both_lists_once_and_without_this_process() -> None:
     parent = os.getppid()
     nvml.compute = [process(2**22 + 1, None), process(os.getpid(), 5 * GIB), process(2**22 + 2, NOT_AVAILABLE)]
     nvml.compute += [process(parent, GIB), process(2**22 + 3, 2 * GIB)]
-    nvml.graphics = [process(parent, GIB), process(2**22 + 1, MIB)]
+    nvml.graphics = [process(parent, MIB), process(2**22 + 1, MIB)]  # the larger counts
     assert backend_of(FakeCuda(card), nvml).holders() == [
         Holder(2**22 + 3, "unknown", 2 * GIB),
         Holder(parent, psutil.Process(parent).name(), GIB),

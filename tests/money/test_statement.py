@@ -13,7 +13,7 @@ from sweeper.money.booking import STUDY, Activity, Booking
 from sweeper.money.ledger import has_ledger
 from sweeper.money.price import Price
 from sweeper.money.statement import Statement, percent, sum_in_words
-from tests.money.booked import BOOKED_S, FIRST, LINES, OPEN_S, PRICE, STARTED_S, book, ledger_of, seen
+from tests.money.booked import BOOKED_S, FIRST, LINES, OPEN_S, PRICE, SETUP_S, STARTED_S, book, ledger_of, seen
 
 
 def read(price: Price | None = PRICE) -> Statement:
@@ -52,6 +52,62 @@ def test_the_parts_of_each_view_add_up_to_the_sum_of_the_sessions() -> None:
     ]
     assert found["in_progress"] == {"usd": pytest.approx(0.002), "seconds": OPEN_S}  # beside the sum, not in it
     assert found["activities"]["train"]["seconds"] == 55.0
+
+
+def test_the_document() -> None:
+    """Every name that `sweeper cost --json` has: scripts read them."""
+    found = read().as_dict()
+    activities, trials, sessions = found.pop("activities"), found.pop("trials"), found.pop("sessions")
+    labels = found.pop("labels")
+    assert found == {
+        "study": "demo",
+        "usd": pytest.approx(0.104),
+        "seconds": 104.0,
+        "unpriced_s": 0.0,
+        "energy_j": 0.0,
+        "usd_energy": None,
+        "price": "$3.6 an hour (auto, on demand; nobody, 2026-11-01)",
+        "useful_share": pytest.approx(0.5),
+        "in_progress": {"usd": pytest.approx(0.002), "seconds": OPEN_S},
+        "one_process_each": {
+            "is_estimate": True,
+            "trials": 4,
+            "setup_s": SETUP_S,
+            "alone_s": 57.0,
+            "seconds": 81.0,
+            "packed_s": 71.0,
+            "factor": pytest.approx(81 / 71),
+            "usd": pytest.approx(0.081),
+            "packed_usd": pytest.approx(0.071),
+        },
+    }
+    assert sessions[1] == {
+        "session": 2,
+        "started": "2026-09-21T14:16:40+00:00",
+        "device": "cpu",
+        "price": "$3.6 an hour (auto, on demand; nobody, 2026-11-01)",
+        "usd": pytest.approx(0.004),
+        "seconds": 4.0,
+        "is_ended": False,
+        "lost_s": 0.0,
+        "in_progress_s": OPEN_S,
+    }
+    assert trials[0] == {
+        "number": 0,
+        "state": "COMPLETE",
+        "label": "winner",
+        "params": seen().trials[0].params,
+        "usd": pytest.approx(0.025),
+        "seconds": 25.0,
+        "unpriced_s": 0.0,
+        "train_s": 20.0,
+        "eval_s": 5.0,
+        "usd_energy": None,
+        "solo_s": 30.0,
+        "usd_solo": pytest.approx(0.03),
+    }
+    assert activities["load"] == {"usd": pytest.approx(0.01), "seconds": 10.0, "share": pytest.approx(10 / 104)}
+    assert labels["lost"] == {"usd": pytest.approx(0.005), "seconds": 5.0, "share": pytest.approx(5 / 104)}
 
 
 def test_each_trial_beside_what_it_would_take_alone() -> None:
@@ -101,6 +157,8 @@ def test_the_table_has_every_line() -> None:
     rows = list(csv.DictReader(io.StringIO(read().csv())))
     assert len(rows) == LINES
     assert sum(float(row["usd"]) for row in rows) == pytest.approx(0.104)
+    [trained] = [row for row in rows if (row["run"], row["number"], row["activity"]) == ("trial", "1", "train")]
+    assert (trained["seconds"], trained["session"], trained["units"]) == ("10.0", "1", "0")
     [lost] = [row for row in rows if row["label"] == "lost"]
     assert (lost["run"], lost["number"], lost["activity"], lost["energy_usd"]) == ("study", "", "lost", "")
     assert {row["usd"] for row in csv.DictReader(io.StringIO(read(None).csv()))} == {""}
@@ -197,6 +255,22 @@ def test_the_sums_of_all_studies_are_those_of_each() -> None:
 
 def test_shares_in_words() -> None:
     assert [percent(share) for share in (0.0, 0.001, 0.234, 1.0)] == ["0%", "<1%", "23%", "100%"]
+
+
+def test_sums_in_words() -> None:
+    for seconds, words in {
+        0: "0.0 device seconds, without a price",
+        35.9: "35.9 device seconds, without a price",
+        36: "0.01 device hours, without a price",
+        35_990: "10 device hours, without a price",
+        36_000: "10.0 device hours, without a price",
+        4_500_000: "1,250.0 device hours, without a price",
+    }.items():
+        engine, ledger = ledger_of(None)
+        if seconds:
+            book(ledger, "demo", None, {(STUDY, Activity.LOAD): seconds}, STARTED_S)
+        assert sum_in_words(statement(engine, seen(), None).bill) == words
+        engine.dispose()
 
 
 def test_what_was_not_measured_leaves_no_estimate() -> None:
