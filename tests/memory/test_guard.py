@@ -185,6 +185,16 @@ def test_the_reserve_is_no_neighbour(tensors: Tensors) -> None:
     assert guard.is_pressed()
 
 
+def test_what_this_process_comes_to_hold_beside_tensors_is_no_neighbour(tensors: Tensors) -> None:
+    card = Card(tensors, TOTAL, beside_bytes=40 * MIB)
+    guard = Guard(card)
+    card.beside_bytes += 3 * PRESSURE_BYTES  # a driver that has loaded kernels
+    guard.measure_runtime()
+    assert not guard.is_pressed()
+    card.neighbour_bytes = PRESSURE_BYTES + MIB
+    assert guard.is_pressed()
+
+
 def test_a_description_has_the_numbers_and_names_others(tensors: Tensors, device: ByteBudget) -> None:
     guard = Guard(device, budget_gib=gib(512))
     tensors.hold(256 * MIB)

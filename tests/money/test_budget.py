@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,10 @@ def test_what_comes_after_the_search(params: Any) -> None:
     each_s = training_s + scoring_s + 30 * 0.1
     assert WORK.confirming_s(params(), RHYTHM, seeds=2) == pytest.approx(2 * each_s + 30 * 0.1)
     assert WORK.testing_s() == pytest.approx(3 * 100 * 0.1)
+    slow = Workload(replace(PACE, rows=line(2.0, 0.1)), SIZES)  # 2 s for each go at rows, whatever their number
+    each_s += 4 * 2 + 2
+    assert slow.confirming_s(params(), RHYTHM, seeds=2) == pytest.approx(2 * each_s + 30 * 0.1 + 2)
+    assert slow.testing_s() == pytest.approx(3 * (100 * 0.1 + 2))
 
 
 def test_what_exceeds_which_limit() -> None:

@@ -9,10 +9,11 @@ from sqlalchemy import create_engine
 
 from sweeper.money.account import beside_session, statement, sums, trial_cost
 from sweeper.money.bill import Label
-from sweeper.money.booking import STUDY, Activity, Booking
+from sweeper.money.booking import STUDY, Activity, Booking, Whose
 from sweeper.money.ledger import has_ledger
 from sweeper.money.price import Price
 from sweeper.money.statement import Statement, percent, sum_in_words
+from sweeper.trial import RunKind
 from tests.money.booked import BOOKED_S, FIRST, LINES, OPEN_S, PRICE, SETUP_S, STARTED_S, book, ledger_of, seen
 
 
@@ -228,6 +229,26 @@ def test_a_trial_alone_costs_what_it_costs_among_all() -> None:
         assert (alone.solo_s, alone.solo_usd, alone.params) == (among_all.solo_s, among_all.solo_usd, trial.params)
     labels = [trial_cost(ledger, "demo", trial, None).label.value for trial in seen().trials]
     assert labels == ["completed", "completed", "pruned", "pruned", "infeasible", "unfinished"]
+    engine.dispose()
+
+
+def test_alone_a_trial_draws_what_it_drew_on_the_mean() -> None:
+    engine, ledger = ledger_of(None)
+    price = replace(PRICE, tariff_usd_per_kwh=0.36)
+    session = ledger.open("demo", "cpu", STARTED_S, price)
+    trained = Booking(session, Whose(RunKind.TRIAL, 0), Activity.TRAIN, 20_000_000, energy_mj=10**7)  # 500 W
+    ledger.book(session, [trained], 20_000_000)
+    [winner, *others] = statement(engine, seen(), price).trials
+    assert winner.solo_usd == pytest.approx(30 * 0.001 + 30 * 500 * 0.36 / 3.6e6)
+    assert others[0].solo_usd == pytest.approx(15 * 0.001)  # nothing was measured of it
+    engine.dispose()
+
+
+def test_shares_are_of_dollars_where_all_has_a_price() -> None:
+    engine, ledger = ledger_of(PRICE, "demo")
+    book(ledger, "demo", replace(PRICE, usd_per_hour=36.0), {(STUDY, Activity.LOAD): 10.0}, STARTED_S + 300.0)
+    found = statement(engine, seen(), PRICE).bill
+    assert found.share(found.of(Label.OVERHEAD)) == pytest.approx((0.033 + 0.1) / 0.204)
     engine.dispose()
 
 
