@@ -76,7 +76,7 @@ def test_nothing_is_told_from_nothing() -> None:
 
 
 def test_a_pace_is_kept(home: Home) -> None:
-    pace = Pace(setup_s=3.5)
+    pace = Pace(setup_s=3.5, step=(0.25, 0.002))
     for size in (1.0, 2.0, 4.0, 8.0):
         pace.tick.add(size, size)
         pace.rows.add(size, size)

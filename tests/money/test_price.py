@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def test_a_price_is_that_of_its_billing() -> None:
     assert priced("rtx-5090", billing="spot").in_words() == (
         "$0.76 an hour (rtx-5090, spot; RunPod, secure cloud, 2026-01-01)"
     )
+    with_disk = replace(priced("rtx-4090"), disk_usd_per_hour=0.0125)
+    assert with_disk.in_words().startswith("$0.69 an hour and $0.0125 for its disk (rtx-4090, on demand; ")
     assert priced("free").in_words() == "$0 an hour (free)"
     assert priced("h200", billing="free").in_words() == "$0 an hour (h200, free)"
     assert priced("cpu").in_words().startswith("$0.1785 an hour of the machine (cpu, on demand; AWS EC2")

@@ -227,6 +227,7 @@ def test_a_trial_alone_costs_what_it_costs_among_all() -> None:
             among_all.bill.usd,
         )
         assert (alone.solo_s, alone.solo_usd, alone.params) == (among_all.solo_s, among_all.solo_usd, trial.params)
+    assert list(statement(engine, seen(), PRICE).in_progress) == [2]  # and not what the other study is at
     labels = [trial_cost(ledger, "demo", trial, None).label.value for trial in seen().trials]
     assert labels == ["completed", "completed", "pruned", "pruned", "infeasible", "unfinished"]
     engine.dispose()
