@@ -250,6 +250,14 @@ def test_what_libraries_keep_of_the_allocators_memory_is_told_from_the_context()
     assert (backend.runtime_bytes(), backend.workspace_bytes) == (550 * MIB, 64 * MIB)
 
 
+def test_an_allocator_that_was_not_used_yet_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(Card("GPU-" + A_UUID))
+    monkeypatch.setattr(cuda, "memory_stats", lambda device: {})  # as torch's before CUDA is initialised
+    backend = backend_of(cuda, FakeNvml(*cuda.cards))
+    assert backend.own_bytes() == 0
+    assert backend.read() == Reading(8 * GIB, 8 * GIB, 0, 0, 0)
+
+
 def test_what_others_hold_is_no_context() -> None:
     cuda = FakeCuda(Card("GPU-" + A_UUID, neighbour_bytes=1000 * MIB))
     cuda.context_bytes, cuda.workspace_bytes = 300 * MIB, 64 * MIB
@@ -650,6 +658,12 @@ def tree(tmp_path: Path) -> Callable[..., HostBackend]:
             },
             *(500, 250),
             id="v1, the host's path in a container",
+        ),
+        pytest.param(
+            "5:cpu,cpuacct:/job\n4:memory:/job:1\n",
+            {"memory/job:1/memory.limit_in_bytes": 200 * MIB, "memory/job:1/memory.usage_in_bytes": 50 * MIB},
+            *(200, 150),
+            id="v1, after other controllers, with a colon in its name",
         ),
         pytest.param(
             "3:memory:/job\n",

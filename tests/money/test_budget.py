@@ -47,6 +47,14 @@ def test_a_trial_is_its_steps_its_tokens_and_what_is_scored(params: Any) -> None
     )
 
 
+def test_trials_that_train_together_share_what_a_step_takes_whatever_its_size(params: Any) -> None:
+    work = Workload(replace(PACE, rows=line(2.0, 0.1), items=line(3.0, 0.2)), SIZES)
+    training_s, scoring_s = 16 * 0.5 / 4 + 128 * 10 * 0.01, 4 * (50 * 0.1 + 2 / 4 + 8 * 0.2 + 3 / 4)
+    assert work.trial_s(params(), RHYTHM, together=4.0) == pytest.approx(training_s + scoring_s + 80 * 0.2 + 3)
+    confirming_s = 2 * (training_s + scoring_s) + 3 * (30 * 0.1 + 2)
+    assert work.confirming_s(params(), RHYTHM, seeds=2, together=4.0) == pytest.approx(confirming_s)
+
+
 def test_what_comes_after_the_search(params: Any) -> None:
     training_s, scoring_s = 16 * 0.5 + 128 * 10 * 0.01, 4 * (50 * 0.1 + 8 * 0.2)
     each_s = training_s + scoring_s + 30 * 0.1
