@@ -349,7 +349,11 @@ def test_studies_are_apart_but_for_the_machines_that_they_share(ledger: Ledger) 
     mine, other = (
         Meter(ledger, study, "d", PRICE, clock.wall_s(), None, clock, clock.wall_s, HERE) for study in ("s", "t")
     )
-    Meter(ledger, "t", "d", PRICE, clock.wall_s(), None, clock, clock.wall_s, ELSEWHERE)
+    elsewhere = Meter(ledger, "t", "d", PRICE, clock.wall_s(), None, clock, clock.wall_s, ELSEWHERE)
+    for meter, until_us in ((mine, 10), (other, 20), (elsewhere, 30)):
+        ledger.reserve(meter.session, until_us)
+    assert ledger.reserved_us("s") == {mine.session: 10}
+    assert ledger.reserved_us("t") == {other.session: 20, elsewhere.session: 30}
     clock.us += 1000
     for meter in (mine, other):
         meter.book(Activity.TRAIN, {ONE: 1})
@@ -359,6 +363,9 @@ def test_studies_are_apart_but_for_the_machines_that_they_share(ledger: Ledger) 
     ledger.drop("s")
     assert (ledger.sessions("s"), ledger.bookings("s")) == ([], [])
     assert {one.session for one in ledger.bookings("t")} == {other.session}
+    sessions, bookings = ledger.everything()
+    assert {one.id for one in sessions} == {other.session, elsewhere.session}
+    assert {one.session for one in bookings} == {other.session}  # and nothing is left of the other study
 
 
 def test_the_same_holds_on_postgresql(postgresql: str) -> None:

@@ -10,7 +10,7 @@ from sweeper.errors import ConfigError, StoreError
 from sweeper.paths import Home
 from sweeper.search import study as study_module
 from sweeper.search.study import Search
-from sweeper.search.views import ranked, view
+from sweeper.search.views import begun, ranked, view
 from sweeper.trial import Reason
 from tests.search.conftest import RECORD, ask, complete, curve
 
@@ -218,6 +218,21 @@ def test_an_unknown_study_lists_the_known_ones(composed: Compose, home: Home) ->
     Search(home, composed("study=demo"))
     with pytest.raises(StoreError, match="unknown study `dmo`; did you mean `demo`"):
         view(home, "dmo")
+
+
+def test_a_study_has_begun_once_something_is_measured(composed: Compose, home: Home) -> None:
+    assert begun(home, "demo") is None
+    search = Search(home, composed("study=demo"))
+    assert begun(home, "demo") is None
+    assert begun(home, "other") is None
+    search.remember("baseline", {"accuracy": 0.1})
+    seen = begun(home, "demo")
+    assert seen is not None
+    assert seen.trials == []
+    ask(Search(home, composed("study=demo", "study.name=asked")))
+    seen = begun(home, "asked")
+    assert seen is not None
+    assert len(seen.trials) == 1
 
 
 def test_a_repetition_with_a_lower_number_is_not_best(composed: Compose, home: Home) -> None:

@@ -41,3 +41,14 @@ def test_while_none_keeps_to_the_constraints_the_best_of_the_others_stays(
     broken = [trial(number, 0.5 + number / 10, constraints={"retention": 0.1}) for number in range(3)]
     assert kept(home, config, broken) == [2]
     assert kept(home, config, [*broken, trial(3, 0.4)]) == [3]
+
+
+def test_the_best_are_confirmed_once_where_rows_are_held_back(composed: Callable[..., Config]) -> None:
+    trials, config = [trial(0, 0.5)], composed("study=demo", "confirmation.top=1")
+    confirmed = {"top": 1, "finalists": [0], "chosen": 0, "candidates": []}
+    assert StudyView("demo", trials, {HELD_BACK: 10}).must_be_confirmed(config)
+    assert not StudyView("demo", trials, {}).must_be_confirmed(config)
+    assert not StudyView("demo", [], {HELD_BACK: 10}).must_be_confirmed(config)
+    assert not StudyView("demo", trials, {HELD_BACK: 10, "confirmation": confirmed}).must_be_confirmed(config)
+    without = composed("study=demo", "confirmation.top=0")
+    assert not StudyView("demo", trials, {HELD_BACK: 10}).must_be_confirmed(without)
