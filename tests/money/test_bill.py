@@ -63,6 +63,7 @@ def test_every_second_has_a_label_and_its_dollars() -> None:
         "cost/usd_train": pytest.approx(0.02),
         "cost/usd_eval": pytest.approx(0.005),
     }
+    assert whole.of_run(TRIALS[0]).of_activity(Activity.TRAIN).lines[0].units == 500
     assert (whole.of(Label.LOST).usd, whole.of(Label.LOST).seconds) == (pytest.approx(0.009), 9)
 
 
@@ -116,6 +117,12 @@ def test_a_boot_is_billed_once_for_what_is_rented(is_per_machine: bool, boots: d
     assert [line.usd for line in bill("s", mixed, [], labels({})).lines] == pytest.approx(
         [0.2]
     )  # another price, one boot
+    # One that boots for nothing, or has no price, hides none that came after it; nor does the same card again.
+    last = held(6, 5, price, 140.0, machine="o")
+    hidden = [held(5, 5, None, 90.0, machine="n"), *sessions, last]
+    lines = bill("s", hidden, [], labels({})).lines
+    assert [line.usd for line in lines] == pytest.approx([*boots.values(), 0.2])
+    assert [(line.session, line.energy_j, line.units) for line in lines][-1] == (last.id, 0.0, 0)
     others = [replace(one, study="t") if one.id == 1 else one for one in sessions]
     assert len(bill("t", others, [], labels({})).lines) == 1  # who came first has paid for it
     assert len(bill("s", others, [], labels({})).lines) == len(boots) - 1
