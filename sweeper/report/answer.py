@@ -8,7 +8,7 @@ from typing import Any
 from sweeper.money.statement import sum_in_words
 from sweeper.report.content import Table
 from sweeper.report.facts import Facts
-from sweeper.report.sentences import number_text, plus_minus, score
+from sweeper.report.sentences import number_text, plus_minus, score, why_chosen
 from sweeper.retention.measure import CONSTRAINT, FULL, PREFIX
 from sweeper.search.advice import shortfall
 from sweeper.search.views import TrialView
@@ -56,7 +56,7 @@ def _standing(facts: Facts) -> str:
     seeds = f"{len(found['seeds'])} fresh seed{'s' * (len(found['seeds']) != 1)}"
     if found["tied"]:
         others = ", ".join(map(str, found["tied"]))
-        return f"a tie with trial{'s' * (len(found['tied']) > 1)} {others} on {seeds}, and the cheapest of them"
+        return f"a tie with trial{'s' * (len(found['tied']) > 1)} {others} on {seeds}; it {why_chosen(found)}"
     if not found["versus"]:
         return f"trained again on {seeds}, with no other configuration to be told from"
     return f"confirmed as the winner on {seeds}"

@@ -114,6 +114,13 @@ def _in_full(trial: TrialView) -> dict[str, float]:
     return {name.removeprefix(FULL): value for name, value in trial.metrics.items() if name.startswith(FULL)}
 
 
+def why_chosen(found: dict[str, Any]) -> str:
+    """Why this one, of those that are tied."""
+    if found["chosen"] == found["leader"]:
+        return "has the best mean, and no cheaper one is within a standard error of it"
+    return "is the cheapest within a standard error of the best mean"
+
+
 def _confirmed(found: dict[str, Any]) -> list[str]:
     """Whether the choice among the best is a winner or a tie, and what each scored."""
     seeds, rows, metric = len(found["seeds"]), found["rows"], found["metric"]
@@ -130,7 +137,7 @@ def _confirmed(found: dict[str, Any]) -> list[str]:
     if found["tied"]:
         named = ", ".join(map(str, found["tied"]))
         trials = f"trial{'s' if len(found['tied']) > 1 else ''} {named}"
-        lines.append(f"A tie: these rows and seeds cannot tell it from {trials}; it is the cheapest of them.")
+        lines.append(f"A tie: these rows and seeds cannot tell it from {trials}; it {why_chosen(found)}.")
     elif found["versus"]:
         nearest = min(found["versus"], key=lambda one: one["low"])
         lines.append(

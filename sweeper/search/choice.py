@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 TAILS = (2.5, 97.5)  # percentiles: an interval of 95 %
+# A leader that is surer to be better than this is chosen, though a cheaper one is tied with it: the interval of two
+# seeds is wide. It is the probability of one standard error (Breiman et al. 1984, the 1 SE rule).
+SURE = 0.8413
 LEAST_DRAWS = 20  # of the rows, that an interval is of
 _NOISE = 20  # of the seeds, for each draw of the rows
 LIKE = 0.05  # times that differ by less are as long: what a device takes is not known better than that
@@ -61,6 +64,11 @@ class Versus:
     def is_tied(self) -> bool:
         return self.low <= 0
 
+    @property
+    def is_close(self) -> bool:
+        """Whether the other one may be chosen for being cheaper."""
+        return self.is_tied and self.probability <= SURE
+
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "is_tied": self.is_tied}
 
@@ -71,7 +79,7 @@ class Choice:
 
     Attributes:
         leader: the candidate with the best mean.
-        chosen: the cheapest of those that cannot be told from it.
+        chosen: the cheapest of those that are within a standard error of it.
     """
 
     leader: int
@@ -104,7 +112,7 @@ def choose(candidates: Sequence[Candidate], is_minimized: bool, seed: int = 0) -
         low, high = np.percentile(drawn, TAILS)
         probability = float(np.mean(drawn > 0) + np.mean(drawn == 0) / 2)
         versus.append(Versus(other.number, sign * (leader.mean - other.mean), float(low), float(high), probability))
-    able = {leader.number, *(one.trial for one in versus if one.is_tied)}
+    able = {leader.number, *(one.trial for one in versus if one.is_close)}
     chosen = min((one for one in order if one.number in able), key=lambda one: one.cost)  # of equals the better
     return Choice(leader.number, chosen.number, versus)
 

@@ -182,7 +182,7 @@ def test_a_confirmed_winner_and_a_tie_are_said(composed: Callable[..., Config]) 
     tie = StudyView("demo", trials, {**ATTRIBUTES, "confirmation": confirmed(0, [1])})
     said = " ".join(text(answer(tie, config)).split())
     assert "Best: trial 0 (rank 4)" in said
-    assert "cannot tell it from trial 1; it is the cheapest of them." in said
+    assert "cannot tell it from trial 1; it is the cheapest within a standard error of the best mean." in said
     # Where another trial is among the best by now, what was confirmed says nothing of it.
     more = StudyView("demo", [*trials, trial(2, 0.81, params={"rank": 16})], tie.attributes)
     assert (more.best.number if more.best else None, more.confirmation) == (2, None)

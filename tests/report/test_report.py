@@ -113,8 +113,12 @@ def test_a_tie_and_a_winner_are_not_the_same_words(facts: MakeFacts) -> None:
         "versus": [{"trial": 0, "difference": 0.01, "low": 0.0, "high": 0.02, "probability": 0.6}],
     }
     trials = [trial(0, 0.79, params={"rank": 16}), trial(1, 0.80)]
-    assert "a tie with trial 0 on 2 fresh seeds, and the cheapest of them" in answer(
-        facts(trials=trials, confirmation=found)
+    tie = "a tie with trial 0 on 2 fresh seeds; it "
+    assert f"{tie}has the best mean, and no cheaper one is within a standard error of it" in answer(
+        facts(trials=trials, confirmation={**found, "leader": 1})
+    )
+    assert f"{tie}is the cheapest within a standard error of the best mean" in answer(
+        facts(trials=trials, confirmation={**found, "leader": 0})
     )
     apart = facts(trials=trials, confirmation={**found, "tied": []})
     assert "confirmed as the winner on 2 fresh seeds" in answer(apart)

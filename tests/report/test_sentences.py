@@ -79,7 +79,7 @@ def test_what_is_cheaper_has_the_dollars_of_its_bill(
 
 
 def test_what_confirmation_told_from_the_winner_is_not_within_noise() -> None:
-    found = {"top": 3, "finalists": [0, 1, 2], "chosen": 0, "tied": [2], "versus": [], "candidates": [],
+    found = {"top": 3, "finalists": [0, 1, 2], "leader": 0, "chosen": 0, "tied": [2], "versus": [], "candidates": [],
              "seeds": [1], "rows": 9, "metric": "accuracy"}  # fmt: skip
     seen = study((0.80, 20.0), (0.79, 12.0), (0.785, 30.0), confirmation=found)
     assert seen.confirmation is not None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.search.choice import LEAST_DRAWS, Candidate, choose, cost_classes
+from sweeper.search.choice import LEAST_DRAWS, SURE, Candidate, choose, cost_classes
 
 ROWS, DRAWS = 1000, 200
 
@@ -67,6 +67,21 @@ def test_seeds_that_differ_more_than_the_rows_explain_are_a_tie() -> None:
     # With every seed at its mean, the same rows tell.
     found = choose([candidate(0, hits(0.73), cost=2.0), candidate(1, hits(0.70), cost=1.0)], is_minimized=False)
     assert (found.chosen, found.tied) == (0, [])
+
+
+@pytest.mark.parametrize(("behind", "chosen"), [(0.005, 1), (0.03, 0)])
+def test_a_cheaper_one_is_chosen_within_a_standard_error_alone(behind: float, chosen: int) -> None:
+    generator = np.random.default_rng(1)  # which rows are right differs, so that half a point is noise and three are not
+    right = generator.random((2, ROWS)) < 0.5
+    two = [candidate(0, np.tile(right[0], (2, 1)).astype(float), cost=2.0)]
+    aim = round((right[0].mean() - behind) * ROWS)
+    other = np.zeros(ROWS)
+    other[generator.permutation(ROWS)[:aim]] = 1.0
+    two.append(candidate(1, np.tile(other, (2, 1)), cost=1.0))
+    found = choose(two, is_minimized=False)
+    assert found.versus[0].is_tied
+    assert (found.versus[0].probability > SURE) == (chosen == 0)
+    assert (found.leader, found.chosen, found.tied) == (0, chosen, [1 - chosen])
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.05])
