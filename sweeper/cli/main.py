@@ -45,6 +45,9 @@ _ORDER = (
 )
 
 
+_PLANS = "Says what a search will take, with the settings of a launch, and runs nothing."
+
+
 class _InOrder(click.Group):
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(self.commands, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
@@ -131,7 +134,7 @@ def plan(arguments: tuple[str, ...]) -> None:
         else:
             terminal().print(plan_table(planned))
 
-    compose.main([argument for argument in arguments if argument != "--json"], run)
+    compose.main([argument for argument in arguments if argument != "--json"], run, "plan", _PLANS)
 
 
 @main.command()

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.check import SECRETS, check
-from sweeper.config.groups import GROUPS, bundled_studies
+from sweeper.config.groups import GROUPS, bundled_studies, option_names
 from sweeper.config.keys import known_keys
 from sweeper.config.schema import Config
 from sweeper.config.space import PARAMETERS
@@ -36,7 +37,9 @@ from sweeper.errors import ConfigError, SweeperError, unknown
 from sweeper.redaction import secret_keys
 
 _KEY = re.compile(r"^([A-Za-z_][\w.]*)=")
+_OPTION = re.compile(r"([a-z]+)=([\w.-]+)", re.ASCII)
 _PARAMETER = re.compile(r"^search\.space\.(\w+)(?:\.([A-Za-z]\w*))?=")
+_BRING_OPTIONS = ("-cd", "--config-dir", "-cp", "--config-path")  # flags after which a group may have others
 # What has the keys that a model's architecture, a chat template, a person or the user's own code takes.
 OPEN = ("model.config.", "prompt.chat_template_kwargs.", "lora.module_sets.", "objective.metric.", "task.arguments.")
 _own_folders: dict[str, Path] = {}
@@ -140,11 +143,15 @@ def _name_folder(plain: dict[str, Any]) -> None:
         plain["study"]["folder"] = next(map(str, _own_folders.values()), None)
 
 
-def main(arguments: list[str], task: Callable[[Config], None]) -> None:
+def main(arguments: list[str], task: Callable[[Config], None], name: str = "launch", does: str | None = None) -> None:
     """Composes a configuration from command-line arguments and calls `task` with it, checked.
 
     Hydra's own flags work (`--cfg job`, `--info`, `--config-dir`, `--help`); its composition errors
-    are printed as they are, with exit code 1.
+    are printed as they are, with exit code 2.
+
+    Args:
+        name: of the command.
+        does: what its help says first; None: what conf/ says of a launch.
 
     Raises:
         ConfigError: for values that compose but are not valid.
@@ -152,9 +159,12 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
     arguments = _ready(arguments)
     if {"-h", "--help"} & set(arguments) and not any(argument.startswith("study=") for argument in arguments):
         arguments.append("study=demo")  # Hydra's help shows a whole configuration
+    if does is not None:
+        arguments += [f"hydra.help.app_name='sweeper {name}'", f"hydra.help.header='{does}'"]
 
     @hydra.main(version_base="1.3", config_path="pkg://sweeper.conf", config_name="config")
     def application(values: DictConfig) -> None:
+        started.append(values)
         plain: Any = OmegaConf.to_container(values, resolve=True)
         try:
             _name_folder(plain)
@@ -163,11 +173,14 @@ def main(arguments: list[str], task: Callable[[Config], None]) -> None:
             refused.append(error)
 
     refused: list[SweeperError] = []
+    started: list[DictConfig] = []
 
     before = sys.argv
-    sys.argv = ["sweeper launch", *arguments]
+    sys.argv = [f"sweeper {name}", *arguments]
     try:
         application()
+    except SystemExit as end:  # Hydra's own refusals have the code that is our answer no
+        raise SystemExit(2 if end.code == 1 and not started else end.code) from None
     finally:
         sys.argv = before
     if refused:
@@ -192,8 +205,8 @@ def _own_study(argument: str) -> str:
 
 
 def _refuse(arguments: list[str]) -> None:
-    """Says what Hydra would not say well: unknown keys, and why -m is not ours."""
-    problems = []
+    """Says what Hydra would not say well: what is no setting, unknown keys and options, and why -m is not ours."""
+    problems = _not_settings(arguments) + _unknown_options(arguments)
     for argument in arguments:
         if not _is_override(argument) and list(secret_keys(argument.partition("=")[2])):  # Hydra would repeat it
             problems.append(f"{argument.partition('=')[0]}: must not have a token or a password in it; {SECRETS}")
@@ -202,11 +215,41 @@ def _refuse(arguments: list[str]) -> None:
                 f"{argument}: sweeper searches by itself, packing many trials over one model; "
                 "set the values under search.space instead of sweeping over overrides"
             )
+        elif _is_override(argument) and OverridesParser.create().parse_override(argument).is_sweep_override():
+            key, _, values = argument.partition("=")
+            problems.append(
+                f"{argument}: is one value here; what is searched over is search.space.NAME=[…], such as "
+                f"search.space.{key.rpartition('.')[2]}=[{values}]"
+            )
         match = _KEY.match(argument)
         if match:
             problems += _unknown_key(match[1])
     if problems := problems or _unlike(arguments):
         raise ConfigError(problems)
+
+
+def _not_settings(arguments: list[str]) -> list[str]:
+    problems = []
+    for before, argument in pairwise(["", *arguments]):
+        if argument in {"-y", "--yes"}:
+            problems.append(f"{argument}: is confirm=false here; without a terminal nothing is asked in any case")
+        elif "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
+            is_study = argument in option_names("study") or (Path(argument) / "config.yaml").is_file()
+            path = argument if argument in option_names("study") or "/" in argument else f"./{argument}"
+            hint = f"; did you mean study={path}?" if is_study else ""
+            problems.append(f"{argument}: a setting must be KEY=VALUE, without blanks around the sign{hint}")
+    return problems
+
+
+def _unknown_options(arguments: list[str]) -> list[str]:
+    if any(argument.partition("=")[0] in _BRING_OPTIONS for argument in arguments):
+        return []
+    chosen = [match.groups() for match in map(_OPTION.fullmatch, arguments) if match and match[1] in GROUPS]
+    return [
+        f"{group}: {unknown('option', name, option_names(group))}"
+        for group, name in chosen
+        if name not in option_names(group)
+    ]
 
 
 def _unlike(arguments: list[str]) -> list[str]:

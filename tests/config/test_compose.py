@@ -296,41 +296,73 @@ def test_a_models_configuration_is_open(composed: Callable[..., Config]) -> None
     assert config["rope_theta"] == 1000
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="under a debugger or coverage Hydra raises what it would say")
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
         (
-            ["study=nope"],
-            "Available options in 'study':\n\tbanking77\n\tcode-comments\n\tdemo\n\tdocqa\n\t"
-            "llama-3.1-8b-tickets-24gb\n\tqa-techdoc\n\trank-story\n\ttickets",
+            ["study=dmo"],
+            "study: unknown option `dmo`; did you mean `demo`? Known: banking77, code-comments, demo, docqa, "
+            "llama-3.1-8b-tickets-24gb, qa-techdoc, rank-story, tickets",
         ),
         (
             ["study=demo", "model=nope"],
-            "Available options in 'model':\n\thub\n\tllama-2-13b\n\tllama-2-7b\n\tllama-3.1-8b\n\tmistral-7b\n"
-            "\tqwen2.5-0.5b\n\tqwen2.5-1.5b\n\tqwen2.5-3b\n\tqwen2.5-7b\n\tsmollm2-135m\n\ttiny",
+            "model: unknown option `nope`. Known: hub, llama-2-13b, llama-2-7b, llama-3.1-8b, mistral-7b, "
+            "qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, smollm2-135m, tiny",
         ),
         (
-            ["study=demo", "gpu=nope"],
-            "Available options in 'gpu':\n\ta100-40gb\n\ta100-80gb\n\ta10g\n\tauto\n\tb200\n\tcpu\n\tfree\n"
-            "\th100-80gb\n\th200\n\tl4\n\tl40s\n\towned\n\trtx-3090\n\trtx-4060-ti-16gb\n\trtx-4090\n\trtx-5090\n"
-            "\trtx-a6000\n\tt4\n\tv100-16gb",
+            ["study=demo", "gpu=rtx-4080"],
+            "gpu: unknown option `rtx-4080`; did you mean `rtx-4090`? Known: a100-40gb, a100-80gb, a10g, auto, b200, "
+            "cpu, free, h100-80gb, h200, l4, l40s, owned, rtx-3090, rtx-4060-ti-16gb, rtx-4090, rtx-5090, rtx-a6000, "
+            "t4, v100-16gb",
         ),
         (
-            ["study=demo", "sampler=nope"],
-            "Available options in 'sampler':\n\tcmaes\n\tgp\n\tgrid\n\tnsgaii\n\tqmc\n\trandom\n\ttpe",
+            ["study=demo", "sampler=null"],
+            "sampler: unknown option `null`. Known: cmaes, gp, grid, nsgaii, qmc, random, tpe",
         ),
-        ([], "You must specify 'study'"),
+        (["demo"], "demo: a setting must be KEY=VALUE, without blanks around the sign; did you mean study=demo?"),
+        (["study", "=", "demo"], "study: a setting must be KEY=VALUE"),
+        (["study=demo", "--yes"], "--yes: is confirm=false here"),
+        (
+            ["study=demo", "train.learning_rate=1e-3,1e-4"],
+            "train.learning_rate=1e-3,1e-4: is one value here; what is searched over is search.space.NAME=[…], such as "
+            "search.space.learning_rate=[1e-3,1e-4]",
+        ),
     ],
 )
-def test_hydra_lists_the_options(
-    composed: Callable[..., Config], capsys: pytest.CaptureFixture[str], overrides: list[str], expected: str
+def test_what_is_no_setting_is_said_with_its_cure(
+    composed: Callable[..., Config], overrides: list[str], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    assert expected in str(caught.value)
+
+
+def test_a_folder_that_lies_here_is_a_study(
+    composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("study: {name: mine}\nsearch: {space: {rank: [4, 8]}}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"did you mean study=\./mine\?"):
+        composed("mine")
+    assert composed("study=./mine").study.name == "mine"
+
+
+def test_a_group_may_have_options_of_ones_own(composed: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "mine.yaml").write_text("# @package _global_\ngpu: {name: mine, memory_gib: 12}\n")
+    assert composed("study=demo", "gpu=mine", "--config-dir", str(tmp_path)).gpu.memory_gib == 12
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="under a debugger or coverage Hydra raises what it would say")
+def test_what_hydra_refuses_itself_is_an_error(
+    composed: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        composed(*overrides)
-    assert caught.value.code == 1
+        composed()
+    assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert expected in error
+    assert "You must specify 'study'" in error
     assert "Traceback" not in error
 
 

@@ -71,7 +71,9 @@ def test_seeds_that_differ_more_than_the_rows_explain_are_a_tie() -> None:
 
 @pytest.mark.parametrize(("behind", "chosen"), [(0.005, 1), (0.03, 0)])
 def test_a_cheaper_one_is_chosen_within_a_standard_error_alone(behind: float, chosen: int) -> None:
-    generator = np.random.default_rng(1)  # which rows are right differs, so that half a point is noise and three are not
+    generator = np.random.default_rng(
+        1
+    )  # which rows are right differs, so that half a point is noise and three are not
     right = generator.random((2, ROWS)) < 0.5
     two = [candidate(0, np.tile(right[0], (2, 1)).astype(float), cost=2.0)]
     aim = round((right[0].mean() - behind) * ROWS)
