@@ -110,7 +110,7 @@ class Launch:
 
     @property
     def study(self) -> Study:
-        """Its study as it stands; raises StoreError before anything of it is there."""
+        """Its study as it stands; raises StoreError before its settings are stored, seconds after the launch."""
         return _study(self.home, self.name)
 
     def wait(self, timeout_s: float | None = None) -> Study:

@@ -27,6 +27,7 @@ from sweeper.redaction import redacted
 from sweeper.report.reading import cost_of, studied
 from sweeper.report.sentences import cost_line
 from sweeper.report.verdict import advice
+from sweeper.search.advice import shortfall
 from sweeper.search.ended import ENDED, holds
 from sweeper.search.looks import looks
 from sweeper.search.views import StudyView, begun, view
@@ -137,7 +138,8 @@ def _print_result(home: Home, name: str, is_finished: bool) -> None:
         if line is not None:
             console.print(line, highlight=False)
     variable = "" if home == Home.from_environment() else f"SWEEPER_HOME={home.root} "
-    export = [("export the winner", f"sweeper export {name} --to DIR")] if is_finished and seen.best is not None else []
+    is_of_use = is_finished and shortfall(seen, config) is None  # or an export would refuse it
+    export = [("export the winner", f"sweeper export {name} --to DIR")] if is_of_use else []
     then = (
         [("look at the runs", "sweeper ui"), *export]
         if is_finished

@@ -69,8 +69,10 @@ def _study(config: Config, wanted: dict[str, Any]) -> str:
     likeness = {}
     for name, place in groups.bundled_studies().items():
         says = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
-        likeness[name] = sum(_at(wanted, key) == value for key, value in _leaves(says))
-        likeness[name] += says["study"]["description"] == config.study.description
+        # First by what names it: one of a user's own that lies there may say more, and so agree in more.
+        is_named = _at(says, "study.description") == config.study.description
+        alike = [_at(wanted, key) == value for key, value in _leaves(says)]
+        likeness[name] = (is_named, 2 * sum(alike) - len(alike))
     return f"study={max(likeness, key=lambda name: likeness[name])}"
 
 

@@ -83,6 +83,8 @@ def _find(folder: Path, split: str, name: str) -> Path:
             f"data.path must be a folder with a file for each split where data.splits.{split} is a name, but {folder} "
             f"is one file. Set data.splits.{split} to a share of its rows, such as 0.15"
         )
+    if not folder.exists():
+        raise DataError(f"data.path must be a file with rows or a folder with files, but there is no {folder}")
     if not folder.is_dir():
         raise DataError(f"data.path must be a folder with the files of the splits, but {folder} is not a folder")
     tried = [folder / name] if Path(name).suffix in ENDINGS else [folder / f"{name}{ending}" for ending in ENDINGS]

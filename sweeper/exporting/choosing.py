@@ -48,6 +48,7 @@ def _best_by(seen: StudyView, config: Config, metric: str) -> TrialView:
     found = [trial for trial in seen.ranked if trial.same_as is None and metric in trial.metrics]
     known = sorted({name for trial in seen.ranked for name in trial.metrics if not name.endswith("_se")})
     known = [name for name in known if name in METRICS[config.task.name] or name in _LOWER]
+    known = [name for name in known if name != config.objective.metric_name]
     if metric not in known:
         raise ExportError(
             f"--metric: must be one that complete trials have, and that better and worse is known of: "
@@ -59,15 +60,18 @@ def _best_by(seen: StudyView, config: Config, metric: str) -> TrialView:
 
 def _winner(seen: StudyView, config: Config, force: bool) -> TrialView:
     """The winner; where there is none, `force` takes the best of those that break a constraint."""
+    best = seen.best or next(iter(seen.infeasible), None)
+    if best is None:
+        raise ExportError(
+            f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}; `sweeper best {seen.name}` "
+            "says what to try next"
+        )
     problem = shortfall(seen, config)
     if problem is not None and not force:
         raise ExportError(
             f"what is exported must be of use: {problem} `sweeper best {seen.name}` says what to try next; --force "
             "exports the best there is all the same"
         )
-    best = seen.best or next(iter(seen.infeasible), None)
-    if best is None:
-        raise ExportError(f"an export needs a complete trial, but {seen.name!r} has {seen.summary()}")
     return best
 
 

@@ -6,13 +6,16 @@ Pure: what is not in the storage, such as which labels are taken for each other,
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeper.config.schema import Config
 from sweeper.config.space import Range, values_of
+from sweeper.errors import number_of
 from sweeper.quoting import name_of
 from sweeper.search.views import StudyView, TrialView
+from sweeper.trial import Reason
 
 EDGE = 0.05  # of a range, on its own scale, that counts as its edge
 NEAR = 0.02  # above a constraint's limit, in its own units: of retention two points
@@ -72,6 +75,8 @@ def next_steps(study: StudyView, config: Config, confused: Sequence[Confused] = 
     """
     best = study.best
     steps = _misses(study, config, best)
+    if not any(trial.value is not None for trial in study.trials):
+        steps += _none_complete(study)
     if best is not None:
         steps += _edges(config, best) + _course(config, best)
     steps += _rows(study)
@@ -86,6 +91,23 @@ def next_steps(study: StudyView, config: Config, confused: Sequence[Confused] = 
             f"`sweeper errors {study.name}`; their labels may overlap, or need more rows."
         )
     return steps
+
+
+def _none_complete(study: StudyView) -> list[str]:
+    """What ended the trials of a study in which none is complete."""
+    why = Counter(trial.reason for trial in study.trials if trial.reason is not None)
+    cures = {
+        Reason.WRECKED: "lower learning rates or ranks keep more of the base (search.space.learning_rate), and "
+        "retention.stop_wrecked=false trains them to their end",
+        Reason.DIVERGED: "try lower learning rates (search.space.learning_rate)",
+        Reason.PRUNER: "pruner=none trains all of them to their end",
+        Reason.INFEASIBLE: "less fits: fewer tokens to a row, a lower rank, a smaller model, or more memory",
+    }
+    return [
+        f"{number_of(count, 'trial', 'trials')} ended as {reason}: {cures[Reason(reason)]} (another study.name)."
+        for reason, count in why.most_common()
+        if reason in cures
+    ]
 
 
 def _misses(study: StudyView, config: Config, best: TrialView | None) -> list[str]:

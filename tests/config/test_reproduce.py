@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sweeper.config import check
+from sweeper.config import check, groups
 from sweeper.config.edits import edits
 from sweeper.config.reproduce import launch_of, spoken, without_places
 from sweeper.config.schema import Config
@@ -74,6 +75,21 @@ def test_a_folder_of_ones_own(composed: Callable[..., Config], tmp_path: Path) -
     assert edits(config, composed(*found.arguments)) == []
     folder.rmdir()
     assert launch_of(config).missed == ()
+
+
+def test_a_study_that_lies_beside_and_says_more_is_not_taken_for_it(
+    composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed("study=demo", "study.name=first", "search.trials=4", "train.examples=300")
+    plain = config.model_dump(mode="json")
+    beside = tmp_path / "requests"
+    beside.mkdir()
+    study = {"name": "requests", "description": "Whose requests go to whom?"}
+    said = {name: plain[name] for name in ("search", "train", "evaluation", "objective", "memory", "engine")}
+    (beside / "config.yaml").write_text(yaml.safe_dump({"study": study, **said}))
+    shipped = groups.bundled_studies()
+    monkeypatch.setattr(groups, "bundled_studies", lambda: {"requests": beside, **shipped})
+    assert launch_of(config).arguments == ("study=demo", "study.name=first", "train.examples=300", "search.trials=4")
 
 
 TEXTS = st.text(st.sampled_from("ab ${}[]'\"\\,:=\n\t(){{}}%|~é#"), max_size=12)

@@ -413,7 +413,7 @@ def test_a_summary_has_four_lines_and_stops_no_launch(home: Home, composed_once:
     [why] = make("budget.usd=5")
     assert why.startswith("no estimate of its cost: 1 problem in the configuration")
     [why] = make("data.path=/nowhere")
-    assert "/nowhere is not a folder" in why
+    assert "there is no /nowhere" in why
 
 
 def test_a_table_has_every_part(estimated: Callable[..., CostEstimate]) -> None:

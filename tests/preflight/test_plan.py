@@ -482,7 +482,7 @@ def test_a_table_says_what_does_not_fit(command: Callable[..., Result], tight: s
         (["gpu.memory=24"], "unknown key `gpu.memory`; did you mean `gpu.memory_gib`"),
         (["memory.budget_gib=0.001"], "the base must fit into the budget"),
         (["model=hub", "model.path=nobody/nothing"], "give its transformers configuration as model.config"),
-        (["data=files", "data.path=/nowhere"], "/nowhere is not a folder"),
+        (["data=files", "data.path=/nowhere"], "there is no /nowhere"),
     ],
 )
 def test_what_cannot_be_planned_is_said(command: Callable[..., Result], overrides: list[str], expected: str) -> None:

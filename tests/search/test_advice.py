@@ -71,6 +71,14 @@ def test_no_winner_is_said_with_why(composed: Callable[..., Config]) -> None:
     )
 
 
+def test_where_none_is_complete_what_ended_them_says_what_to_try(composed: Callable[..., Config]) -> None:
+    ended = [trial(0, None, reason="wrecked"), trial(1, None, reason="pruner"), trial(2, None, reason="wrecked")]
+    steps = next_steps(study(*ended), composed("study=demo"))
+    assert steps[0].startswith("2 trials ended as wrecked: lower learning rates or ranks keep more of the base")
+    assert steps[1] == "1 trial ended as pruner: pruner=none trains all of them to their end (another study.name)."
+    assert "ended as" not in " ".join(next_steps(study(*ended, trial(3, 0.5)), composed("study=demo")))
+
+
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
