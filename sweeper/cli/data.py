@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,7 @@ def init(
     as_json: bool,
 ) -> None:
     """Drafts a study, writes it, and says what was guessed and what comes next."""
-    wrong = [pair for pair in columns if not all(pair.partition("="))]
-    if wrong:
-        raise ConfigError(f"--column: must be KEY=COLUMN, such as text=Body, but is {wrong[0]!r}")
-    chosen = dict(pair.split("=", 1) for pair in columns)
-    made = drafts.draft(data, task, chosen, model, name, folder, Home.from_environment())
+    made = drafts.draft(data, task, _chosen(columns), model, name, folder, Home.from_environment())
     drafts.write(made, force)
     if as_json:
         click.echo(json.dumps(_draft_json(made, model), indent=2))
@@ -57,6 +54,14 @@ def init(
         click.echo(f"  prompt.max_tokens is a guess, for the rows could not be rendered: {made.numbers.problem}")
     option = f"study={made.argument}"
     click.echo(f"look at the rows: sweeper data check {option}\nsearch: sweeper launch {option}")
+
+
+def _chosen(columns: Sequence[str]) -> dict[str, str]:
+    """What `--column` has said, by key of `data.columns`; raises ConfigError where that is no pair."""
+    wrong = [pair for pair in columns if not all(pair.partition("="))]
+    if wrong:
+        raise ConfigError(f"--column: must be KEY=COLUMN, such as text=Body, but is {wrong[0]!r}")
+    return dict(pair.split("=", 1) for pair in columns)
 
 
 def _draft_json(made: drafts.Draft, model: str) -> dict[str, Any]:
@@ -91,14 +96,24 @@ def data_check(arguments: list[str], as_json: bool) -> int:
     return _show(reports[0], as_json) if reports else 0  # --help, or --cfg job
 
 
-def _of_file(data: Path, overrides: list[str]) -> DataReport:
+def _of_file(data: Path, arguments: list[str]) -> DataReport:
+    columns, overrides = [], []
+    behind = iter(arguments)
+    for argument in behind:
+        if argument == "--column":
+            columns.append(next(behind, ""))
+        elif argument.startswith("--column="):
+            columns.append(argument.partition("=")[2])
+        else:
+            overrides.append(argument)
     for override in overrides:
         if override.startswith(("-", "study=")) or not ("=" in override or override.startswith("~")):
             raise ConfigError(
-                f"behind a file there must be settings, such as data.long=drop, but there is {override!r}"
+                f"behind a file there must be settings, such as data.long=drop, or --column text=NAME, but there is "
+                f"{override!r}"
             )
     try:
-        made = drafts.draft(data, None, {}, drafts.SMALL, None, None, Home.from_environment())
+        made = drafts.draft(data, None, _chosen(columns), drafts.SMALL, None, None, Home.from_environment())
     except DataError as error:
         if not data.exists():
             raise

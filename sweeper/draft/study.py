@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import tempfile
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -234,7 +235,9 @@ def write(made: Draft, is_forced: bool) -> None:
 
 def name_of(path: Path) -> str:
     """A name for a study, from that of a file or folder."""
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
+    name = unicodedata.normalize("NFKD", path.stem if path.is_file() else path.name)
+    letters = "".join(letter for letter in name if not unicodedata.combining(letter))  # ü is u, and no gap
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("-._")
     return words[:64] or "study"
 
 

@@ -26,10 +26,11 @@ def check(folder: Path, force: bool) -> None:
     """
     if not (folder.exists() or folder.is_symlink()):
         return
-    if not force:
-        raise ExportError(f"the folder must not exist yet, but {folder} does; --force replaces it")
     is_ours = folder.is_dir() and not folder.is_symlink()
     is_ours = is_ours and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    if not force:
+        cure = "--force replaces it" if is_ours else "choose another one"
+        raise ExportError(f"the folder must not exist yet, but {folder} does; {cure}")
     if not is_ours:
         raise ExportError(f"--force replaces an earlier export, but {folder} has no {MANIFEST}; choose another folder")
 

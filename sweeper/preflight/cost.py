@@ -25,7 +25,7 @@ from sweeper.preflight.speed import Speed, measured, of_data_sheet, training_flo
 from sweeper.preflight.trainings import Training, adapter_values, trainings, trials_left
 from sweeper.preflight.volume import Reading, Volume, read
 from sweeper.search.storage import open_storage
-from sweeper.search.views import StudyView, begun
+from sweeper.search.views import StudyView, begun, is_finished
 from sweeper.span import ZERO, Span
 from sweeper.units import time_text, usd_text
 
@@ -150,6 +150,7 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
         return CostEstimate(_unmeasured(config, card), words)
     before = begun(home, config.study.name)
     made = _Estimate(config, price, volume, speed, before)
+    is_done = before is not None and is_finished(before, config)
     spent = statement(open_storage(home).engine, before, price).bill if before is not None else Bill(())
     return CostEstimate(
         basis=_basis(config, card, speed, reading),
@@ -162,7 +163,7 @@ def estimate(config: Config, home: Home, reading: Reading | None = None) -> Cost
         trial_tokens=made.training.tokens,
         trial_training_s=made.training_s(made.training, 1),
         flops_per_token=training_flops(config, widths, adapter),
-        parts=tuple(part for part in made.parts if part.seconds.high > 0),
+        parts=tuple(part for part in made.parts if part.seconds.high > 0 and not is_done),
         bought=tuple(made.bought(spent)),
         slots=made.slots,
         packing=made.packing,
@@ -346,6 +347,8 @@ def lines(estimated: CostEstimate) -> list[str]:
     """An estimate in four lines at the most."""
     if estimated.source is None:
         return [f"cost: {estimated.basis}", f"price: {estimated.price}"]
+    if not estimated.parts:
+        return ["cost: nothing is left of it"]
     total = estimated.total
     usd = f", {total.usd.in_words(usd_text)}" if total.usd is not None else ""
     what = "what is left of it" if estimated.is_rest else "all of it"

@@ -221,3 +221,18 @@ def test_whether_written_answers_have_room_is_said(
     text = Path("studies/faq/config.yaml").read_text(encoding="utf-8")
     [line] = [line for line in text.splitlines() if line.startswith("  max_new_tokens:")]
     assert f"  # a written answer ends here; {expected}" in line
+
+
+def test_a_file_is_checked_with_the_columns_that_are_said(sweeper: Callable[..., Result], tmp_path: Path) -> None:
+    file = tmp_path / "Übersicht.csv"
+    words = ("printer", "invoice", "parcel", "password")
+    lines = [f"the {words[n % 4]} of room {n} again,{words[n % 4]},{words[n % 3]} {n}" for n in range(200)]
+    file.write_text("\n".join(["eins,zwei,drei", *lines]), encoding="utf-8")
+    columns = ("--column", "text=eins", "--column=label=zwei")
+    shown = sweeper("data", "check", file, *columns, "data.long=drop")
+    assert "4 labels in training" in shown.output
+    assert "Ubersicht: " in shown.output  # a letter's mark leaves no gap
+    wrong = sweeper("data", "check", file, "--column", "text")
+    assert (wrong.exit_code, "--column: must be KEY=COLUMN" in wrong.output) == (2, True)
+    wrong = sweeper("data", "check", file, "--columns", "text=eins")
+    assert (wrong.exit_code, "or --column text=NAME, but there is '--columns'" in wrong.output) == (2, True)

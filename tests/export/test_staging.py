@@ -141,7 +141,7 @@ def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
             folder.mkdir()
             (folder / "thesis.tex").touch()
 
-    with pytest.raises(ExportError, match="--force replaces it"):
+    with pytest.raises(ExportError, match="choose another one"):  # which --force would not replace
         late()
     assert os.listdir(folder) == ["thesis.tex"]
 

@@ -33,6 +33,7 @@ from sweeper.preflight.volume import Reading, Volume, read
 from sweeper.search.storage import open_storage
 from sweeper.span import Span
 from sweeper.trial import RunKind
+from tests.launch.test_tables import text
 
 Compose = Callable[..., Config]
 CPU = Card("this machine's memory", 8.0, False)
@@ -305,6 +306,11 @@ def test_of_a_study_that_has_begun_it_is_what_is_left(
     assert found.bought[0].trials == Span(0, 0, 0)  # $0.10 of it is spent
     assert lines(found)[0].startswith("cost of what is left of it:")
     assert estimated("budget.trials=8").trials.likely == 2
+    # Of one that is complete nothing is left.
+    study.set_user_attr("test", {"trial": 5})
+    found = estimated("search.trials=6", "confirmation.top=0")
+    assert (found.is_rest, found.parts, lines(found)) == (True, (), ["cost: nothing is left of it"])
+    assert "nothing: the study is complete" in text(cost_table(found)[0])
     [hours] = estimated("budget.hours=1").bought
     assert hours.trials.likely > 0
     booting = Price.of(composed_once("study=demo", *PRICED, "gpu.boot_s=100000").gpu)
