@@ -27,6 +27,7 @@ CONFUSION, LENGTH, CONFIDENCE = "confusion", "length", "confidence"
 SHOWN = 10  # rows and pairs of labels, where nothing else is asked for
 _LONGEST = 500  # characters of a text that a terminal may have room for
 _NARROWEST = 12  # columns of a terminal that a text gets at least
+_WHOLE = 40  # and that an id or a label is not cut within
 GONE = "(no text)"
 
 
@@ -202,7 +203,8 @@ def rows_table(title: str, columns: dict[str, Column], lines: Sequence[Sequence[
     for name, kind in columns.items():
         room = max(_NARROWEST, left // shares) if kind is Column.TEXT else widest[name]
         justify: Literal["left", "right"] = "right" if kind is Column.NUMBER else "left"
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=room)
+        least = None if kind is Column.TEXT else min(room, _WHOLE)  # a row is looked up by its id: texts give way
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=room, min_width=least)
     for line in cells:
         table.add_row(*line)
     return table

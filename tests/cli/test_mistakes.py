@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from sweeper.cli.main import main
+from sweeper.cli.mistakes import Column, rows_table
 from sweeper.mistakes import kept
 from sweeper.paths import Home
 from tests.cli.test_cli import python
@@ -92,3 +94,16 @@ def test_it_loads_no_model_library(make: Make, home: Home, monkeypatch: pytest.M
     done = python(code)
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["wrong"] == 4
+
+
+def test_ids_are_whole_where_the_terminal_is_narrow() -> None:
+    columns = {"row": Column.NAME, "confidence": Column.NUMBER, "right": Column.NAME, "text": Column.TEXT}
+    lines = [
+        [f"tickets validation:{n}", "0.987", "damaged or missing item", "my parcel is late " * 9] for n in (7, 2345)
+    ]
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(rows_table("Wrong rows", columns, lines, 80))
+    for line in lines:
+        assert all(cell in captured.get() for cell in line[:3])
+    assert "my parcel" in captured.get()

@@ -212,7 +212,5 @@ def test_a_file_takes_settings(home: Home, folder: Path) -> None:
     for wrong in ("study=demo", "--cfg", "drop"):
         refused = check(wrong)
         assert refused.exit_code == 2
-        assert (
-            f"behind a file there must be settings, such as data.long=drop, or --column text=NAME, but there is '{wrong}'"
-            in refused.stderr
-        )
+        expected = "behind a file there must be settings, such as data.long=drop, or --column text=NAME, but there is "
+        assert f"{expected}'{wrong}'" in refused.stderr
