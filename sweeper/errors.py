@@ -173,7 +173,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else "."
-    return f"unknown {kind} `{name}`{hint} Known: {', '.join(names) or 'none'}"
+    listed = ", ".join(f"`{one}`" if "," in one else one for one in names)  # such as a column's name
+    return f"unknown {kind} `{name}`{hint} Known: {listed or 'none'}"
 
 
 def number_of(count: int, one: str, many: str) -> str:

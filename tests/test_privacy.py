@@ -202,7 +202,7 @@ def test_nothing_of_a_study_that_fails_leaves_its_folder(person: Person) -> None
     with (person.data / "train.csv").open("a", encoding="utf-8") as file:
         file.write(f'{SENTENCE},""\n')
     text = person.launch("study.name=malformed", code=2)
-    assert "train.csv:50: `label` must be text or a whole number, but got an empty text" in text
+    assert "train.csv:50: `label` must be text or a whole number, but got an empty text; give the row" in text
     is_clean(person)
 
 

@@ -128,7 +128,8 @@ def _label(raw: Mapping[str, Any], column: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{column}` must be text or a whole number, but got {kind_of(raw[column])}")
+        cure = "; give the row a label, or take it out" if value is None or isinstance(value, str) else ""
+        raise ValueError(f"`{column}` must be text or a whole number, but got {kind_of(raw[column])}{cure}")
     return _whole(value, f"`{column}`")
 
 

@@ -215,6 +215,13 @@ def test_a_wrong_column_lists_the_columns(ticket_files: Path) -> None:
         rows.load(section(ticket_files, text="txt"))
 
 
+def test_columns_with_commas_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text('"Body (raw), cleaned",label\n' + "a,b\n" * 9)
+    with pytest.raises(DataError, match=r"Known: `Body \(raw\), cleaned`, label"):
+        rows.load(section(file, text="txt", validation=0.3, test=0.3))  # type: ignore[arg-type]
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no .*nowhere"):
         rows.load(section(tmp_path / "nowhere"))
