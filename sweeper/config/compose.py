@@ -217,10 +217,13 @@ def _refuse(arguments: list[str]) -> None:
             )
         elif _is_override(argument) and OverridesParser.create().parse_override(argument).is_sweep_override():
             key, _, values = argument.partition("=")
-            problems.append(
-                f"{argument}: is one value here; what is searched over is search.space.NAME=[…], such as "
-                f"search.space.{key.rpartition('.')[2]}=[{values}]"
+            name = key.rpartition(".")[2]
+            cure = (
+                f"search over it with search.space.{name}=[{values}]"
+                if name in PARAMETERS
+                else "quote commas of a text"
             )
+            problems.append(f"{argument}: must be one value; {cure}")
         match = _KEY.match(argument)
         if match:
             problems += _unknown_key(match[1])

@@ -324,9 +324,9 @@ def test_a_models_configuration_is_open(composed: Callable[..., Config]) -> None
         (["study=demo", "--yes"], "--yes: is confirm=false here"),
         (
             ["study=demo", "train.learning_rate=1e-3,1e-4"],
-            "train.learning_rate=1e-3,1e-4: is one value here; what is searched over is search.space.NAME=[…], such as "
-            "search.space.learning_rate=[1e-3,1e-4]",
+            "=1e-3,1e-4: must be one value; search over it with search.space.learning_rate=[1e-3,1e-4]",
         ),
+        (["study=demo", "search.trials=4,8"], "search.trials=4,8: must be one value; quote commas of a text"),
     ],
 )
 def test_what_is_no_setting_is_said_with_its_cure(
