@@ -73,7 +73,9 @@ def test_launch_look_export_use(home: Home, few_tickets: Path, tmp_path: Path) -
                    "search.space.learning_rate={low:0.003,high:0.004,log:true}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "untuned base: validation accuracy" in done.stdout
-    assert "sweeper export demo --to DIR" in done.stdout
+    assert "look at the runs: " in done.stdout
+    is_of_use = sweeper(home, "best", "demo").returncode == 0  # or an export would be refused
+    assert ("sweeper export demo --to DIR" in done.stdout) == is_of_use
 
     status = json_of(home, "status", "demo")
     assert (status["study"], status["direction"], status["total"]) == ("demo", "maximize", 3)
