@@ -79,33 +79,26 @@ def _draft_json(made: drafts.Draft, model: str) -> dict[str, Any]:
     }
 
 
-def data_check(arguments: list[str], as_json: bool) -> int:
+def data_check(arguments: list[str], columns: Sequence[str], as_json: bool) -> int:
     """Checks the rows of a study, or of a file as `sweeper init` would draft it.
 
     Returns:
         0, or 1 where something would stop a launch.
 
     Raises:
-        ConfigError: if something that is no override stands behind a file.
+        ConfigError: if something that is no override stands behind a file, or columns are said of a study.
     """
     first, *overrides = arguments
     if "=" not in first and not first.startswith(("-", "+", "~")):
-        return _show(_of_file(Path(first), overrides), as_json)
+        return _show(_of_file(Path(first), _chosen(columns), overrides), as_json)
+    if columns:
+        raise ConfigError(f"--column: is for a file; a study has data.columns.{columns[0]}")
     reports: list[DataReport] = []
     compose.main(arguments, lambda config: reports.append(check_data(config, _home_of(config))))
     return _show(reports[0], as_json) if reports else 0  # --help, or --cfg job
 
 
-def _of_file(data: Path, arguments: list[str]) -> DataReport:
-    columns, overrides = [], []
-    behind = iter(arguments)
-    for argument in behind:
-        if argument == "--column":
-            columns.append(next(behind, ""))
-        elif argument.startswith("--column="):
-            columns.append(argument.partition("=")[2])
-        else:
-            overrides.append(argument)
+def _of_file(data: Path, chosen: dict[str, str], overrides: list[str]) -> DataReport:
     for override in overrides:
         if override.startswith(("-", "study=")) or not ("=" in override or override.startswith("~")):
             raise ConfigError(
@@ -113,7 +106,7 @@ def _of_file(data: Path, arguments: list[str]) -> DataReport:
                 f"{override!r}"
             )
     try:
-        made = drafts.draft(data, None, _chosen(columns), drafts.SMALL, None, None, Home.from_environment())
+        made = drafts.draft(data, None, chosen, drafts.SMALL, None, None, Home.from_environment())
     except DataError as error:
         if not data.exists():
             raise

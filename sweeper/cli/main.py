@@ -314,6 +314,7 @@ def data() -> None:
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]},
 )
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--column", "columns", metavar="KEY=COLUMN", multiple=True, help="Of a file, as `sweeper init` has it.")
 @click.argument(
     "arguments",
     metavar="FILE|study=STUDY [KEY=VALUE]...",
@@ -323,7 +324,7 @@ def data() -> None:
     shell_complete=files_or_settings,
 )
 @_plainly
-def data_check(as_json: bool, arguments: tuple[str, ...]) -> int:
+def data_check(as_json: bool, columns: tuple[str, ...], arguments: tuple[str, ...]) -> int:
     """Check the rows of a study as its launch will read them, or of a file as `sweeper init` would.
 
     Says lengths and labels, everything that is wrong or doubtful, and shows the first row with its loss mask. The exit
@@ -331,7 +332,7 @@ def data_check(as_json: bool, arguments: tuple[str, ...]) -> int:
     """
     from sweeper.cli.data import data_check as check
 
-    return check(list(arguments), as_json)
+    return check(list(arguments), columns, as_json)
 
 
 @main.command()

@@ -93,12 +93,12 @@ def cost_table(cost: CostEstimate) -> list[RenderableType]:
         table.add_column(name, justify="right" if place else "left")
     if cost.trial is not None:
         table.add_row("one trial, alone", *_figures(cost.trial), end_section=True)
-    if not cost.parts:
-        table.add_row("nothing: the study is complete")
     for part in cost.parts:
         table.add_row(f"{cost.trials.likely:.0f} trials" if part.name == TRIALS else part.name, *_figures(part))
     if cost.parts:
         table.add_row("all", *_figures(cost.total), style="bold")
+    else:
+        table.add_row("nothing: the study is complete")
     words = [f"Price: {cost.price}.", f"These figures are {cost.basis}."]
     if cost.trained_share < 1:
         words.append(f"The pruner is taken to leave {cost.trained_share:.0%} of all trials' length; high: all of it.")

@@ -47,8 +47,8 @@ def choose(seen: StudyView, config: Config, number: int | None, metric: str | No
 def _best_by(seen: StudyView, config: Config, metric: str) -> TrialView:
     found = [trial for trial in seen.ranked if trial.same_as is None and metric in trial.metrics]
     known = sorted({name for trial in seen.ranked for name in trial.metrics if not name.endswith("_se")})
-    known = [name for name in known if name in METRICS[config.task.name] or name in _LOWER]
-    known = [name for name in known if name != config.objective.metric_name]
+    others = (set(METRICS[config.task.name]) | _LOWER) - {config.objective.metric_name}
+    known = [name for name in known if name in others]
     if metric not in known:
         raise ExportError(
             f"--metric: must be one that complete trials have, and that better and worse is known of: "

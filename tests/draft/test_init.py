@@ -237,5 +237,7 @@ def test_a_file_is_checked_with_the_columns_that_are_said(sweeper: Callable[...,
     assert "Ubersicht: " in shown.output  # a letter's mark leaves no gap
     wrong = sweeper("data", "check", file, "--column", "text")
     assert (wrong.exit_code, "--column: must be KEY=COLUMN" in wrong.output) == (2, True)
+    wrong = sweeper("data", "check", "study=demo", "--column", "text=eins")
+    assert (wrong.exit_code, "a study has data.columns.text=eins" in wrong.output) == (2, True)
     wrong = sweeper("data", "check", file, "--columns", "text=eins")
     assert (wrong.exit_code, "or --column text=NAME, but there is '--columns'" in wrong.output) == (2, True)
